@@ -1,0 +1,102 @@
+"""Index grids: where one block of a filter lies in the whole.
+
+A filter of shape ``[*batch, N, T, S]`` is computed in blocks of whole rows. Masks, biases and edits are evaluated
+on the `Grid` of one block, so that nothing of size ``T x S`` has to exist for them either.
+
+Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``R`` rows of one block.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Says which rows, heads and batch entries of a filter a block holds.
+
+    A block has the shape ``[*batch, N, R, S]`` where all heads are computed at once, and ``[R, S]`` where heads are
+    walked one at a time; `head`, `query` and `key` broadcast to it either way.
+
+    Args:
+      rows: the query index of each row of the block.
+      shape: the shape ``(*batch, N, T, S)`` of the whole filter.
+      adjacent: whether `rows` are neighbours in ascending order, which makes slices of gathers.
+      stream: where heads are walked, the index of this one among all of ``batch x N``; otherwise ``None``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> grid = whole_grid((2, 3, 3))
+      >>> (grid.query >= grid.key).astype(int).tolist()
+      [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+      >>> grid.head.shape
+      (2, 1, 1)
+    """
+
+    rows: Int[Array, " R"]
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    adjacent: bool = dataclasses.field(default=True, metadata={"static": True})
+    stream: Int[Array, ""] | None = None
+
+    @property
+    def query(self) -> Int[Array, "R 1"]:
+        """The query index of each row, as a column."""
+        return self.rows[:, None]
+
+    @property
+    def key(self) -> Int[Array, "1 S"]:
+        """The key index of each column, as a row."""
+        return jnp.arange(self.shape[-1], dtype=jnp.int32)[None, :]
+
+    @property
+    def head(self) -> Int[Array, "..."]:
+        """The head index: ``[N, 1, 1]`` for all heads at once, a scalar for one walked head."""
+        if self.stream is None:
+            return jnp.arange(self.shape[-3], dtype=jnp.int32)[:, None, None]
+        return self.stream % self.shape[-3]
+
+    def part(self, array: Array) -> Array:
+        """Cuts this block's part out of an array that broadcasts to the whole filter.
+
+        Args:
+          array: anything that broadcasts to ``[*batch, N, T, S]``.
+
+        Returns:
+          An array that broadcasts to the block.
+        """
+        array = array.reshape((1,) * (len(self.shape) - array.ndim) + array.shape)
+        if array.shape[-2] != 1:
+            array = self.take_rows(array)
+        return array if self.stream is None else self._one_stream(array, self.shape[:-2])
+
+    def per_batch(self, array: Array) -> Array:
+        """Shapes one number per batch entry, ``[*batch]`` or a scalar, so that it broadcasts to the block."""
+        if array.ndim == 0:
+            return array
+        if self.stream is None:
+            return array.reshape(array.shape + (1, 1, 1))
+        return self._one_stream(array.reshape(array.shape + (1, 1, 1)), self.shape[:-2])
+
+    def take_rows(self, array: Array) -> Array:
+        """Takes this block's rows along the axis before the last of an array of ``T`` rows."""
+        if self.adjacent:
+            return lax.dynamic_slice_in_dim(array, self.rows[0], self.rows.shape[0], axis=-2)
+        return jnp.take(array, self.rows, axis=-2)
+
+    def _one_stream(self, array: Array, leading: tuple[int, ...]) -> Array:
+        stride = math.prod(leading)
+        for size in leading:
+            stride //= size
+            index = (self.stream // stride) % size if array.shape[0] != 1 else 0
+            array = lax.dynamic_index_in_dim(array, index, axis=0, keepdims=False)
+        return array
+
+
+def whole_grid(shape: tuple[int, ...]) -> Grid:
+    """Makes the grid of a whole filter of shape ``(*batch, N, T, S)``: one block that holds every row."""
+    return Grid(rows=jnp.arange(shape[-2], dtype=jnp.int32), shape=shape)

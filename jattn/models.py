@@ -1,0 +1,165 @@
+"""Models: tokens in, logits out; small transformers of the three classic kinds.
+
+Glossary of shapes: ``T`` tokens read, ``S`` source tokens, ``D`` width, ``C`` vocabulary. Lengths say how many tokens of
+each batch entry are real; ``None`` means all of them.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jattn import masks, positions
+from jattn.layers import Block, LearnedPositions, TokenEmbedding
+from jattn.scores import ScoreLike, scaled_dot
+
+POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+QUERIES = ("tokens", "positions")
+
+
+class Transformer(nn.Module):
+    """What the three models share: embedding, positions, blocks and the final linear layer.
+
+    Args:
+      vocabulary: the number of tokens ``C``.
+      num_layers: blocks in a stack.
+      num_heads: heads of each attention; must divide `width`.
+      width: the length ``D`` of a token's vector.
+      hidden: the width inside the feed-forward layers.
+      norm: ``"pre"`` or ``"post"``; see `jattn.Block`.
+      positions: ``"sinusoidal"``, ``"learned"``, ``"rotary"`` (in self-attention) or ``"none"``.
+      max_length: the longest length of learned positions; the others have none.
+      score: how queries and keys are compared.
+      dropout_rate: of embeddings, weights and feed-forward layers, where not `deterministic`.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    vocabulary: int
+    num_layers: int = 1
+    num_heads: int = 1
+    width: int = 32
+    hidden: int = 64
+    norm: str = "pre"
+    positions: str = "sinusoidal"
+    max_length: int = 512
+    score: ScoreLike = scaled_dot()
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+
+    def embed(self, tokens: Int[Array, "*batch T"], name: str, deterministic: bool) -> Float[Array, "*batch T D"]:
+        """Looks the tokens up and tells each where it stands."""
+        x = TokenEmbedding(self.vocabulary, self.width, self.dtype, name=name)(tokens)
+        places = self.places(tokens.shape[-1], name)
+        x = x if places is None else x + places.astype(x.dtype)
+        return nn.Dropout(self.dropout_rate)(x, deterministic=deterministic)
+
+    def places(self, length: int, name: str) -> Float[Array, "T D"] | None:
+        """Makes the vector that is added for each position, or None where positions are told otherwise or not."""
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions: expected one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        if self.positions == "sinusoidal":
+            return positions.sinusoidal(jnp.arange(length), self.width)
+        if self.positions == "learned":
+            return LearnedPositions(self.max_length, self.width, name=f"{name}_positions")(length)
+        return None
+
+    def stack(
+        self, x: Float[Array, "*batch T D"], name: str = "block", tokens: Array | None = None, **call: Any
+    ) -> Float[Array, "*batch T D"]:
+        """Passes the vectors through `num_layers` blocks, and a last norm where norms come first.
+
+        `tokens`, where given, is what the first block attends to instead of `x`.
+        """
+        for layer in range(self.num_layers):
+            x = Block(
+                num_heads=self.num_heads,
+                hidden=self.hidden,
+                norm=self.norm,
+                score=self.score,
+                rotary=self.positions == "rotary",
+                dropout_rate=self.dropout_rate,
+                dtype=self.dtype,
+                name=f"{name}_{layer}",
+            )(x, tokens=tokens if layer == 0 else None, **call)
+        return nn.LayerNorm(dtype=self.dtype, name=f"{name}_norm")(x) if self.norm == "pre" else x
+
+    def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
+        """Applies the final linear layer: a logit per token of the vocabulary, in float32."""
+        return nn.Dense(self.vocabulary, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+
+
+class Encoder(Transformer):
+    """Reads all tokens at once; the answer at position ``i`` is read at query ``i``.
+
+    A position knows its own token before any attention, and so may answer without looking anywhere. With
+    ``queries="positions"`` it starts knowing only where it stands, and the first block attends from there to the tokens:
+    whatever an answer says about tokens then came through a filter.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jattn import Encoder
+      >>> model, tokens = Encoder(vocabulary=10), jnp.zeros((2, 16), jnp.int32)
+      >>> variables = model.init(jax.random.key(0), tokens)
+      >>> model.apply(variables, tokens).shape
+      (2, 16, 10)
+    """
+
+    queries: str = "tokens"
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "*batch T"], lengths: Int[Array, "*batch"] | None = None, *, deterministic: bool = True
+    ) -> Float[Array, "*batch T C"]:
+        if self.queries not in QUERIES:
+            raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {self.queries!r}")
+        x, attended = self.embed(tokens, "embedding", deterministic), None
+        if self.queries == "positions":
+            places = self.places(tokens.shape[-1], "queries")
+            if places is None:
+                raise ValueError(f"queries: 'positions' needs sinusoidal or learned positions, got {self.positions!r}")
+            x, attended = jnp.broadcast_to(places.astype(x.dtype), x.shape), x
+        return self.read_out(self.stack(x, tokens=attended, mask=_padding(lengths), deterministic=deterministic))
+
+
+class Decoder(Transformer):
+    """Predicts at each position the next token from the tokens up to there."""
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "*batch T"], lengths: Int[Array, "*batch"] | None = None, *, deterministic: bool = True
+    ) -> Float[Array, "*batch T C"]:
+        mask = masks.causal() if lengths is None else masks.causal() & masks.padding(lengths)
+        x = self.embed(tokens, "embedding", deterministic)
+        return self.read_out(self.stack(x, mask=mask, deterministic=deterministic))
+
+
+class EncoderDecoder(Transformer):
+    """Reads a source with an encoder and predicts the next token with a decoder that attends to it."""
+
+    @nn.compact
+    def __call__(
+        self,
+        source: Int[Array, "*batch S"],
+        tokens: Int[Array, "*batch T"],
+        source_lengths: Int[Array, "*batch"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "*batch T C"]:
+        source_mask = _padding(source_lengths)
+        context = self.embed(source, "source_embedding", deterministic)
+        context = self.stack(context, "encoder", mask=source_mask, deterministic=deterministic)
+        x = self.embed(tokens, "embedding", deterministic)
+        x = self.stack(
+            x,
+            "decoder",
+            context=context,
+            mask=masks.causal(),
+            context_mask=source_mask,
+            deterministic=deterministic,
+        )
+        return self.read_out(x)
+
+
+def _padding(lengths: Int[Array, "*batch"] | None) -> masks.Mask | None:
+    return None if lengths is None else masks.padding(lengths)

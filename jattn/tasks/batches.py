@@ -1,0 +1,55 @@
+"""Batches made on the device: each example a pure function of an rng and its own index."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from jattn.tasks.layouts import Batch, Layout
+from jattn.tasks.sequences import Task
+
+
+def make_batch(
+    task: Task,
+    layout: Layout,
+    rng: PRNGKeyArray,
+    indices: Int[Array, " B"],
+    lengths: tuple[int | Int[Array, ""], int | Int[Array, ""]],
+    room: int,
+) -> Batch:
+    """Samples a batch; example ``i`` depends on `rng` and ``indices[i]`` alone, so it can be made on any device.
+
+    Args:
+      task: what to sample.
+      layout: how the model sees it.
+      rng: the randomness of the whole stream of examples.
+      indices: the index of each example in that stream.
+      lengths: the shortest and the longest source, both possible; may be traced.
+      room: the size of the arrays that hold a source. Where all sources are known to fill it, the batch carries no
+        lengths, and the model needs no mask.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jattn import tasks
+      >>> batch = tasks.make_batch(
+      ...     tasks.reverse(10), tasks.LAYOUTS["encoder"], jax.random.key(0), jnp.arange(4), lengths=(3, 3), room=3
+      ... )
+      >>> bool((batch.targets == batch.inputs["tokens"][:, ::-1]).all())
+      True
+      >>> batch.oracle[0].astype(int).tolist()
+      [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    """
+    shortest, longest = lengths
+
+    def example(index: Int[Array, ""]) -> Batch:
+        length_rng, rng_of_tokens = jax.random.split(jax.random.fold_in(rng, index))
+        length = jax.random.randint(length_rng, (), shortest, longest + 1, jnp.int32)
+        return layout.arrange(task.sample(rng_of_tokens, length, room), len(task.symbols))
+
+    def full_example(index: Int[Array, ""]) -> Batch:
+        sequence = task.sample(jax.random.fold_in(rng, index), jnp.int32(room), room)
+        return layout.arrange(sequence, len(task.symbols))
+
+    if isinstance(shortest, int) and shortest == longest == room:
+        batch = jax.vmap(full_example)(indices)
+        return batch.replace(inputs={name: x for name, x in batch.inputs.items() if not name.endswith("lengths")})
+    return jax.vmap(example)(indices)

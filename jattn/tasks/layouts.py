@@ -1,0 +1,138 @@
+"""Layouts: how a sequence task becomes what a model eats, and which attention its oracle speaks of.
+
+Glossary of shapes: ``B`` examples, ``T`` queries that may be scored, ``S`` keys of the attention that is judged.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jattn.tasks.sequences import Sequence
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Batch:
+    """What a model is trained and judged on; made from a `Sequence` by a `Layout`, with a batch axis by vmap.
+
+    Attributes:
+      inputs: the model's arguments by name.
+      targets: the right token per query.
+      scored: which queries are asked for an answer.
+      oracle: ``[i, j]`` is True where key ``j`` holds the answer of query ``i``; several may, or none.
+    """
+
+    inputs: dict[str, Int[Array, "B ..."]]
+    targets: Int[Array, "B T"]
+    scored: Bool[Array, "B T"]
+    oracle: Bool[Array, "B T S"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way to put a sequence task before a model.
+
+    Attributes:
+      name: ``"encoder"``, ``"decoder"`` or ``"encoder_decoder"``; the kind of model too.
+      specials: the tokens it adds after the task's symbols.
+      arrange: makes a `Batch` of one example from a `Sequence` and the number of symbols.
+      oracle_layer: the last name in the path of the attention layers that the oracle speaks of.
+      sides: tells from a layer's path which inputs its queries and its keys come from.
+      num_positions: how many positions the model needs for sources of a given length.
+    """
+
+    name: str
+    specials: tuple[str, ...]
+    arrange: Callable[[Sequence, int], Batch]
+    oracle_layer: str
+    sides: Callable[[str], tuple[str, str]]
+    num_positions: Callable[[int], int]
+
+
+def encoder(sequence: Sequence, num_symbols: int) -> Batch:
+    """Reads the source whole; the answer at place ``i`` is read at query ``i``, so the oracle is the alignment."""
+    place = jnp.arange(sequence.source.shape[0], dtype=jnp.int32)
+    pad = num_symbols
+    real = place < sequence.source_length
+    return Batch(
+        inputs={"tokens": jnp.where(real, sequence.source, pad), "lengths": sequence.source_length},
+        targets=sequence.target,
+        scored=place < sequence.target_length,
+        oracle=sequence.alignment,
+    )
+
+
+def decoder(sequence: Sequence, num_symbols: int) -> Batch:
+    """Reads ``source SEP target`` and predicts each next token, packed without gaps.
+
+    The token at place ``p`` is predicted at query ``p - 1``: with a source of ``n`` tokens the answers ``0, 1, ...`` are
+    read at queries ``n, n + 1, ...`` (the first at ``SEP``), and the oracle's rows are shifted alike.
+    """
+    room, target_room = sequence.source.shape[0], sequence.target.shape[0]
+    length = sequence.source_length
+    place = jnp.arange(room + target_room, dtype=jnp.int32)
+    pad, separator = num_symbols, num_symbols + 1
+    answer = place - length
+    scored = (answer >= 0) & (answer < sequence.target_length)
+    index = jnp.clip(answer, 0, target_room - 1)
+    spoken = jnp.take(sequence.target, jnp.clip(answer - 1, 0, target_room - 1))
+    source = jnp.pad(sequence.source, (0, target_room))
+    tokens = jnp.select([answer < 0, answer == 0, answer < sequence.target_length], [source, separator, spoken], pad)
+    alignment = jnp.pad(sequence.alignment, ((0, 0), (0, target_room)))
+    return Batch(
+        inputs={"tokens": tokens, "lengths": length + sequence.target_length},
+        targets=jnp.where(scored, jnp.take(sequence.target, index), 0),
+        scored=scored,
+        oracle=jnp.take(alignment, index, axis=0) & scored[:, None],
+    )
+
+
+def encoder_decoder(sequence: Sequence, num_symbols: int) -> Batch:
+    """Reads the source with the encoder and ``BOS target`` with the decoder; query ``i`` predicts answer ``i``.
+
+    The oracle speaks of the decoder's attention to the source, and its rows are those of the alignment.
+    """
+    place = jnp.arange(sequence.source.shape[0], dtype=jnp.int32)
+    answer = jnp.arange(sequence.target.shape[0], dtype=jnp.int32)
+    pad, begin = num_symbols, num_symbols + 1
+    scored = answer < sequence.target_length
+    tokens = jnp.concatenate([jnp.array([begin], jnp.int32), sequence.target[:-1]])
+    return Batch(
+        inputs={
+            "source": jnp.where(place < sequence.source_length, sequence.source, pad),
+            "source_lengths": sequence.source_length,
+            "tokens": jnp.where(scored, tokens, pad),
+        },
+        targets=sequence.target,
+        scored=scored,
+        oracle=sequence.alignment,
+    )
+
+
+def _one_sequence(layer: str) -> tuple[str, str]:
+    return "tokens", "tokens"
+
+
+def _two_sequences(layer: str) -> tuple[str, str]:
+    if layer.endswith("cross_attention"):
+        return "tokens", "source"
+    return ("source", "source") if layer.startswith("encoder") else ("tokens", "tokens")
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout("encoder", ("<pad>",), encoder, "attention", _one_sequence, lambda length: length),
+        Layout("decoder", ("<pad>", "<sep>"), decoder, "attention", _one_sequence, lambda length: 2 * length),
+        Layout(
+            "encoder_decoder",
+            ("<pad>", "<bos>"),
+            encoder_decoder,
+            "cross_attention",
+            _two_sequences,
+            lambda length: length,
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""Training a toy task from a config: `train.py` is the command."""

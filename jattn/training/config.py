@@ -1,0 +1,152 @@
+"""What a run is: frozen, checked before anything is compiled, written down in full beside its results.
+
+Every key has a default; a config file says what differs, and options on the command line come on top.
+"""
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from jattn.models import POSITIONS, QUERIES
+from jattn.tasks import LAYOUTS, TASKS
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _names(table: Any) -> Any:
+    return Literal[tuple(table)]
+
+
+class TaskConfig(_Section):
+    """What is learned, and how the model sees it."""
+
+    name: _names(TASKS) = Field("reverse", description="the task")
+    layout: _names(LAYOUTS) = Field("encoder", description="how the model sees it; decides the kind of model")
+    symbols: int = Field(10, ge=2, le=10_000, description="how many different symbols there are")
+    min_length: int = Field(16, ge=1, le=4096, description="the shortest sequence trained on")
+    max_length: int = Field(16, ge=1, le=4096, description="the longest sequence trained on")
+
+
+class ModelConfig(_Section):
+    """The transformer."""
+
+    num_layers: int = Field(1, ge=1, le=64, description="blocks in a stack")
+    num_heads: int = Field(1, ge=1, le=256, description="attention heads; must divide the width")
+    width: int = Field(32, ge=2, le=8192, description="length of a token's vector")
+    hidden: int = Field(64, ge=1, le=65_536, description="width inside the feed-forward layers")
+    norm: Literal["pre", "post"] = Field("pre", description="whether norms come before or after each step")
+    queries: _names(QUERIES) = Field(
+        "tokens", description="what an encoder's first queries know; with positions, answers must come through a filter"
+    )
+    positions: _names(POSITIONS) = Field("sinusoidal", description="how the model is told where tokens stand")
+    max_length: int = Field(512, ge=1, le=65_536, description="the longest length of learned positions")
+    score: Literal["scaled_dot", "cosine"] = Field("scaled_dot", description="how queries and keys are compared")
+    temperature: float = Field(0.1, gt=0, description="what cosines are divided by")
+    dropout_rate: float = Field(0.0, ge=0, lt=1, description="chance of each activation and weight to be dropped")
+
+
+class TrainingConfig(_Section):
+    """How it is learned."""
+
+    steps: int = Field(500, ge=1, le=100_000_000, description="optimizer steps at most")
+    stop_when_solved: bool = Field(False, description="stop at the first evaluation that meets [evaluation]'s solved_*")
+    batch_size: int = Field(128, ge=1, le=1_048_576, description="examples per step")
+    learning_rate: float = Field(1e-2, gt=0, description="its peak, after the warm-up")
+    warmup_steps: int = Field(50, ge=0, description="steps in which the learning rate rises from zero")
+    decay_steps: int = Field(4000, ge=1, description="step at which a cosine has brought the learning rate to zero")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    clip_norm: float = Field(1.0, gt=0, description="global norm beyond which a gradient is scaled down")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the computation; parameters are float32")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides parameters, batches and dropout")
+
+
+class EvaluationConfig(_Section):
+    """How it is judged."""
+
+    every: int = Field(100, ge=1, description="steps between evaluations")
+    examples: int = Field(1000, ge=1, le=1_000_000, description="examples of an evaluation")
+    solved_accuracy: float = Field(1.0, ge=0, le=1, description="exact-sequence accuracy that counts as solved")
+    solved_filter_score: float = Field(0.9, ge=0, le=1, description="filter score that counts as solved")
+    test_examples: int = Field(10_000, ge=1, le=10_000_000, description="fresh examples of the final test")
+    test_lengths: tuple[int, ...] = Field((), description="lengths tested besides, each with a tenth of the examples")
+    batch_size: int = Field(500, ge=1, le=1_048_576, description="examples computed at once")
+
+
+class RunConfig(_Section):
+    """Where it is written, and what is watched on the way."""
+
+    folder: str = Field("", description="the run folder; by default runs/ and the config's name")
+    overwrite: bool = Field(False, description="delete what an earlier run left in the folder and start anew")
+    log_every: int = Field(20, ge=1, description="steps between rows of metrics")
+    snapshots: int = Field(24, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
+    probes: int = Field(4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="latest checkpoints kept besides the best")
+    devices: int = Field(0, ge=0, le=4096, description="devices to split batches over; 0 takes all there are")
+    cache: bool = Field(True, description="keep compiled programs in your own cache folder")
+
+
+class Config(_Section):
+    """All of a run."""
+
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        for problem in _problems(self):
+            raise ValueError(problem)
+        return self
+
+    def longest(self) -> int:
+        """The longest source of training and test."""
+        return max(self.task.max_length, *self.evaluation.test_lengths, 1)
+
+
+def _problems(config: Config) -> list[str]:
+    """Lists what does not fit together, each as ``key: what was expected, what came``."""
+    task, model, training, evaluation = config.task, config.model, config.training, config.evaluation
+    problems = []
+    if task.min_length > task.max_length:
+        problems.append(f"task.min_length: expected at most task.max_length {task.max_length}, got {task.min_length}")
+    if model.width % model.num_heads:
+        divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
+        nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
+        problems.append(
+            f"model.num_heads: expected a divisor of model.width {model.width}, got {model.num_heads}; nearest: {nearest}"
+        )
+    elif model.positions == "rotary" and (model.width // model.num_heads) % 2:
+        problems.append(
+            "model.num_heads: rotary positions need an even model.width / model.num_heads, "
+            f"got {model.width} / {model.num_heads} = {model.width // model.num_heads}"
+        )
+    if model.queries == "positions":
+        if task.layout != "encoder":
+            problems.append(f"model.queries: 'positions' needs task.layout 'encoder', got {task.layout!r}")
+        if model.positions not in ("sinusoidal", "learned"):
+            problems.append(
+                f"model.queries: 'positions' needs positions 'sinusoidal' or 'learned', got {model.positions!r}"
+            )
+    if model.positions == "sinusoidal" and model.width % 2:
+        problems.append(f"model.width: sinusoidal positions need an even width, got {model.width}")
+    for length in evaluation.test_lengths:
+        if not 1 <= length <= 4096:
+            problems.append(f"evaluation.test_lengths: expected lengths from 1 to 4096, got {length}")
+    positions_needed = LAYOUTS[task.layout].num_positions(config.longest())
+    if model.positions == "learned" and positions_needed > model.max_length:
+        problems.append(
+            f"model.max_length: learned positions must reach {positions_needed} for sequences of {config.longest()} "
+            f"in layout {task.layout!r}, got {model.max_length}"
+        )
+    if training.warmup_steps >= training.decay_steps:
+        problems.append(
+            f"training.warmup_steps: expected less than training.decay_steps {training.decay_steps}, "
+            f"got {training.warmup_steps}"
+        )
+    return problems

@@ -1,0 +1,235 @@
+"""The loop on the host: chunks of compiled steps, and at their ends metrics, snapshots, evaluations, checkpoints."""
+
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes, save_snapshot
+from jattn.training.checkpoints import Checkpoints
+from jattn.training.config import Config
+from jattn.training.evaluation import Measured, add_up, make_measure, summarize
+from jattn.training.interrupts import Interrupts
+from jattn.training.progress import Reporter
+from jattn.training.run_folder import RunFolder
+from jattn.training.setup import Setup
+from jattn.training.step import initial_state, make_train_chunk, no_sums
+
+
+class TrainingFailed(RuntimeError):
+    """A run that cannot go on; its text says why, and what is kept."""
+
+
+def snapshot_steps(steps: int, count: int) -> list[int]:
+    """Lists at most `count` steps to take snapshots at: 0, then evenly spaced on a log scale, then `steps`.
+
+    Example:
+      >>> from jattn.training.loop import snapshot_steps
+      >>> snapshot_steps(1000, 7)
+      [0, 1, 4, 16, 63, 251, 1000]
+    """
+    spaced = {round(steps ** (i / max(1, count - 2))) for i in range(count - 1)}
+    return sorted({0, *spaced, steps})
+
+
+class Run:
+    """One training run: its parts, its state and its folder.
+
+    Args:
+      setup: the parts.
+      folder: where it is written; an earlier run found there is resumed from its latest checkpoint.
+      reporter: what tells a person about it.
+      interrupts: signals that ask it to stop.
+    """
+
+    def __init__(self, setup: Setup, folder: RunFolder, reporter: Reporter, interrupts: Interrupts) -> None:
+        self.setup, self.folder, self.reporter, self.interrupts = setup, folder, reporter, interrupts
+        self.config: Config = setup.config
+        self.train_chunk = make_train_chunk(setup)
+        self.measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
+        self.checkpoints = Checkpoints(folder.path / "checkpoints", setup.config.run.keep_checkpoints)
+        self.state = initial_state(setup)
+        self.seconds, self.timed_steps = 0.0, 0
+        step = self.checkpoints.latest_step()
+        if step is not None:
+            self.state = self.checkpoints.restore(self.state)
+        self.rows = folder.rewind(-1 if step is None else step)
+
+    @property
+    def step(self) -> int:
+        """How many steps were taken."""
+        return int(self.state.step)
+
+    @property
+    def solved(self) -> bool:
+        """Whether the latest evaluation met what the config calls solved."""
+        evaluations = [row for row in self.rows if row["kind"] == "evaluation"]
+        if not evaluations:
+            return False
+        wanted, latest = self.config.evaluation, evaluations[-1]
+        score = latest["filter_score"] or 0.0
+        return latest["exact_accuracy"] >= wanted.solved_accuracy and score >= wanted.solved_filter_score
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.config.training.steps or (self.config.training.stop_when_solved and self.solved)
+
+    def train(self) -> None:
+        """Trains until done, or until a signal came; in the end all is saved.
+
+        Raises:
+          TrainingFailed: at a loss that is not finite; the last good checkpoint is kept.
+        """
+        config, steps = self.config, self.config.training.steps
+        snapshots = set(snapshot_steps(steps, config.run.snapshots))
+        intervals = (config.run.log_every, config.evaluation.every, config.run.checkpoint_every)
+        if self.step == 0:
+            self._look(snapshot=True)
+            self._evaluate()
+        while not self.done and not self.interrupts.received:
+            later = [step for step in snapshots if step > self.step]
+            self._advance(min(steps, *later, *((self.step // every + 1) * every for every in intervals)))
+            step, last = self.step, self.step == steps
+            if last or step % config.run.log_every == 0:
+                self._log(self._look(snapshot=step in snapshots))
+            elif step in snapshots:
+                self._look(snapshot=True)
+            if last or step % config.evaluation.every == 0:
+                self._evaluate()
+            if self.done or self.interrupts.received or step % config.run.checkpoint_every == 0:
+                self.checkpoints.save(self.state, self._score())
+        if self.done:
+            self._look(snapshot=True)
+
+    def test(self) -> dict[str, Any]:
+        """Judges the trained model on fresh examples, and on the test lengths; returns the row of metrics."""
+        if self.rows and self.rows[-1]["kind"] == "test":
+            return self.rows[-1]
+        wanted, rng = self.config.evaluation, self.setup.rng("test")
+        result, _ = self._measure_many(self.measure, rng, wanted.test_examples)
+        by_length = {}
+        if wanted.test_lengths:
+            room = max(wanted.test_lengths)
+            measure = make_measure(self.setup, room, wanted.batch_size)
+            for length in wanted.test_lengths:
+                stream = jax.random.fold_in(rng, length)
+                found, _ = self._measure_many(measure, stream, math.ceil(wanted.test_examples / 10), length, length)
+                by_length[str(length)] = _accuracies(found)
+        row = {"kind": "test", "step": self.step, "examples": result["examples"], **_accuracies(result)}
+        self._append(row | {"by_length": by_length})
+        return self.rows[-1]
+
+    def _advance(self, until: int) -> None:
+        before, start = self.step, time.perf_counter()
+        self.state = self.train_chunk(self.state, jnp.int32(until))
+        broken_step = int(self.state.broken_step)
+        if broken_step >= 0:
+            kept = self.checkpoints.latest_step()
+            raise TrainingFailed(
+                f"the loss is not finite at step {broken_step}; "
+                + (f"the checkpoint of step {kept} is kept" if kept is not None else "there is no checkpoint before it")
+                + "; a lower training.learning_rate or training.clip_norm may help"
+            )
+        self.seconds += time.perf_counter() - start
+        self.timed_steps += self.step - before
+
+    def _look(self, snapshot: bool) -> dict[str, Any]:
+        """Looks at the probes: returns what their filters are like, and keeps the filters of the first few."""
+        measured = self.measure(self.state.params, self.setup.rng("probes"), 0)
+        sums, weights = jax.device_get((measured.sums, measured.weights if snapshot else {}))
+        if snapshot:
+            if self.step == 0:
+                save_probes(self.folder.path, describe_probes(self.setup, measured))
+            save_snapshot(self.folder.path, self.step, weights)
+        return summarize(add_up([sums]))
+
+    def _log(self, look: dict[str, Any]) -> None:
+        interval = min(
+            self.config.run.log_every,
+            self.step - (self.step - 1) // self.config.run.log_every * self.config.run.log_every,
+        )
+        sums = jax.device_get(self.state.sums)
+        rate = self.timed_steps / self.seconds if self.seconds else 0.0
+        tokens = self.config.training.batch_size * self.setup.layout.num_positions(self.config.task.max_length)
+        row = {
+            "kind": "train",
+            "step": self.step,
+            **{name: float(total) / interval for name, total in sums.items()},
+            "learning_rate": float(self.setup.schedule(self.step - 1)),
+            "steps_per_second": rate,
+            "tokens_per_second": rate * tokens,
+            "filters": look["filters"],
+        }
+        self._append(row)
+        self.reporter.row(row)
+        self.state = self.state.replace(sums=jax.device_put(no_sums(), self.state.step.sharding))
+        self.seconds, self.timed_steps = 0.0, 0
+
+    def _evaluate(self) -> None:
+        result, measured = self._measure_many(
+            self.measure, self.setup.rng("evaluation"), self.config.evaluation.examples
+        )
+        row = {"kind": "evaluation", "step": self.step, "loss": result["loss"], **_accuracies(result)}
+        self._append(row | {"examples": decode(self.setup, measured)[:3]})
+        self.reporter.evaluation(self.rows[-1])
+
+    def _measure_many(self, measure: Any, rng: Any, examples: int, *lengths: int) -> tuple[dict[str, Any], Measured]:
+        size = self.config.evaluation.batch_size
+        batches = [measure(self.state.params, rng, start, *lengths) for start in range(0, examples, size)]
+        sums = add_up(jax.device_get([batch.sums for batch in batches]))
+        return summarize(sums) | {"examples": int(sums["examples"])}, batches[0]
+
+    def _score(self) -> float:
+        evaluations = [row for row in self.rows if row["kind"] == "evaluation"]
+        return evaluations[-1]["exact_accuracy"] + (evaluations[-1]["filter_score"] or 0.0) if evaluations else 0.0
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.folder.append(row)
+
+
+def decode(setup: Setup, measured: Measured) -> list[dict[str, str]]:
+    """Writes the first examples of a batch as text: source, target, prediction."""
+    text, batch = setup.vocabulary(), jax.device_get(measured.batch)
+    predictions = np.asarray(measured.predictions)
+    examples = []
+    for i in range(predictions.shape[0]):
+        scored = batch.scored[i]
+        tokens = batch.inputs["source" if "source" in batch.inputs else "tokens"][i]
+        source = [text[token] for token in tokens if token < len(setup.task.symbols)]
+        if setup.layout.name == "decoder":
+            source = [text[token] for token in tokens[: int(np.argmax(scored))]]
+        target, prediction = (" ".join(text[token] for token in x[i][scored]) for x in (batch.targets, predictions))
+        examples.append({"source": " ".join(source), "target": target, "prediction": prediction})
+    return examples
+
+
+def describe_probes(setup: Setup, measured: Measured) -> Probes:
+    """Describes the examples whose filters are kept: tokens as text, targets and oracles."""
+    text, batch = setup.vocabulary(), jax.device_get(measured.batch)
+    role = {"tokens": INPUTS, "source": "source"}
+    layers = []
+    for name, weights in measured.weights.items():
+        queries, keys = (role[side] for side in setup.layout.sides(name))
+        judged = name.split("/")[-1] == setup.layout.oracle_layer
+        layers.append(Layer(name, weights.shape[1], queries, keys, judged))
+    examples = []
+    for i in range(batch.targets.shape[0]):
+        sequences = {
+            role[name]: tuple(text[token] for token in tokens[i])
+            for name, tokens in batch.inputs.items()
+            if name in role
+        }
+        scored = batch.scored[i]
+        targets = tuple(text[token] if asked else "" for token, asked in zip(batch.targets[i], scored, strict=True))
+        oracle = tuple(tuple(np.flatnonzero(row).tolist()) for row in batch.oracle[i])
+        examples.append(Example(sequences, targets, tuple(scored.tolist()), oracle))
+    return Probes(tuple(layers), tuple(examples))
+
+
+def _accuracies(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: result[name] for name in ("token_accuracy", "exact_accuracy", "filter_score")}

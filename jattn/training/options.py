@@ -1,0 +1,167 @@
+"""From a config file and options on the command line to a checked `Config`, or one message that says what is wrong."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import pydantic
+import tyro
+
+from jattn.training.config import Config
+
+_DESCRIPTION = """Train a model on a toy task from a config file, and watch its attention filters become meaningful.
+
+CONFIG is a TOML file (see configs/); options change single keys of it, for example
+  python train.py configs/reverse.toml --model.num-heads 2"""
+
+
+class ConfigError(ValueError):
+    """A mistake in a config file or on the command line; its text is meant for the person who made it."""
+
+
+def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Config:
+    """Reads the config file named first in `arguments` and applies the options that follow.
+
+    Raises:
+      ConfigError: naming the file or option, the key, what came, what is allowed and the nearest right name.
+      SystemExit: status 0 after ``--help``, 2 after a message on an option that cannot be read.
+    """
+    wants_help = any(argument in ("-h", "--help") for argument in arguments)
+    if not arguments or arguments[0].startswith("-"):
+        if not wants_help:
+            raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{_known_configs()}")
+        values, source, options = {}, "defaults", list(arguments)
+    else:
+        source, *options = arguments
+        values = read_toml(Path(source))
+    config = check(values, source)
+    if options:
+        config = _apply_options(config, options, f"{program} CONFIG")
+    if not config.run.folder:
+        folder = str(Path("runs") / Path(source).stem)
+        config = config.model_copy(update={"run": config.run.model_copy(update={"folder": folder})})
+    return config
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file that is meant to hold a config.
+
+    Raises:
+      ConfigError: if there is no such file, or it is a folder, not UTF-8, empty or not TOML.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else _known_configs()
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} at {error.start}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable config file, got: {error.strerror}") from None
+    try:
+        values = tomllib.loads(text.removeprefix("\ufeff"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, got: {error}") from None
+    if not values:
+        raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
+    return values
+
+
+def check(values: dict[str, Any], source: str) -> Config:
+    """Makes a `Config` of nested values, filling in defaults.
+
+    Raises:
+      ConfigError: with a line per mistake; `source` says where the values came from.
+    """
+    values = {
+        table: {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+        if isinstance(entries, dict)
+        else entries
+        for table, entries in values.items()
+    }
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {_explain(dict(mistake))}" for mistake in error.errors())) from None
+
+
+def differences(config: Config, other: Config) -> list[str]:
+    """Lists the keys in which two configs differ, ``key: this | other``; where and how a run is written is left out."""
+    ours, theirs = config.model_dump(), other.model_dump()
+    ignored = {"run.folder", "run.overwrite", "run.cache"}
+    return [
+        f"{table}.{key}: {value!r} | {theirs[table][key]!r}"
+        for table, entries in ours.items()
+        for key, value in entries.items()
+        if f"{table}.{key}" not in ignored and value != theirs[table][key]
+    ]
+
+
+def _apply_options(config: Config, options: list[str], program: str) -> Config:
+    # tyro parses into plain dataclasses, so that every value is judged, and every mistake worded, by `check` alone.
+    sections = {name: _plain(name, getattr(config, name)) for name in Config.model_fields}
+    fields = [(name, type(section), dataclasses.field(default=section)) for name, section in sections.items()]
+    parsed = tyro.cli(
+        dataclasses.make_dataclass("Options", fields, frozen=True), args=options, prog=program, description=_DESCRIPTION
+    )
+    return check(dataclasses.asdict(parsed), "command line")
+
+
+def _plain(name: str, section: pydantic.BaseModel) -> Any:
+    fields = [
+        (key, Annotated[field.annotation, tyro.conf.arg(help=field.description)])
+        for key, field in type(section).model_fields.items()
+    ]
+    return dataclasses.make_dataclass(name.title(), fields, frozen=True)(**section.model_dump())
+
+
+def _explain(mistake: dict[str, Any]) -> str:
+    *parents, key = (*map(str, mistake["loc"]),) or ("",)
+    path, got = ".".join([*parents, key]), mistake["input"]
+    if mistake["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_nearest_key(parents, key)}"
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
+    expected = mistake["msg"].removeprefix("Input should be ")
+    if mistake["type"] in ("model_type", "model_attributes_type"):
+        expected = f"a table [{path}]"
+    hint = ""
+    if mistake["type"] == "literal_error" and isinstance(got, str):
+        near = difflib.get_close_matches(
+            got, mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "), n=1
+        )
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{path}: expected {expected}, got {got!r}{hint}"
+
+
+def _nearest_key(parents: list[str], key: str) -> str:
+    tables = {name: list(get_section(name).model_fields) for name in Config.model_fields}
+    allowed = tables[parents[0]] if parents else list(tables)
+    elsewhere = [f"{table}.{name}" for table, names in tables.items() for name in names if name == key]
+    near = difflib.get_close_matches(key, allowed, n=1)
+    if near:
+        return f"; did you mean {'.'.join([*parents, near[0]])}?"
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    return f"; expected one of {', '.join(allowed)}"
+
+
+def get_section(name: str) -> type[pydantic.BaseModel]:
+    """Returns the model of one table of the config."""
+    annotation = Config.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) else get_args(annotation)[0]
+
+
+def _tables() -> str:
+    return ", ".join(f"[{name}]" for name in Config.model_fields)
+
+
+def _known_configs() -> str:
+    names = sorted(str(path) for path in Path("configs").glob("*.toml"))
+    return f"; there are {', '.join(names)}" if names else ""

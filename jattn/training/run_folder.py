@@ -1,0 +1,132 @@
+"""The folder of a run: who may write there, its config, and its rows of metrics."""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, TextIO
+
+import tomli_w
+
+from jattn.training.config import Config
+from jattn.training.options import check, differences, read_toml
+
+CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", "lock"
+
+
+class RunFolderError(RuntimeError):
+    """A run folder that cannot be used as asked; its text is meant for the person who asked."""
+
+
+class RunFolder:
+    """Holds a run folder for this process alone, for as long as it is open.
+
+    Args:
+      config: of the run; ``config.run.folder`` is made where missing. If the folder holds a run of the same config,
+        that run goes on; ``config.run.overwrite`` deletes it first.
+
+    Raises:
+      RunFolderError: if another process holds the folder, if it holds a run of a different config (naming the keys), or
+        files that are no run.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.run.folder)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"run.folder: expected a folder that can be made, got {self.path}: {error.strerror}"
+            ) from None
+        self._refuse_strangers()
+        self._lock = self._take_lock()
+        try:
+            if config.run.overwrite:
+                self._empty()
+            if (self.path / CONFIG).exists():
+                self._refuse_another_config(config)
+            else:
+                _replace(self.path / CONFIG, tomli_w.dumps(config.model_dump()))
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Reads all rows of metrics; a last line that a crash cut short is left out."""
+        path = self.path / METRICS
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                if number < len(lines):
+                    raise RunFolderError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from None
+        return rows
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drops what an interrupted run wrote beyond `step`, where it resumes; returns the rows that stay."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        _replace(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        for snapshot in (self.path / "filters").glob("step_*.npz"):
+            if int(snapshot.stem.removeprefix("step_")) > step:
+                snapshot.unlink()
+        return rows
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds one row of metrics."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Lets other processes have the folder."""
+        self._lock.close()
+
+    def _refuse_strangers(self) -> None:
+        if (self.path / CONFIG).exists():
+            return
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
+        if strangers:
+            raise RunFolderError(
+                f"{self.path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it"
+            )
+
+    def _take_lock(self) -> TextIO:
+        lock = (self.path / LOCK).open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise RunFolderError(f"{self.path}: another process (pid {owner}) is writing to this run folder") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
+
+    def _refuse_another_config(self, config: Config) -> None:
+        there = check(read_toml(self.path / CONFIG), str(self.path / CONFIG))
+        differing = differences(config, there)
+        if differing:
+            raise RunFolderError(
+                f"{self.path} holds a run of a different config (asked for | there):\n  "
+                + "\n  ".join(differing)
+                + "\nchoose another --run.folder, or --run.overwrite to delete that run"
+            )
+
+    def _empty(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name == LOCK:
+                continue
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

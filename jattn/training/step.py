@@ -1,0 +1,128 @@
+"""The training step, and the compiled loop around it.
+
+A step makes its own batch on the device from the seed and its number, so a run needs nothing from the host between two
+chunks, and a resumed run takes the very steps that the uninterrupted one would have taken.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from jattn.tasks import Batch
+from jattn.training.setup import Setup
+
+WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
+"""What a step measures of itself."""
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class TrainState:
+    """All that changes while training.
+
+    Attributes:
+      step: how many steps were taken.
+      params: the model's parameters, float32.
+      opt_state: the optimizer's state.
+      sums: what was `WATCHED`, summed over the steps since the last row of metrics.
+      broken_step: the first step whose loss was not finite, or -1.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: optax.OptState
+    sums: dict[str, Float[Array, ""]]
+    broken_step: Int[Array, ""]
+
+
+def initial_state(setup: Setup) -> TrainState:
+    """Makes the state before the first step, under jit, the same copy on every device."""
+
+    def init() -> TrainState:
+        batch = setup.training_batch(setup.rng("training"), jnp.arange(1))
+        params = setup.model.init(setup.rng("parameters"), **batch.inputs)["params"]
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            opt_state=setup.optimizer.init(params),
+            sums=no_sums(),
+            broken_step=jnp.int32(-1),
+        )
+
+    return jax.jit(init, out_shardings=jax.NamedSharding(setup.mesh, PartitionSpec()))()
+
+
+def no_sums() -> dict[str, Float[Array, ""]]:
+    """Returns the sums of no steps."""
+    return {name: jnp.float32(0) for name in WATCHED}
+
+
+def train_step(setup: Setup, state: TrainState) -> TrainState:
+    """Takes one optimizer step on this device's share of a fresh batch, in step with all other devices."""
+    num_devices = setup.mesh.size
+    share = setup.config.training.batch_size // num_devices
+    indices = lax.axis_index("data") * share + jnp.arange(share)
+    batch = setup.training_batch(jax.random.fold_in(setup.rng("training"), state.step), indices)
+    num_scored = lax.psum(jnp.sum(batch.scored), "data")
+    dropout_rng = jax.random.fold_in(jax.random.fold_in(setup.rng("dropout"), state.step), lax.axis_index("data"))
+
+    def loss_of(params: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        logits = setup.model.apply(
+            {"params": params}, **batch.inputs, deterministic=False, rngs={"dropout": dropout_rng}
+        )
+        loss = jnp.sum(cross_entropy(logits, batch)) / num_scored
+        correct = is_correct(logits, batch)
+        return loss, {
+            "loss": loss,
+            "token_accuracy": jnp.sum(correct & batch.scored) / num_scored,
+            "exact_accuracy": jnp.sum(jnp.all(correct, axis=-1)) / (share * num_devices),
+        }
+
+    gradients, watched = jax.grad(loss_of, has_aux=True)(state.params)
+    gradients, watched = lax.psum((gradients, watched), "data")
+    watched["gradient_norm"] = optax.tree.norm(gradients)
+    updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        sums={name: state.sums[name] + watched[name] for name in WATCHED},
+        broken_step=jnp.where(jnp.isfinite(watched["loss"]), state.broken_step, state.step),
+    )
+
+
+def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], TrainState]:
+    """Compiles "train until this step" as one loop on the devices; it ends early at a loss that is not finite."""
+
+    def train_chunk(state: TrainState, until: Int[Array, ""]) -> TrainState:
+        return lax.while_loop(
+            lambda state: (state.step < until) & (state.broken_step < 0), lambda state: train_step(setup, state), state
+        )
+
+    everywhere = PartitionSpec()
+    mapped = jax.shard_map(
+        train_chunk, mesh=setup.mesh, in_specs=(everywhere, everywhere), out_specs=everywhere, check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def cross_entropy(logits: Float[Array, "B T C"], batch: Batch) -> Float[Array, "B T"]:
+    """Computes ``-ln p(target)`` of each scored query, zero elsewhere."""
+    # A one-hot product's gradient is elementwise; that of picking by index would be a scatter.
+    wanted = jax.nn.one_hot(batch.targets, logits.shape[-1], dtype=logits.dtype)
+    return jnp.where(batch.scored, optax.softmax_cross_entropy(logits, wanted), 0)
+
+
+def is_correct(logits: Float[Array, "B T C"], batch: Batch) -> Array:
+    """Tells of each query whether the likeliest token is the target; True where nothing is asked.
+
+    All of a sequence's answers are right with the right tokens before them just when greedy decoding gives the target:
+    so exact-sequence accuracy needs no decoding loop.
+    """
+    return (jnp.argmax(logits, axis=-1) == batch.targets) | ~batch.scored
