@@ -10,6 +10,7 @@ SIGTERM, 1 otherwise.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -62,19 +63,23 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
 
-    print(f"test on {result['examples']} fresh sequences: {result['exact_accuracy']:.2%} right", end="")
-    print("" if result["filter_score"] is None else f", filter score {result['filter_score']:.3f}")
+    print(f"test on {result['examples']} fresh sequences: {result['exact_accuracy']:.2%} right{filter_score(result)}")
     for length, found in result["by_length"].items():
-        print(f"    length {length:>4}: {found['exact_accuracy']:8.2%} right, filter score {found['filter_score']:.3f}")
+        print(f"    length {length:>4}: {found['exact_accuracy']:8.2%} right{filter_score(found)}")
     print(f"see {page}")
     return 0
+
+
+def filter_score(found: dict[str, Any]) -> str:
+    """Words a filter score, where the task has an oracle."""
+    return "" if found["filter_score"] is None else f", filter score {found['filter_score']:.3f}"
 
 
 def configure_jax(config: Config) -> None:
     """Sets what must be set before JAX first touches a device."""
     if config.run.devices:
         jax.config.update("jax_num_cpu_devices", config.run.devices)
-    if config.run.cache and not jax.config.jax_compilation_cache_dir:
+    if config.run.cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         # Compiled programs are code: they belong in a folder that only this user writes to.
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jattn" / "xla"))

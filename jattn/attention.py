@@ -131,7 +131,7 @@ def plan(shape: tuple[int, ...], implementation: str | None, block_size: int | N
         )
     if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
         raise ValueError(f"block_size: expected a positive int, got {block_size!r}")
-    *leading, num_rows, num_keys = shape
+    num_rows, num_keys = shape[-2:]
     if implementation == "dense" and block_size is not None:
         raise ValueError(f"block_size: implementation 'dense' has one block, got block_size {block_size}")
     small = math.prod(shape) <= DENSE_WEIGHTS and block_size is None
@@ -177,7 +177,7 @@ def _attend_block(
     key_side: Any,
 ) -> Float[Array, "... R V"]:
     weights, allowed = program.weights(query_side["query"], key_side["key"], grid)
-    if dropout_rate > 0:
+    if dropout_rng is not None and dropout_rate > 0:
         weights = jnp.where(_kept(weights.shape, grid, dropout_rate, dropout_rng), weights / (1 - dropout_rate), 0)
     value = key_side["value"]
     out = jnp.einsum(
@@ -192,7 +192,7 @@ def _attend_block(
     return taint(out, allowed, query_side["broken"], key_side["broken"])
 
 
-def _kept(shape: tuple[int, ...], grid: Grid, rate: float, rng: PRNGKeyArray | None) -> Array:
+def _kept(shape: tuple[int, ...], grid: Grid, rate: float, rng: PRNGKeyArray) -> Array:
     """Draws which weights stay: a pure function of rng, batch entry, head and query, whatever the block."""
 
     def row(stream: Array, index: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jattn.attention import filter_shape, plan
@@ -109,7 +110,7 @@ class AttentionFilter:
             raise ValueError(
                 f"rows: expected a list of query indices, got shape {index_array.shape}, dtype {index_array.dtype}"
             )
-        if not isinstance(index_array, jax.core.Tracer):
+        if not isinstance(index_array, Tracer):
             wrong = [int(i) for i in np.asarray(index_array) if not -num_rows <= i < num_rows]
             if wrong:
                 raise ValueError(f"rows: query index {wrong[0]} is out of range for {num_rows} queries")
@@ -134,7 +135,8 @@ class AttentionFilter:
         """Computes something per row from the weights, a block of rows at a time.
 
         Args:
-          function: takes a block of weights ``[..., R, S]`` and its `Grid`; returns a pytree of arrays ``[..., R, *rest]``.
+          function: takes a block of weights ``[..., R, S]`` and its `Grid`; returns a pytree of arrays
+            ``[..., R, *rest]``.
 
         Returns:
           The pytree for all rows: arrays ``[*batch, N, T, *rest]``.

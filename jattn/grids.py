@@ -72,15 +72,13 @@ class Grid:
         array = array.reshape((1,) * (len(self.shape) - array.ndim) + array.shape)
         if array.shape[-2] != 1:
             array = self.take_rows(array)
-        return array if self.stream is None else self._one_stream(array, self.shape[:-2])
+        return self._one_stream(array)
 
     def per_batch(self, array: Array) -> Array:
         """Shapes one number per batch entry, ``[*batch]`` or a scalar, so that it broadcasts to the block."""
         if array.ndim == 0:
             return array
-        if self.stream is None:
-            return array.reshape(array.shape + (1, 1, 1))
-        return self._one_stream(array.reshape(array.shape + (1, 1, 1)), self.shape[:-2])
+        return self._one_stream(array.reshape(*array.shape, 1, 1, 1))
 
     def take_rows(self, array: Array) -> Array:
         """Takes this block's rows along the axis before the last of an array of ``T`` rows."""
@@ -88,7 +86,11 @@ class Grid:
             return lax.dynamic_slice_in_dim(array, self.rows[0], self.rows.shape[0], axis=-2)
         return jnp.take(array, self.rows, axis=-2)
 
-    def _one_stream(self, array: Array, leading: tuple[int, ...]) -> Array:
+    def _one_stream(self, array: Array) -> Array:
+        """Picks the walked head's part of an array ``[*batch, N, ...]``; of all heads at once, that is all of it."""
+        if self.stream is None:
+            return array
+        leading = self.shape[:-2]
         stride = math.prod(leading)
         for size in leading:
             stride //= size

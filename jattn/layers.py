@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
 from jattn import positions
@@ -29,8 +30,8 @@ ONE_HOT_VOCABULARY = 256
 class MultiHeadAttention(nn.Module):
     """Attends with several heads: projects queries, keys and values, attends, and projects the joined heads.
 
-    The parameter tree is that of `flax.linen.MultiHeadDotProductAttention` (``query``, ``key``, ``value``, ``out``), and
-    with the same parameters the outputs agree. If the collection ``"filters"`` is mutable, the layer sows its
+    The parameter tree is that of `flax.linen.MultiHeadDotProductAttention` (``query``, ``key``, ``value``, ``out``),
+    and with the same parameters the outputs agree. If the collection ``"filters"`` is mutable, the layer sows its
     `AttentionFilter` there under the name ``filter``; see `capture_filters`.
 
     Args:
@@ -141,7 +142,7 @@ class MultiHeadAttention(nn.Module):
             kernels, biases = [kernel for _, kernel, _ in group], [bias for _, _, bias in group if bias is not None]
             x = x.reshape(*x.shape[: x.ndim - in_axes], -1)
             kernel, bias = jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases) if biases else None
-            x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+            x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
             out = jnp.matmul(x, kernel, precision=self.precision)
             out = out if bias is None else out + bias
             for (name, _, _), part in zip(group, jnp.split(out, len(group), axis=-1), strict=True):
@@ -188,7 +189,7 @@ class TokenEmbedding(nn.Module):
     def __call__(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
         initializer = nn.initializers.normal(self.width**-0.5)
         table = self.param("embedding", initializer, (self.vocabulary, self.width))
-        (table,) = nn.dtypes.promote_dtype(table, dtype=self.dtype)
+        (table,) = promote_dtype(table, dtype=self.dtype)
         if self.vocabulary > ONE_HOT_VOCABULARY:
             return jnp.take(table, tokens, axis=0)
         chosen = jax.nn.one_hot(tokens, self.vocabulary, dtype=table.dtype)

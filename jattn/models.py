@@ -1,7 +1,7 @@
 """Models: tokens in, logits out; small transformers of the three classic kinds.
 
-Glossary of shapes: ``T`` tokens read, ``S`` source tokens, ``D`` width, ``C`` vocabulary. Lengths say how many tokens of
-each batch entry are real; ``None`` means all of them.
+Glossary of shapes: ``T`` tokens read, ``S`` source tokens, ``D`` width, ``C`` vocabulary. Lengths say how many tokens
+of each batch entry are real; ``None`` means all of them.
 """
 
 from typing import Any
@@ -93,8 +93,8 @@ class Encoder(Transformer):
     """Reads all tokens at once; the answer at position ``i`` is read at query ``i``.
 
     A position knows its own token before any attention, and so may answer without looking anywhere. With
-    ``queries="positions"`` it starts knowing only where it stands, and the first block attends from there to the tokens:
-    whatever an answer says about tokens then came through a filter.
+    ``queries="positions"`` it starts knowing only where it stands, and the first block attends from there to the
+    tokens: whatever an answer says about tokens then came through a filter.
 
     Example:
       >>> import jax, jax.numpy as jnp

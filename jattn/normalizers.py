@@ -50,9 +50,8 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
     if isinstance(normalizer, Normalizer):
         return normalizer
     if not callable(normalizer):
-        raise TypeError(
-            f"normalizer: expected a jattn normalizer or a function of (scores, allowed), got {type(normalizer).__name__}"
-        )
+        got = type(normalizer).__name__
+        raise TypeError(f"normalizer: expected a jattn normalizer or a function of (scores, allowed), got {got}")
     return _FromFunction(normalizer)
 
 
@@ -81,7 +80,7 @@ class _Softmax(Normalizer):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _FromFunction(Normalizer):
-    function: Callable[[Array, Array], Array] = static()
+    function: Callable[..., Any] = static()
 
     def evaluate(self, scores: Array, allowed: Array | None) -> Array:
         everywhere = jnp.broadcast_to(True if allowed is None else allowed, scores.shape)

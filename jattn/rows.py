@@ -137,18 +137,20 @@ def map_rows(
     Returns:
       The pytree that `block` would return for all rows at once: arrays ``[*batch, N, T, ...]``.
     """
-    *leading, num_rows, _ = shape
+    leading = shape[:-2]
     if walk_heads:
         streams = math.prod(leading)
         if streams == 0:
             return map_rows(block, query_side, key_side, shape, block_size, walk_heads=False)
-        merge = lambda x, axes: x.reshape((math.prod(x.shape[:axes]),) + x.shape[axes:])
-        merged = jax.tree.map(lambda x: merge(x, len(leading)), (query_side, key_side))
-        group = leading[-1] // jax.tree.leaves(key_side)[0].shape[len(leading) - 1]
+        axes = len(leading)
+        queries_by_stream, keys_by_stream = jax.tree.map(
+            lambda x: x.reshape(math.prod(x.shape[:axes]), *x.shape[axes:]), (query_side, key_side)
+        )
+        group = leading[-1] // jax.tree.leaves(key_side)[0].shape[axes - 1]
 
         def one_stream(stream: Int[Array, ""]) -> Any:
-            queries = jax.tree.map(lambda x: x[stream], merged[0])
-            keys = jax.tree.map(lambda x: x[stream // group], merged[1])
+            queries = jax.tree.map(lambda x: x[stream], queries_by_stream)
+            keys = jax.tree.map(lambda x: x[stream // group], keys_by_stream)
             return _map_blocks(block, queries, keys, shape, block_size, stream)
 
         out = lax.map(one_stream, jnp.arange(streams, dtype=jnp.int32))
@@ -190,7 +192,7 @@ def _map_blocks(
 def _join(blocks: Float[Array, "blocks ..."], num_rows: int, row_axis: int) -> Array:
     num_blocks, block_size = blocks.shape[0], blocks.shape[row_axis + 1]
     blocks = jnp.moveaxis(blocks, 0, row_axis)
-    joined = blocks.reshape(blocks.shape[:row_axis] + (num_blocks * block_size,) + blocks.shape[row_axis + 2 :])
+    joined = blocks.reshape(*blocks.shape[:row_axis], num_blocks * block_size, *blocks.shape[row_axis + 2 :])
     overlap = num_blocks * block_size - num_rows
     if overlap == 0:
         return joined

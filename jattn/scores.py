@@ -93,13 +93,13 @@ def dot(query: Float[Array, "... R H"], key: Float[Array, "... S H"], precision:
 
 def _as_parameter(name: str, value: Any) -> "_Parameter":
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _Parameter(name, float(value), None)
+        return _Parameter(None, name, float(value))
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be a real number or a float array, got {type(value).__name__} of dtype {array.dtype}"
         )
-    return _Parameter(name, None, array)
+    return _Parameter(array, name, None)
 
 
 def _unit(x: Float[Array, "... H"]) -> Float[Array, "... H"]:
@@ -113,9 +113,9 @@ def _unit(x: Float[Array, "... H"]) -> Float[Array, "... H"]:
 class _Parameter:
     """A number, which is part of a pytree's structure, or an array, which is a leaf and may be learned."""
 
+    array: Float[Array, "..."] | None
     name: str = static()
     number: float | None = static()
-    array: Float[Array, "..."] | None
 
     def part(self, grid: Grid, dtype: Any) -> Array:
         return jnp.asarray(self.number if self.array is None else grid.part(self.array), dtype)
@@ -157,11 +157,11 @@ class _Cosine(Score):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _FromFunction(Score):
-    function: Callable[[Array, Array], Array] = static()
+    function: Callable[..., Any] = static()
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         scores = jnp.asarray(self.function(query, key))
-        expected = query.shape[:-1] + (key.shape[-2],)
+        expected = (*query.shape[:-1], key.shape[-2])
         if scores.shape != expected:
             raise ValueError(
                 f"score: the function got query {query.shape} and key {key.shape} and must return shape {expected}, "

@@ -1,5 +1,7 @@
 """Batches made on the device: each example a pure function of an rng and its own index."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
@@ -51,5 +53,6 @@ def make_batch(
 
     if isinstance(shortest, int) and shortest == longest == room:
         batch = jax.vmap(full_example)(indices)
-        return batch.replace(inputs={name: x for name, x in batch.inputs.items() if not name.endswith("lengths")})
+        inputs = {name: x for name, x in batch.inputs.items() if not name.endswith("lengths")}
+        return dataclasses.replace(batch, inputs=inputs)
     return jax.vmap(example)(indices)

@@ -6,14 +6,19 @@ Glossary of shapes: ``B`` examples, ``T`` queries that may be scored, ``S`` keys
 import dataclasses
 from collections.abc import Callable
 
-import chex
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jattn.tasks.sequences import Sequence
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+PAD = "<pad>"
+"""The text of the token that fills unused places."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """What a model is trained and judged on; made from a `Sequence` by a `Layout`, with a batch axis by vmap.
 
@@ -67,8 +72,8 @@ def encoder(sequence: Sequence, num_symbols: int) -> Batch:
 def decoder(sequence: Sequence, num_symbols: int) -> Batch:
     """Reads ``source SEP target`` and predicts each next token, packed without gaps.
 
-    The token at place ``p`` is predicted at query ``p - 1``: with a source of ``n`` tokens the answers ``0, 1, ...`` are
-    read at queries ``n, n + 1, ...`` (the first at ``SEP``), and the oracle's rows are shifted alike.
+    The token at place ``p`` is predicted at query ``p - 1``: with a source of ``n`` tokens the answers ``0, 1, ...``
+    are read at queries ``n, n + 1, ...`` (the first at ``SEP``), and the oracle's rows are shifted alike.
     """
     room, target_room = sequence.source.shape[0], sequence.target.shape[0]
     length = sequence.source_length
@@ -124,11 +129,11 @@ def _two_sequences(layer: str) -> tuple[str, str]:
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("encoder", ("<pad>",), encoder, "attention", _one_sequence, lambda length: length),
-        Layout("decoder", ("<pad>", "<sep>"), decoder, "attention", _one_sequence, lambda length: 2 * length),
+        Layout("encoder", (PAD,), encoder, "attention", _one_sequence, lambda length: length),
+        Layout("decoder", (PAD, "<sep>"), decoder, "attention", _one_sequence, lambda length: 2 * length),
         Layout(
             "encoder_decoder",
-            ("<pad>", "<bos>"),
+            (PAD, "<bos>"),
             encoder_decoder,
             "cross_attention",
             _two_sequences,

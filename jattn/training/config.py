@@ -3,7 +3,7 @@
 Every key has a default; a config file says what differs, and options on the command line come on top.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pydantic
 from pydantic import Field
@@ -16,77 +16,98 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _names(table: Any) -> Any:
-    return Literal[tuple(table)]
+if TYPE_CHECKING:
+    TaskName = str
+    LayoutName = str
+    PositionsName = str
+    QueriesName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
+    LayoutName = Literal[tuple(LAYOUTS)]
+    PositionsName = Literal[POSITIONS]
+    QueriesName = Literal[QUERIES]
 
 
 class TaskConfig(_Section):
     """What is learned, and how the model sees it."""
 
-    name: _names(TASKS) = Field("reverse", description="the task")
-    layout: _names(LAYOUTS) = Field("encoder", description="how the model sees it; decides the kind of model")
-    symbols: int = Field(10, ge=2, le=10_000, description="how many different symbols there are")
-    min_length: int = Field(16, ge=1, le=4096, description="the shortest sequence trained on")
-    max_length: int = Field(16, ge=1, le=4096, description="the longest sequence trained on")
+    name: TaskName = Field(default="reverse", description="the task")
+    layout: LayoutName = Field(default="encoder", description="how the model sees it; decides the kind of model")
+    symbols: int = Field(default=10, ge=2, le=10_000, description="how many different symbols there are")
+    min_length: int = Field(default=16, ge=1, le=4096, description="the shortest sequence trained on")
+    max_length: int = Field(default=16, ge=1, le=4096, description="the longest sequence trained on")
 
 
 class ModelConfig(_Section):
     """The transformer."""
 
-    num_layers: int = Field(1, ge=1, le=64, description="blocks in a stack")
-    num_heads: int = Field(1, ge=1, le=256, description="attention heads; must divide the width")
-    width: int = Field(32, ge=2, le=8192, description="length of a token's vector")
-    hidden: int = Field(64, ge=1, le=65_536, description="width inside the feed-forward layers")
-    norm: Literal["pre", "post"] = Field("pre", description="whether norms come before or after each step")
-    queries: _names(QUERIES) = Field(
-        "tokens", description="what an encoder's first queries know; with positions, answers must come through a filter"
+    num_layers: int = Field(default=1, ge=1, le=64, description="blocks in a stack")
+    num_heads: int = Field(default=1, ge=1, le=256, description="attention heads; must divide the width")
+    width: int = Field(default=32, ge=2, le=8192, description="length of a token's vector")
+    hidden: int = Field(default=64, ge=1, le=65_536, description="width inside the feed-forward layers")
+    norm: Literal["pre", "post"] = Field(default="pre", description="whether norms come before or after each step")
+    queries: QueriesName = Field(
+        default="tokens",
+        description="what an encoder's first queries know; with positions, answers must come through a filter",
     )
-    positions: _names(POSITIONS) = Field("sinusoidal", description="how the model is told where tokens stand")
-    max_length: int = Field(512, ge=1, le=65_536, description="the longest length of learned positions")
-    score: Literal["scaled_dot", "cosine"] = Field("scaled_dot", description="how queries and keys are compared")
-    temperature: float = Field(0.1, gt=0, description="what cosines are divided by")
-    dropout_rate: float = Field(0.0, ge=0, lt=1, description="chance of each activation and weight to be dropped")
+    positions: PositionsName = Field(default="sinusoidal", description="how the model is told where tokens stand")
+    max_length: int = Field(default=512, ge=1, le=65_536, description="the longest length of learned positions")
+    score: Literal["scaled_dot", "cosine"] = Field(
+        default="scaled_dot", description="how queries and keys are compared"
+    )
+    temperature: float = Field(default=0.1, gt=0, description="what cosines are divided by")
+    dropout_rate: float = Field(
+        default=0.0, ge=0, lt=1, description="chance of each activation and weight to be dropped"
+    )
 
 
 class TrainingConfig(_Section):
     """How it is learned."""
 
-    steps: int = Field(500, ge=1, le=100_000_000, description="optimizer steps at most")
-    stop_when_solved: bool = Field(False, description="stop at the first evaluation that meets [evaluation]'s solved_*")
-    batch_size: int = Field(128, ge=1, le=1_048_576, description="examples per step")
-    learning_rate: float = Field(1e-2, gt=0, description="its peak, after the warm-up")
-    warmup_steps: int = Field(50, ge=0, description="steps in which the learning rate rises from zero")
-    decay_steps: int = Field(4000, ge=1, description="step at which a cosine has brought the learning rate to zero")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    clip_norm: float = Field(1.0, gt=0, description="global norm beyond which a gradient is scaled down")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the computation; parameters are float32")
-    seed: int = Field(0, ge=0, lt=2**32, description="decides parameters, batches and dropout")
+    steps: int = Field(default=500, ge=1, le=100_000_000, description="optimizer steps at most")
+    stop_when_solved: bool = Field(
+        default=False, description="stop at the first evaluation that meets [evaluation]'s solved_*"
+    )
+    batch_size: int = Field(default=128, ge=1, le=1_048_576, description="examples per step")
+    learning_rate: float = Field(default=1e-2, gt=0, description="its peak, after the warm-up")
+    warmup_steps: int = Field(default=50, ge=0, description="steps in which the learning rate rises from zero")
+    decay_steps: int = Field(
+        default=4000, ge=1, description="step at which a cosine has brought the learning rate to zero"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    clip_norm: float = Field(default=1.0, gt=0, description="global norm beyond which a gradient is scaled down")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the computation; parameters are float32"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="decides parameters, batches and dropout")
 
 
 class EvaluationConfig(_Section):
     """How it is judged."""
 
-    every: int = Field(100, ge=1, description="steps between evaluations")
-    examples: int = Field(1000, ge=1, le=1_000_000, description="examples of an evaluation")
-    solved_accuracy: float = Field(1.0, ge=0, le=1, description="exact-sequence accuracy that counts as solved")
-    solved_filter_score: float = Field(0.9, ge=0, le=1, description="filter score that counts as solved")
-    test_examples: int = Field(10_000, ge=1, le=10_000_000, description="fresh examples of the final test")
-    test_lengths: tuple[int, ...] = Field((), description="lengths tested besides, each with a tenth of the examples")
-    batch_size: int = Field(500, ge=1, le=1_048_576, description="examples computed at once")
+    every: int = Field(default=100, ge=1, description="steps between evaluations")
+    examples: int = Field(default=1000, ge=1, le=1_000_000, description="examples of an evaluation")
+    solved_accuracy: float = Field(default=1.0, ge=0, le=1, description="exact-sequence accuracy that counts as solved")
+    solved_filter_score: float = Field(default=0.9, ge=0, le=1, description="filter score that counts as solved")
+    test_examples: int = Field(default=10_000, ge=1, le=10_000_000, description="fresh examples of the final test")
+    test_lengths: tuple[int, ...] = Field(
+        default=(), description="lengths tested besides, each with a tenth of the examples"
+    )
+    batch_size: int = Field(default=500, ge=1, le=1_048_576, description="examples computed at once")
 
 
 class RunConfig(_Section):
     """Where it is written, and what is watched on the way."""
 
-    folder: str = Field("", description="the run folder; by default runs/ and the config's name")
-    overwrite: bool = Field(False, description="delete what an earlier run left in the folder and start anew")
-    log_every: int = Field(20, ge=1, description="steps between rows of metrics")
-    snapshots: int = Field(24, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
-    probes: int = Field(4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="latest checkpoints kept besides the best")
-    devices: int = Field(0, ge=0, le=4096, description="devices to split batches over; 0 takes all there are")
-    cache: bool = Field(True, description="keep compiled programs in your own cache folder")
+    folder: str = Field(default="", description="the run folder; by default runs/ and the config's name")
+    overwrite: bool = Field(default=False, description="delete what an earlier run left in the folder and start anew")
+    log_every: int = Field(default=20, ge=1, description="steps between rows of metrics")
+    snapshots: int = Field(default=24, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
+    probes: int = Field(default=4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints kept besides the best")
+    devices: int = Field(default=0, ge=0, le=4096, description="devices to split batches over; 0 takes all there are")
+    cache: bool = Field(default=True, description="keep compiled programs in your own cache folder")
 
 
 class Config(_Section):
@@ -119,7 +140,8 @@ def _problems(config: Config) -> list[str]:
         divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
         problems.append(
-            f"model.num_heads: expected a divisor of model.width {model.width}, got {model.num_heads}; nearest: {nearest}"
+            f"model.num_heads: expected a divisor of model.width {model.width}, got {model.num_heads}; "
+            f"nearest: {nearest}"
         )
     elif model.positions == "rotary" and (model.width // model.num_heads) % 2:
         problems.append(

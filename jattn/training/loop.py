@@ -1,5 +1,6 @@
 """The loop on the host: chunks of compiled steps, and at their ends metrics, snapshots, evaluations, checkpoints."""
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes, save_snapshot
+from jattn.tasks.layouts import PAD
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
 from jattn.training.evaluation import Measured, add_up, make_measure, summarize
@@ -159,14 +161,14 @@ class Run:
             "kind": "train",
             "step": self.step,
             **{name: float(total) / interval for name, total in sums.items()},
-            "learning_rate": float(self.setup.schedule(self.step - 1)),
+            "learning_rate": float(np.asarray(self.setup.schedule(self.step - 1))),
             "steps_per_second": rate,
             "tokens_per_second": rate * tokens,
             "filters": look["filters"],
         }
         self._append(row)
         self.reporter.row(row)
-        self.state = self.state.replace(sums=jax.device_put(no_sums(), self.state.step.sharding))
+        self.state = dataclasses.replace(self.state, sums=jax.device_put(no_sums(), self.state.step.sharding))
         self.seconds, self.timed_steps = 0.0, 0
 
     def _evaluate(self) -> None:
@@ -228,7 +230,7 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
         targets = tuple(text[token] if asked else "" for token, asked in zip(batch.targets[i], scored, strict=True))
         oracle = tuple(tuple(np.flatnonzero(row).tolist()) for row in batch.oracle[i])
         examples.append(Example(sequences, targets, tuple(scored.tolist()), oracle))
-    return Probes(tuple(layers), tuple(examples))
+    return Probes(layers, examples)
 
 
 def _accuracies(result: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,17 @@ class Setup:
         lengths = (self.config.task.min_length, self.config.task.max_length)
         return make_batch(self.task, self.layout, rng, indices, lengths, self.config.task.max_length)
 
+    def init(self, batch: Batch) -> optax.Params:
+        """Makes the model's first parameters."""
+        inputs: dict[str, Any] = batch.inputs
+        return self.model.init(self.rng("parameters"), **inputs)["params"]
+
+    def apply(self, params: optax.Params, batch: Batch, **options: Any) -> Any:
+        """Applies the model to the inputs of a batch; returns logits."""
+        variables: dict[str, Any] = {"params": params}
+        inputs: dict[str, Any] = batch.inputs
+        return self.model.apply(variables, **inputs, **options)
+
     def vocabulary(self) -> tuple[str, ...]:
         """The text of each token: the task's symbols, then the layout's special tokens."""
         return self.task.symbols + self.layout.specials

@@ -4,10 +4,9 @@ A step makes its own batch on the device from the seed and its number, so a run 
 chunks, and a resumed run takes the very steps that the uninterrupted one would have taken.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,7 +21,8 @@ WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
 """What a step measures of itself."""
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that changes while training.
 
@@ -35,7 +35,7 @@ class TrainState:
     """
 
     step: Int[Array, ""]
-    params: Any
+    params: optax.Params
     opt_state: optax.OptState
     sums: dict[str, Float[Array, ""]]
     broken_step: Int[Array, ""]
@@ -46,7 +46,7 @@ def initial_state(setup: Setup) -> TrainState:
 
     def init() -> TrainState:
         batch = setup.training_batch(setup.rng("training"), jnp.arange(1))
-        params = setup.model.init(setup.rng("parameters"), **batch.inputs)["params"]
+        params = setup.init(batch)
         return TrainState(
             step=jnp.int32(0),
             params=params,
@@ -72,10 +72,8 @@ def train_step(setup: Setup, state: TrainState) -> TrainState:
     num_scored = lax.psum(jnp.sum(batch.scored), "data")
     dropout_rng = jax.random.fold_in(jax.random.fold_in(setup.rng("dropout"), state.step), lax.axis_index("data"))
 
-    def loss_of(params: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        logits = setup.model.apply(
-            {"params": params}, **batch.inputs, deterministic=False, rngs={"dropout": dropout_rng}
-        )
+    def loss_of(params: optax.Params) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        logits = setup.apply(params, batch, deterministic=False, rngs={"dropout": dropout_rng})
         loss = jnp.sum(cross_entropy(logits, batch)) / num_scored
         correct = is_correct(logits, batch)
         return loss, {

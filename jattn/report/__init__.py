@@ -1,0 +1,45 @@
+"""The report of a run: figures, an animation and a page, drawn from the files in its folder and nothing else."""
+
+from pathlib import Path
+
+from jattn.report.files import replacing
+from jattn.report.record import (
+    Example,
+    Layer,
+    Probes,
+    RunRecord,
+    read_record,
+    save_probes,
+    save_snapshot,
+)
+
+__all__ = ["Example", "Layer", "Probes", "RunRecord", "read_record", "render", "save_probes", "save_snapshot"]
+
+
+def render(run_dir: Path | str) -> Path:
+    """Draws the report of a run into its folder, whether the run is finished or under way.
+
+    Writes `report.html`, `figures/filters.png`, `figures/curves.png` and `figures/filters.gif`, each in one step.
+
+    Args:
+      run_dir: the run's folder; `jattn.report.record` says what it must hold.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      FileNotFoundError: a file is missing that the report needs; the message names it.
+      ValueError: a file does not hold what it should; the message names it.
+    """
+    from jattn.report import animation, figures, page
+
+    folder, record = Path(run_dir), read_record(run_dir)
+    with replacing(folder / "figures" / "filters.png") as file:
+        figures.save_figure(figures.draw_filters(record), file)
+    with replacing(folder / "figures" / "curves.png") as file:
+        figures.save_figure(figures.draw_curves(record), file)
+    with replacing(folder / "figures" / "filters.gif") as file:
+        animation.save_frames(animation.draw_frames(record), file)
+    with replacing(folder / "report.html") as file:
+        file.write(page.build_page(record).encode())
+    return folder / "report.html"

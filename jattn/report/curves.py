@@ -1,0 +1,111 @@
+"""The curves of a run, for the figure and the page alike: which number is drawn where."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from jattn.report.record import RunRecord
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Holds one curve.
+
+    Args:
+      label: its words in the legend; curves of one label share an entry.
+      colour: `ink`, `blue`, `oracle`, or `faint` for one of many.
+      dots: whether it is drawn as dots (evaluations) rather than as a line (training).
+      steps: the training steps.
+      values: one number per step, nan where none was logged.
+      layer: the layer whose filter it measures, if it is of one filter.
+      head: the head whose filter it measures, if it is of one filter.
+    """
+
+    label: str
+    colour: Literal["ink", "blue", "oracle", "faint"]
+    dots: bool
+    steps: list[int]
+    values: list[float]
+    layer: str | None = None
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Holds the curves that share a vertical axis: its title, scale and upper end (None: as the curves need)."""
+
+    title: str
+    scale: Literal["log", "linear"]
+    top: float | None
+    curves: list[Curve]
+
+
+def run_panels(record: RunRecord) -> list[Panel]:
+    """Returns the four panels of a run: loss, accuracy, filter score, entropy. Curves of no numbers are left out."""
+    train, evaluation = record.rows("train"), record.rows("evaluation")
+    loss = [_curve(train, "loss", "train", "blue"), _curve(evaluation, "loss", "evaluation", "ink", dots=True)]
+    panels = [
+        Panel("loss", _loss_scale(loss), None, loss),
+        Panel("accuracy", "linear", 1.0, _accuracy(train, evaluation)),
+        Panel("filter score: mass on the oracle", "linear", 1.0, _filter_score(train, evaluation)),
+        Panel("entropy of the filters (nats)", "linear", None, _entropy(train)),
+    ]
+    return [Panel(panel.title, panel.scale, panel.top, _drawable(panel.curves)) for panel in panels]
+
+
+def _accuracy(train: Rows, evaluation: Rows) -> list[Curve]:
+    return [
+        _curve(train, "token_accuracy", "token, train", "blue"),
+        _curve(evaluation, "token_accuracy", "token, evaluation", "blue", dots=True),
+        _curve(train, "exact_accuracy", "exact, train", "ink"),
+        _curve(evaluation, "exact_accuracy", "exact, evaluation", "ink", dots=True),
+    ]
+
+
+def _filter_score(train: Rows, evaluation: Rows) -> list[Curve]:
+    heads = _head_curves(train, "mass")
+    curves = heads if len(heads) > 1 else []
+    if heads:
+        best = np.fmax.reduce([head.values for head in heads]).tolist()
+        curves = [*curves, Curve("best head, train", "oracle", False, heads[0].steps, best)]
+    return [*curves, _curve(evaluation, "filter_score", "evaluation", "oracle", dots=True)]
+
+
+def _entropy(train: Rows) -> list[Curve]:
+    heads = _head_curves(train, "entropy")
+    if len(heads) < 2:
+        return [Curve("train", "ink", False, head.steps, head.values, head.layer, head.head) for head in heads]
+    mean = np.mean([head.values for head in heads], axis=0).tolist()
+    return [*heads, Curve("mean of heads, train", "ink", False, heads[0].steps, mean)]
+
+
+def _curve(rows: Rows, name: str, label: str, colour: Literal["ink", "blue", "oracle"], *, dots: bool = False) -> Curve:
+    return Curve(label, colour, dots, [row["step"] for row in rows], [_number(row.get(name)) for row in rows])
+
+
+def _head_curves(rows: Rows, measure: str) -> list[Curve]:
+    """Returns a curve for each head of each layer that has the measure in any row."""
+    steps = [row["step"] for row in rows]
+    heads: dict[tuple[str, int], list[float]] = {}
+    for index, row in enumerate(rows):
+        for layer, measures in row.get("filters", {}).items():
+            for head, value in enumerate(measures.get(measure) or []):
+                heads.setdefault((layer, head), [math.nan] * len(rows))[index] = _number(value)
+    return [Curve("each head", "faint", False, steps, values, *identity) for identity, values in heads.items()]
+
+
+def _drawable(curves: Iterable[Curve]) -> list[Curve]:
+    return [curve for curve in curves if any(map(math.isfinite, curve.values))]
+
+
+def _loss_scale(curves: Iterable[Curve]) -> Literal["log", "linear"]:
+    return "log" if all(value > 0 for curve in curves for value in curve.values if math.isfinite(value)) else "linear"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

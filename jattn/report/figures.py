@@ -1,0 +1,207 @@
+"""The figures of a run: its filters at a few steps, and its curves."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from jattn.report.curves import Curve, Panel, run_panels
+from jattn.report.look import ACCENT, INVALID, RAMP, ramp_colours, token_label
+from jattn.report.measures import oracle_mass, oracle_matrix
+from jattn.report.record import RunRecord
+from jattn.report.selection import Head, choose_heads, choose_turn, omission
+
+DPI = 120
+HEADS = 16
+"""The most heads that the figure of filters shows."""
+
+INK, GREY, FAINT = RAMP[-1], "#6b6f76", "#c3cad3"
+COLOURS = {"ink": INK, "blue": RAMP[3], "oracle": ACCENT, "faint": FAINT}
+
+
+def save_figure(figure: Figure, file: BinaryIO) -> None:
+    """Writes a figure as PNG. A token that the font cannot draw becomes a box, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format="png", dpi=DPI)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Holds the figure of filters and its geometry in inches, from the upper left corner.
+
+    Args:
+      figure: the figure, of its final size.
+      record: the run.
+      cell: the side of a cell.
+      stride: from one column of panels to the next.
+      tops: the upper edge of the cells of each row of panels.
+    """
+
+    figure: Figure
+    record: RunRecord
+    cell: float
+    stride: float
+    tops: list[float]
+
+    LEFT, RIGHT, TOP, GAP, CAPTION = 1.2, 0.75, 0.72, 0.22, 0.3
+
+    def left(self, column: int) -> float:
+        """Returns the left edge of a column of panels."""
+        return self.LEFT + column * self.stride
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Returns a point as parts of the figure, from its lower left corner, as Matplotlib counts."""
+        width, height = self.figure.get_size_inches()
+        return x / width, 1 - y / height
+
+    def add_axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Adds axes whose upper left corner is at x, y."""
+        (left, bottom), (right, top) = self.place(x, y + height), self.place(x + width, y)
+        axes = self.figure.add_axes((left, bottom, right - left, top - bottom))
+        axes.spines[:].set(color=FAINT, linewidth=0.6)
+        axes.tick_params(length=0, pad=2.5)
+        return axes
+
+
+def draw_filters(record: RunRecord) -> Figure:
+    """Draws the filters of the first example: one row per head; first, halfway and last snapshot, and the oracle."""
+    heads = choose_heads(record, HEADS)
+    snapshots = choose_turn(record)
+    sheet = _plan_sheet(record, heads, len(snapshots))
+    _write_heading(sheet, heads, snapshots)
+    for row, head in enumerate(heads):
+        for column, snapshot in enumerate(snapshots):
+            _draw_filter(_add_panel(sheet, head, row, column), record, head, snapshot)
+        if head.layer.oracle:
+            _draw_oracle(_add_panel(sheet, head, row, len(snapshots)), record, head)
+    _draw_colour_bar(sheet)
+    return sheet.figure
+
+
+def _plan_sheet(record: RunRecord, heads: list[Head], snapshots: int) -> _Sheet:
+    sequences = record.probes.examples[0].sequences
+    queries = [len(sequences[head.layer.queries]) for head in heads]
+    keys = max((sequences[head.layer.keys] for head in heads), key=len)
+    longest = max(len(token_label(token)) for head in heads for token in sequences[head.layer.keys])
+    side = max(*queries, len(keys))
+    cell = max(min(0.15 * side, 3.2 if len(heads) <= 4 else 2.4), 1.5) / side
+    stride = max(len(keys) * cell, 1.1) + _Sheet.GAP
+    tops, y = [], _Sheet.TOP
+    for head, count in zip(heads, queries, strict=True):
+        tops.append(y + _Sheet.CAPTION)
+        y = tops[-1] + count * cell + (0 if not head.last else 0.42 if longest <= 2 else 0.72)
+    columns = snapshots + any(head.layer.oracle for head in heads)
+    figure = Figure((_Sheet.LEFT + columns * stride + _Sheet.RIGHT, y + 0.12), facecolor="white")
+    return _Sheet(figure, record, cell, stride, tops)
+
+
+def _write_heading(sheet: _Sheet, heads: list[Head], snapshots: list[int]) -> None:
+    words = ["attention filters of one example: a row per query, a column per key", omission(sheet.record, len(heads))]
+    text = "; ".join(word for word in words if word)
+    sheet.figure.text(*sheet.place(sheet.LEFT, 0.3), text, fontsize=8.5, color=GREY)
+    for column, snapshot in enumerate(snapshots):
+        title = f"step {sheet.record.steps[snapshot]:,}"
+        sheet.figure.text(*sheet.place(sheet.left(column), 0.68), title, fontsize=11, weight="bold", color=INK)
+    if any(head.layer.oracle for head in heads):
+        place = sheet.place(sheet.left(len(snapshots)), 0.68)
+        sheet.figure.text(*place, "oracle", fontsize=11, weight="bold", color=ACCENT)
+
+
+def _add_panel(sheet: _Sheet, head: Head, row: int, column: int) -> Axes:
+    """Adds the axes of one filter: with its queries in the first column, with its keys under the last of a layer."""
+    sequences = sheet.record.probes.examples[0].sequences
+    queries, keys = sequences[head.layer.queries], sequences[head.layer.keys]
+    width, height = len(keys) * sheet.cell, len(queries) * sheet.cell
+    axes = sheet.add_axes(sheet.left(column), sheet.tops[row], width, height)
+    points = 72 * sheet.cell
+    style = {"fontsize": min(8.0, max(5.0, 0.8 * points)), "color": GREY, "parse_math": False}
+    every = math.ceil(5.5 / points)
+    axes.set(xticks=[], yticks=[])
+    if head.last:
+        labels = [token_label(token) for token in keys[::every]]
+        upright = 90 if max(map(len, labels)) > 2 else 0
+        axes.set_xticks(range(0, len(keys), every), labels, rotation=upright, **style)
+        axes.set_xlabel("key", fontsize=8, color=GREY)
+    if column == 0:
+        axes.set_yticks(range(0, len(queries), every), [token_label(token) for token in queries[::every]], **style)
+        axes.set_ylabel("query", fontsize=8, color=GREY)
+        words, place = f"{head.layer.name}\nhead {head.head}", sheet.place(0.12, sheet.tops[row] + height / 2)
+        sheet.figure.text(*place, words, fontsize=8, color=INK, rotation=90, va="center", parse_math=False)
+    return axes
+
+
+def _draw_filter(axes: Axes, record: RunRecord, head: Head, snapshot: int) -> None:
+    filters = record.filters(snapshot, head.layer, 0)
+    colours = ListedColormap(ramp_colours(256) / 255).with_extremes(bad=INVALID)
+    axes.imshow(np.ma.masked_invalid(filters[head.head]), cmap=colours, vmin=0, vmax=1, aspect="auto")
+    if head.layer.oracle:
+        mass = oracle_mass(filters, oracle_matrix(head.layer, record.probes.examples[0]))[head.head]
+        axes.set_title(f"mass on the oracle {mass:.2f}", fontsize=8, color=GREY, loc="left", pad=3)
+
+
+def _draw_oracle(axes: Axes, record: RunRecord, head: Head) -> None:
+    """Fills the cells of the oracle, and shades the queries that are not scored."""
+    example = record.probes.examples[0]
+    matrix = oracle_matrix(head.layer, example)
+    axes.imshow(np.where(matrix, 1.0, np.nan), cmap=ListedColormap([ACCENT]), aspect="auto")
+    for query in np.flatnonzero(~np.array(example.scored)):
+        axes.axhspan(query - 0.5, query + 0.5, color="#f1efea", linewidth=0)
+    note = "" if all(example.scored) else "grey: not scored"
+    axes.set_title(note, fontsize=8, color=GREY, loc="left", pad=3)
+
+
+def _draw_colour_bar(sheet: _Sheet) -> None:
+    width, height = sheet.figure.get_size_inches()
+    axes = sheet.add_axes(width - sheet.RIGHT + 0.12, sheet.tops[0], 0.11, min(1.4, height - sheet.tops[0] - 0.5))
+    axes.imshow(ramp_colours(256)[::-1, None], aspect="auto", extent=(0, 1, 0, 1))
+    axes.set_xticks([])
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=7, color=GREY)
+    axes.tick_params(labelright=True, labelleft=False)
+    axes.set_title("weight", fontsize=8, color=GREY, loc="left", pad=7)
+
+
+def draw_curves(record: RunRecord) -> Figure:
+    """Draws loss, accuracy, filter score and entropy over the training steps, one panel each."""
+    figure = Figure((10.5, 6.2), facecolor="white")
+    grid = figure.subplots(2, 2, gridspec_kw={"hspace": 0.36, "wspace": 0.16})
+    figure.subplots_adjust(left=0.06, right=0.985, top=0.93, bottom=0.08)
+    for axes, panel in zip(grid.flat, run_panels(record), strict=True):
+        _draw_panel(axes, panel)
+    for axes in grid[1]:
+        axes.set_xlabel("training step", fontsize=8.5, color=GREY)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, fontsize=10.5, weight="bold", color=INK, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=GREY, labelsize=8, length=3, which="both")
+    axes.grid(axis="y", color="#eceef1", linewidth=0.8)
+    if not panel.curves:
+        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, color=GREY, ha="center", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        return
+    for curve in panel.curves:
+        _draw_curve(axes, curve)
+    axes.set_xlim(left=0)
+    axes.set_yscale(panel.scale)
+    if panel.scale == "linear":
+        axes.set_ylim(0, panel.top and 1.03 * panel.top)
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(entries.values(), entries.keys(), fontsize=8, labelcolor=GREY, frameon=False)
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    colour = COLOURS[curve.colour]
+    if curve.dots:
+        axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label)
+    else:
+        width = 0.8 if curve.colour == "faint" else 1.6
+        axes.plot(curve.steps, curve.values, linewidth=width, color=colour, label=curve.label)

@@ -1,0 +1,167 @@
+"""The page of a run: one HTML file that needs no other and reaches for none.
+
+The page is `page.html` with the style and the scripts beside it written in, and the run's data as JSON. A content
+policy allows exactly that style and that script, by their hashes, and no connection. The scripts write text as text
+only, and the policy forbids them to do otherwise.
+
+Weights travel as one byte each: level n of 0 to 254 stands for weight n / 254, so what the page shows is within 0.002
+of the weight, and 255 stands for what is not a finite number. Masses, rates and curves travel as exact numbers.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from jattn.report.curves import run_panels
+from jattn.report.look import style_variables, weight_levels
+from jattn.report.measures import entropy, hit_rate, oracle_mass, oracle_matrix
+from jattn.report.record import Layer, RunRecord
+from jattn.report.selection import choose_snapshots
+
+SCRIPTS = ("page_data.js", "page_views.js", "page_curves.js", "page_tables.js", "page.js")
+TOP_LEVEL = 254
+WEIGHTS_LIMIT = 16_000_000
+"""The most weights that a page holds; of longer runs it shows fewer snapshots, evenly spaced."""
+
+
+def build_page(record: RunRecord) -> str:
+    """Builds the page: HTML in which nothing but the run's own data, style and script occurs."""
+    style = style_variables() + _read("page.css")
+    script = "".join(_read(name) for name in SCRIPTS)
+    parts = {
+        "policy": html.escape(_policy(style, script)),
+        "title": html.escape(_title(record)),
+        "style": style,
+        "data": _embed(page_data(record)),
+        "script": script,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _read("page.html"))
+
+
+def page_data(record: RunRecord) -> dict[str, Any]:
+    """Returns all that the page shows, as plain lists, texts and numbers."""
+    layers = record.probes.layers
+    per_snapshot = sum(record.snapshots[0][layer.name].size for layer in layers)
+    chosen = choose_snapshots(len(record.steps), max(2, WEIGHTS_LIMIT // per_snapshot))
+    return {
+        "title": _title(record),
+        "folder": record.name,
+        "result": result_line(record),
+        "steps": [record.steps[snapshot] for snapshot in chosen],
+        "snapshots_taken": len(record.steps),
+        "layers": [asdict(layer) for layer in layers],
+        "examples": [asdict(example) for example in record.probes.examples],
+        "weights": [_weights(record, layer, chosen) for layer in layers],
+        "measures": [[_measures(record, layer, snapshot) for snapshot in chosen] for layer in layers],
+        "panels": [asdict(panel) for panel in run_panels(record)],
+        "by_length": _last(record, "test").get("by_length", {}),
+        "predictions": [
+            {"step": row["step"], "examples": row.get("examples", [])} for row in record.rows("evaluation")
+        ],
+        "config": _config_text(record.config),
+    }
+
+
+def result_line(record: RunRecord) -> str:
+    """Says in one sentence how well the model does: on the test, else on the last evaluation.
+
+    Example: `After 600 steps, 99.94 % of 10,000 fresh sequences are exactly right (99.99 % of tokens); filter score
+    0.981.`
+    """
+    test, evaluation = _last(record, "test"), _last(record, "evaluation")
+    row = test or evaluation
+    if not row:
+        return "The run has begun; nothing is evaluated yet."
+    what = f"{test['examples']:,} fresh sequences" if "examples" in test else "fresh sequences"
+    found = {name: row.get(name) for name in ("exact_accuracy", "token_accuracy", "filter_score")}
+    words = []
+    if found["exact_accuracy"] is not None:
+        words.append(f"{_percent(found['exact_accuracy'])} of {what} are exactly right")
+    if found["token_accuracy"] is not None:
+        words.append(f"{_percent(found['token_accuracy'])} of their tokens are right")
+    if found["filter_score"] is not None:
+        words.append(f"the filter score is {found['filter_score']:.3f}")
+    return f"After {row['step']:,} steps, {', '.join(words) or 'no accuracy is known'}."
+
+
+def _percent(part: float) -> str:
+    """Writes a part of one in percent, rounded towards zero: 100 % only where nothing at all was wrong."""
+    return f"{math.floor(part * 10_000) / 100:g} %" if math.isfinite(part) else "an unknown part"
+
+
+def _last(record: RunRecord, kind: str) -> Mapping[str, Any]:
+    rows = record.rows(kind)
+    return rows[-1] if rows else {}
+
+
+def _title(record: RunRecord) -> str:
+    task = record.config.get("task", {})
+    return str(task.get("name", record.name)) if isinstance(task, dict) else record.name
+
+
+def _config_text(config: Mapping[str, Any]) -> str:
+    """Writes the config as its file has it: plain keys, then a title and the keys of each table."""
+    tables = {title: value for title, value in config.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in config.items() if key not in tables}
+    blocks = [_key_lines(plain), *(f"[{title}]\n{_key_lines(table)}" for title, table in tables.items())]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _key_lines(table: Mapping[str, Any]) -> str:
+    return "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in table.items())
+
+
+def _weights(record: RunRecord, layer: Layer, chosen: list[int]) -> dict[str, Any]:
+    """Packs a layer's weights ``[snapshots, examples, heads, queries, keys]``, one byte each."""
+    weights = np.stack([record.snapshots[snapshot][layer.name] for snapshot in chosen])
+    levels = weight_levels(weights, TOP_LEVEL)
+    return {"shape": levels.shape, "levels": base64.b64encode(levels.tobytes()).decode()}
+
+
+def _measures(record: RunRecord, layer: Layer, snapshot: int) -> list[dict[str, list[float]]]:
+    """Measures a layer's filters at one snapshot: for each example, a number per head."""
+    measures = []
+    for index, example in enumerate(record.probes.examples):
+        filters, oracle = record.filters(snapshot, layer, index), oracle_matrix(layer, example)
+        numbers = {"mass": oracle_mass(filters, oracle), "hit_rate": hit_rate(filters, oracle)}
+        numbers["entropy"] = entropy(filters)
+        measures.append({name: values.round(5).tolist() for name, values in numbers.items()})
+    return measures
+
+
+def _embed(data: Any) -> str:
+    """Writes data as JSON that is safe inside a script element: plain ASCII without <, > and &; nan becomes null."""
+    text = json.dumps(_finite(data), allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {name: _finite(value) for name, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _read(name: str) -> str:
+    return resources.files("jattn.report").joinpath(name).read_text(encoding="utf-8")

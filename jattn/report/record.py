@@ -1,0 +1,260 @@
+"""The record of a run: the files in its folder that the report reads, and who may write them how.
+
+| file                        | holds                                                                              |
+|-----------------------------|------------------------------------------------------------------------------------|
+| `config.toml`               | the resolved config: tables of simple keys                                         |
+| `metrics.jsonl`             | one JSON object per line, with at least `kind` and `step`                          |
+| `filters/probes.json`       | `Probes`: the layers, and the few examples whose filters are kept                  |
+| `filters/step_00000000.npz` | the filters at one step: layer name -> weights ``[examples, heads, queries, keys]`` |
+
+Kinds of metrics:
+
+- `train`: `loss`, `token_accuracy`, `exact_accuracy`, `gradient_norm`, `learning_rate`, `steps_per_second`,
+  `tokens_per_second`, and `filters`: layer name -> `entropy` in nats and, where the oracle speaks of the layer,
+  `mass`, `hit_rate` and `lift` (else null); each a list with one number per head.
+- `evaluation`: `loss`, `token_accuracy`, `exact_accuracy`, `filter_score`, and `examples`: a few objects of
+  `source`, `target` and `prediction`, each a text of tokens separated by spaces.
+- `test`: `examples` (how many), `token_accuracy`, `exact_accuracy`, `filter_score`, and `by_length`:
+  length -> the last three.
+"""
+
+import json
+import tomllib
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jattn.report.files import replacing
+
+INPUTS = "inputs"
+"""The sequence whose positions are scored: targets, scored and oracle hold one entry for each of its tokens."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Names an attention layer and the two sequences it joins.
+
+    Args:
+      name: the layer's path in the model, such as `block_0/attention`.
+      heads: how many heads, so how many filters, it has.
+      queries: the sequence that its queries come from.
+      keys: the sequence that its keys come from; another one than `queries` in cross-attention.
+      oracle: whether the oracle speaks of this layer. Its queries are then those of `inputs`.
+    """
+
+    name: str
+    heads: int
+    queries: str = INPUTS
+    keys: str = INPUTS
+    oracle: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """Holds the tokens of one probe example, and its oracle.
+
+    Args:
+      sequences: name -> tokens. A sequence may be shorter than its axis of the filter; the rest is padding.
+      targets: the answer at each query of `inputs`, empty where none is scored.
+      scored: whether each query of `inputs` is scored.
+      oracle: the indices of the keys that hold the answer, for each query of `inputs`; several may be right,
+        and some queries have none.
+    """
+
+    sequences: Mapping[str, Sequence[str]]
+    targets: Sequence[str]
+    scored: Sequence[bool]
+    oracle: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        if INPUTS not in self.sequences:
+            raise ValueError(f"expected a sequence '{INPUTS}', got {sorted(self.sequences)}")
+        count = len(self.sequences[INPUTS])
+        for name in ("targets", "scored", "oracle"):
+            found = len(getattr(self, name))
+            if found != count:
+                raise ValueError(f"expected {count} {name}, one per token of '{INPUTS}', got {found}")
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Holds the few fixed examples whose filters are kept over training, and the layers that make them.
+
+    Raises:
+      ValueError: there is no layer or no example, two layers share a name, a layer names a sequence that an
+        example lacks, or an oracle points outside a layer's keys.
+    """
+
+    layers: Sequence[Layer]
+    examples: Sequence[Example]
+
+    def __post_init__(self) -> None:
+        if not self.layers or not self.examples:
+            raise ValueError(f"expected layers and examples, got {len(self.layers)} and {len(self.examples)}")
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected layers of different names, got {names}")
+        for layer in self.layers:
+            for example in self.examples:
+                _check_layer(layer, example)
+
+
+def _check_layer(layer: Layer, example: Example) -> None:
+    for name in (layer.queries, layer.keys):
+        if name not in example.sequences:
+            raise ValueError(f"layer '{layer.name}' reads '{name}', an example has {sorted(example.sequences)}")
+    if not layer.oracle:
+        return
+    if layer.queries != INPUTS:
+        raise ValueError(f"layer '{layer.name}' has an oracle: expected queries '{INPUTS}', got '{layer.queries}'")
+    count = len(example.sequences[layer.keys])
+    for key in (key for keys in example.oracle for key in keys):
+        if not 0 <= key < count:
+            raise ValueError(f"layer '{layer.name}' has {count} keys, an oracle points to key {key}")
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """Holds all that the report knows of a run.
+
+    Args:
+      name: the name of the run's folder.
+      config: the resolved config, table -> key -> value.
+      metrics: the rows of `metrics.jsonl`, in the order of the file.
+      probes: the layers and the examples.
+      steps: the training steps of the snapshots, rising.
+      snapshots: for each step, layer name -> weights ``[examples, heads, queries, keys]``, float32.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    probes: Probes
+    steps: Sequence[int]
+    snapshots: Sequence[Mapping[str, np.ndarray]]
+
+    def rows(self, kind: str) -> list[Mapping[str, Any]]:
+        """Returns the metrics of one kind, by rising step; of two rows at one step, the later written."""
+        by_step = {row["step"]: row for row in self.metrics if row["kind"] == kind}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def filters(self, snapshot: int, layer: Layer, example: int) -> np.ndarray:
+        """Returns one layer's filters for one example, without padding: ``[heads, queries, keys]``."""
+        sequences = self.probes.examples[example].sequences
+        queries, keys = len(sequences[layer.queries]), len(sequences[layer.keys])
+        return self.snapshots[snapshot][layer.name][example, :, :queries, :keys]
+
+
+def save_probes(run_dir: Path | str, probes: Probes) -> None:
+    """Writes `filters/probes.json` of a run folder in one step; a failed write leaves the old file."""
+    text = json.dumps(asdict(probes), default=lambda array: array.tolist())
+    with replacing(Path(run_dir) / "filters" / "probes.json") as file:
+        file.write(text.encode())
+
+
+def save_snapshot(run_dir: Path | str, step: int, weights: Mapping[str, np.ndarray]) -> None:
+    """Writes the filters at one step in one step; a failed write leaves the old file.
+
+    Args:
+      run_dir: the run's folder.
+      step: the training step, 0 before the first update.
+      weights: layer name -> weights ``[examples, heads, queries, keys]``; kept as float32.
+
+    Raises:
+      ValueError: the step is negative, or an array has not four axes.
+    """
+    if step < 0:
+        raise ValueError(f"expected a step >= 0, got {step}")
+    arrays = {name: np.asarray(array, np.float32) for name, array in weights.items()}
+    for name, array in arrays.items():
+        if array.ndim != 4:
+            raise ValueError(f"layer '{name}': expected [examples, heads, queries, keys], got shape {array.shape}")
+    with replacing(Path(run_dir) / "filters" / f"step_{step:08d}.npz") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_record(run_dir: Path | str) -> RunRecord:
+    """Reads the record of a run, finished or under way.
+
+    A missing `metrics.jsonl` reads as no metrics, and a last line that a crash cut short is left out.
+
+    Raises:
+      FileNotFoundError: the config, the probes or every snapshot is missing; the message names which.
+      ValueError: a file does not hold what the schema says; the message names the file, and the line of metrics.
+    """
+    folder = Path(run_dir)
+    if not (folder / "config.toml").is_file():
+        raise FileNotFoundError(f"no config.toml in {folder}; is it the folder of a run?")
+    if not (folder / "filters" / "probes.json").is_file():
+        raise FileNotFoundError(f"no filters/probes.json in {folder}; has the run started?")
+    files = {int(file.stem[5:]): file for file in (folder / "filters").glob("step_*.npz") if file.stem[5:].isdigit()}
+    if not files:
+        raise FileNotFoundError(f"no filter snapshots in {folder}; has the run started?")
+    probes = _read_probes(folder / "filters" / "probes.json")
+    return RunRecord(
+        name=folder.resolve().name,
+        config=_read_config(folder / "config.toml"),
+        metrics=_read_metrics(folder / "metrics.jsonl"),
+        probes=probes,
+        steps=sorted(files),
+        snapshots=[_read_snapshot(files[step], probes) for step in sorted(files)],
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().rstrip(b"\n").split(b"\n") if path.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from error
+        if not isinstance(row, dict) or "kind" not in row or "step" not in row:
+            raise ValueError(f"{path}, line {number}: expected an object with 'kind' and 'step', got {line[:60]!r}")
+        rows.append(row)
+    return rows
+
+
+def _read_probes(path: Path) -> Probes:
+    try:
+        data = json.loads(path.read_bytes())
+        layers = [Layer(**entry) for entry in data["layers"]]
+        return Probes(layers, [Example(**entry) for entry in data["examples"]])
+    except KeyError as error:
+        raise ValueError(f"{path}: {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_snapshot(path: Path, probes: Probes) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            snapshot = {layer.name: np.asarray(arrays[layer.name], np.float32) for layer in probes.layers}
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]}") from error
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a snapshot of filters: {error}") from error
+    for layer in probes.layers:
+        _check_shape(path, layer, probes, snapshot[layer.name].shape)
+    return snapshot
+
+
+def _check_shape(path: Path, layer: Layer, probes: Probes, shape: tuple[int, ...]) -> None:
+    queries = max(len(example.sequences[layer.queries]) for example in probes.examples)
+    keys = max(len(example.sequences[layer.keys]) for example in probes.examples)
+    least = (len(probes.examples), layer.heads, queries, keys)
+    if len(shape) != 4 or shape[:2] != least[:2] or shape[2] < queries or shape[3] < keys:
+        raise ValueError(f"{path}: layer '{layer.name}': expected shape {least} or padded beyond it, got {shape}")

@@ -1,0 +1,48 @@
+import math
+
+import pytest
+
+from jattn.report.curves import run_panels
+from jattn.report.record import Layer, read_record
+
+
+def panels_of(make_run, **options):
+    return {panel.title.split()[0].rstrip(":"): panel for panel in run_panels(read_record(make_run(**options)))}
+
+
+def labels(panel):
+    return [curve.label for curve in panel.curves]
+
+
+def test_each_panel_holds_what_was_logged(make_run):
+    panels = panels_of(make_run)
+    assert labels(panels["loss"]) == ["train", "evaluation"]
+    assert labels(panels["accuracy"]) == ["token, train", "token, evaluation", "exact, evaluation"]
+    assert labels(panels["filter"]) == ["best head, train", "evaluation"]
+    assert labels(panels["entropy"]) == ["train"]
+
+
+def test_of_many_heads_each_is_drawn_with_the_best_and_the_mean(make_run):
+    layers = (Layer("a", 2, oracle=True), Layer("b", 1))
+    panels = panels_of(make_run, layers=layers)
+    assert [(curve.layer, curve.head) for curve in panels["filter"].curves[:2]] == [("a", 0), ("a", 1)]
+    assert labels(panels["entropy"]) == ["each head"] * 3 + ["mean of heads, train"]
+
+
+def test_the_best_head_is_the_largest_mass_at_each_step(make_run):
+    rows = [
+        {"kind": "train", "step": step, "filters": {"a": {"entropy": [1, 1], "mass": mass}}}
+        for step, mass in enumerate([[0.1, 0.3], [0.6, 0.2], [math.nan, 0.5]])
+    ]
+    best = panels_of(make_run, metrics=rows)["filter"].curves[-1]
+    assert (best.label, best.values) == ("best head, train", [0.3, 0.6, 0.5])
+
+
+@pytest.mark.parametrize(("losses", "scale"), [([2.0, 0.1], "log"), ([2.0, 0.0], "linear"), ([2.0, math.nan], "log")])
+def test_loss_is_on_a_log_scale_where_it_can_be(make_run, losses, scale):
+    rows = [{"kind": "train", "step": step, "loss": loss} for step, loss in enumerate(losses)]
+    assert panels_of(make_run, metrics=rows)["loss"].scale == scale
+
+
+def test_a_run_just_begun_has_panels_without_curves(make_run):
+    assert [panel.curves for panel in run_panels(read_record(make_run(metrics=[])))] == [[], [], [], []]

@@ -1,0 +1,140 @@
+import base64
+import hashlib
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+
+from jattn.report import page
+from jattn.report.page import build_page, page_data, result_line
+from jattn.report.record import Layer, read_record
+
+HOSTILE = [
+    "</script><script>window.pwned = 1</script>",
+    "<img src=x onerror=window.pwned=1>",
+    "{{data}}",
+    "a\u2028b",
+    "&lt;",
+]
+
+
+def element(text, opening, name):
+    return re.search(f"{opening}(.*?)</{name}>", text, re.DOTALL)[1]
+
+
+def data_of(text):
+    return json.loads(element(text, '<script id="data" type="application/json">', "script"))
+
+
+def test_the_policy_allows_this_style_and_this_script_and_no_connection(make_run):
+    text = build_page(read_record(make_run()))
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="(.*?)"', text)[1])
+    style, script = element(text, "<style>", "style"), element(text, '<script type="module">', "script")
+    for kind, body in (("style-src", style), ("script-src", script)):
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+
+
+def test_the_page_names_no_other_place(make_run):
+    text = build_page(read_record(make_run()))
+    assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@import|url\(|\bsrc=|innerHTML|\beval\b|document\.write", text)
+
+
+def test_hostile_tokens_stay_data(make_run):
+    text = build_page(read_record(make_run(tokens=HOSTILE)))
+    assert data_of(text)["examples"][0]["sequences"]["inputs"] == HOSTILE
+    assert "<img" not in text
+    assert text.count("</script>") == 2
+    assert "\u2028" not in text
+
+
+def test_a_hostile_title_stays_text(make_run):
+    run_dir = make_run()
+    (run_dir / "config.toml").write_text('[task]\nname = "</title><img src=x>"\n')
+    text = build_page(read_record(run_dir))
+    assert "<img" not in text
+    assert data_of(text)["title"] == "</title><img src=x>"
+
+
+def test_weights_are_within_half_a_level(make_run):
+    record = read_record(make_run())
+    packed = page_data(record)["weights"][0]
+    levels = np.frombuffer(base64.b64decode(packed["levels"]), np.uint8).reshape(packed["shape"])
+    weights = np.stack([snapshot["block_0/attention"] for snapshot in record.snapshots])
+    np.testing.assert_allclose(levels / 254, weights, atol=0.5 / 254 + 1e-7)
+
+
+def test_a_long_run_shows_fewer_snapshots_and_says_how_many_there_were(make_run, monkeypatch):
+    monkeypatch.setattr(page, "WEIGHTS_LIMIT", 4 * 2 * 25)
+    data = page_data(read_record(make_run(steps=range(0, 101, 10))))
+    assert (data["steps"], data["snapshots_taken"]) == ([0, 30, 70, 100], 11)
+
+
+def test_what_is_not_a_number_becomes_null(make_run):
+    rows = [{"kind": "train", "step": 0, "loss": float("nan")}, {"kind": "train", "step": 1, "loss": 2.0}]
+    record = read_record(make_run(metrics=rows))
+    record.snapshots[0]["block_0/attention"][:] = np.inf
+    data = data_of(build_page(record))
+    assert data["panels"][0]["curves"][0]["values"] == [None, 2.0]
+    assert data["measures"][0][0][0]["mass"] == [None]
+
+
+def test_the_config_is_written_as_in_its_file(make_run):
+    run_dir = make_run()
+    config = 'plain = "é"\n\n[task]\nname = "reverse"\nrate = 0.0\nlengths = [8, 16]\non = true'
+    (run_dir / "config.toml").write_text(config, encoding="utf-8")
+    assert page_data(read_record(run_dir))["config"] == config
+
+
+def test_a_run_without_a_task_is_titled_by_its_folder(make_run):
+    run_dir = make_run()
+    (run_dir / "config.toml").write_text("")
+    assert page_data(read_record(run_dir))["title"] == run_dir.name
+
+
+TEST = {
+    "kind": "test",
+    "step": 600,
+    "examples": 10_000,
+    "exact_accuracy": 0.99996,
+    "token_accuracy": 1.0,
+    "filter_score": 0.981,
+}
+EVALUATION = {
+    "kind": "evaluation",
+    "step": 200,
+    "exact_accuracy": 0.5,
+    "token_accuracy": float("nan"),
+    "filter_score": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], "The run has begun; nothing is evaluated yet."),
+        ([{"kind": "evaluation", "step": 0}], "After 0 steps, no accuracy is known."),
+        (
+            [TEST, EVALUATION],
+            "After 600 steps, 99.99 % of 10,000 fresh sequences are exactly right, 100 % of their tokens are right, "
+            "the filter score is 0.981.",
+        ),
+        (
+            [EVALUATION],
+            "After 200 steps, 50 % of fresh sequences are exactly right, an unknown part of their tokens are right.",
+        ),
+    ],
+)
+def test_the_result_in_one_sentence(make_run, rows, sentence):
+    assert result_line(read_record(make_run(metrics=rows))) == sentence
+
+
+def test_layers_without_an_oracle_have_no_mass(make_run):
+    data = page_data(read_record(make_run((Layer("a", 2), Layer("b", 1, oracle=True)))))
+    assert data_of(build_page(read_record(make_run((Layer("a", 2),)))))["measures"][0][0][0]["mass"] == [None, None]
+    assert data["measures"][1][-1][0]["mass"] == [1.0]
