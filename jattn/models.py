@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jattn import masks, positions
-from jattn.layers import Block, LearnedPositions, TokenEmbedding
+from jattn.layers import Block, LearnedPositions, Projection, TokenEmbedding
 from jattn.scores import ScoreLike, scaled_dot
 
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
 
     def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
         """Applies the final linear layer: a logit per token of the vocabulary, in float32."""
-        return nn.Dense(self.vocabulary, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+        return Projection((self.vocabulary,), dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 
 class Encoder(Transformer):

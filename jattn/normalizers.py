@@ -66,8 +66,8 @@ def _softmax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
 @_softmax.defjvp
 def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     weights = _softmax(*primals)
-    change = weights * tangents[0]
-    return weights, change - weights * jnp.sum(change, axis=-1, keepdims=True)
+    mean_change = jnp.sum(weights * tangents[0], axis=-1, keepdims=True)
+    return weights, weights * (tangents[0] - mean_change)
 
 
 @jax.tree_util.register_dataclass

@@ -221,15 +221,14 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
         layers.append(Layer(name, weights.shape[1], queries, keys, judged))
     examples = []
     for i in range(batch.targets.shape[0]):
-        sequences = {
-            role[name]: tuple(text[token] for token in tokens[i])
-            for name, tokens in batch.inputs.items()
-            if name in role
-        }
-        scored = batch.scored[i]
-        targets = tuple(text[token] if asked else "" for token, asked in zip(batch.targets[i], scored, strict=True))
-        oracle = tuple(tuple(np.flatnonzero(row).tolist()) for row in batch.oracle[i])
-        examples.append(Example(sequences, targets, tuple(scored.tolist()), oracle))
+        sequences = {}
+        for name in batch.inputs.keys() & role.keys():
+            words = [text[token] for token in batch.inputs[name][i]]
+            sequences[role[name]] = words[: words.index(PAD)] if PAD in words else words
+        count = len(sequences[INPUTS])
+        scored, oracle = batch.scored[i, :count], batch.oracle[i, :count]
+        targets = [text[token] if asked else "" for token, asked in zip(batch.targets[i, :count], scored, strict=True)]
+        examples.append(Example(sequences, targets, scored.tolist(), [np.flatnonzero(row).tolist() for row in oracle]))
     return Probes(layers, examples)
 
 
