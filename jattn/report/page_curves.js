@@ -6,8 +6,10 @@ const EDGE = { left: 44, right: 10, top: 8, bottom: 22, height: 190 };
 function drawCurves(holder, chosen, goTo) {
   const curveSteps = run.panels.flatMap((panel) => panel.curves.flatMap((curve) => curve.steps));
   const lastStep = [...run.steps, ...curveSteps].reduce((most, step) => Math.max(most, step), 1);
+  // All figures stand before any is measured: how wide one is depends on how many there are.
+  while (holder.children.length < run.panels.length) holder.append(element("figure"));
   const marks = run.panels.map((panel, index) => {
-    const figure = holder.children[index] ?? holder.appendChild(element("figure"));
+    const figure = holder.children[index];
     const entries = element("div", { class: "entries" });
     figure.replaceChildren(element("h3", {}, panel.title));
     if (!panel.curves.length) {
