@@ -1,6 +1,6 @@
 // The curves of the run, with the step that is shown.
 
-const EDGE = { left: 44, right: 10, top: 8, bottom: 22, height: 190 };
+const EDGE = { left: 44, right: 20, top: 8, bottom: 22, height: 190 };
 
 /** Draws every panel into its holder; goTo(step) is called when one is clicked or dragged over. Returns markStep. */
 function drawCurves(holder, chosen, goTo) {

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Int
 
 from jattn.tasks.sequences import Sequence
 
-
 PAD = "<pad>"
 """The text of the token that fills unused places."""
 

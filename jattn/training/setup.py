@@ -87,8 +87,9 @@ def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) ->
 
 
 def make_schedule(config: TrainingConfig) -> optax.Schedule:
-    """Makes the learning rate by step: a linear warm-up, then a cosine down to zero."""
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup_steps, config.decay_steps)
+    """Makes the learning rate by step: a linear warm-up, then a cosine that ends at zero with the last step."""
+    warmup_steps = min(config.warmup_steps, config.steps - 1)
+    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup_steps, config.steps)
 
 
 def make_optimizer(config: TrainingConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
