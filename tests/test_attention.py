@@ -1,0 +1,341 @@
+import functools
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis.extra import numpy as arrays
+from jax.test_util import check_grads
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jattn import attend, attention_filter, masks, scores
+from tests import reference
+from tests.variants import BANNED, MASKS, SHAPE, VARIANTS, inputs, join
+
+examples = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None)
+close = functools.partial(assert_allclose, rtol=2e-5, atol=2e-5)
+
+
+def squares(attention, *arguments):
+    """A scalar whose gradient depends on every output."""
+    out = attention(*arguments)
+    return jnp.sum(out * jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_the_reference(name):
+    query, key, value = inputs()
+    expected = reference.attend(query, key, value, **VARIANTS[name].rules)
+    close(attend(query, key, value, **VARIANTS[name].call), expected)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_in_ragged_blocks_is_the_reference(name, heads):
+    query, key, value = inputs()
+    expected = reference.attend(query, key, value, **VARIANTS[name].rules)
+    close(attend(query, key, value, block_size=3, **VARIANTS[name].call), expected)
+
+
+@pytest.mark.parametrize("num_queries", [0, 1, 3, 4, 5, 8, 9])
+def test_any_number_of_queries(num_queries, heads):
+    query, key, value = inputs(num_queries, num_keys=6)
+    expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
+    close(attend(query, key, value, mask=masks.causal(), block_size=4), expected)
+
+
+@pytest.mark.parametrize("num_keys", [0, 1, 3])
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_any_number_of_keys(num_keys, block_size):
+    query, key, value = inputs(6, num_keys)
+    close(attend(query, key, value, block_size=block_size), reference.attend(query, key, value))
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(1, 1), (3, 3), (4, 1), (6, 3)])
+def test_grouped_heads(num_heads, num_kv_heads, heads):
+    query, key, value = inputs(heads=num_heads, kv_heads=num_kv_heads)
+    expected = reference.attend(query, key, value)
+    close(attend(query, key, value), expected)
+    close(attend(query, key, value, block_size=4), expected)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (0,), (2, 3), (2, 0)])
+def test_any_batch_axes(batch, heads):
+    query, key, value = inputs(5, 4, batch)
+    expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
+    close(attend(query, key, value, mask=masks.causal()), expected)
+    close(attend(query, key, value, mask=masks.causal(), block_size=2), expected)
+
+
+def test_lengths_of_several_batch_axes(heads):
+    query, key, value = inputs(5, 4, (2, 3))
+    lengths = np.array([[0, 1, 2], [3, 4, 2]])
+    expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j < lengths[entry])
+    close(attend(query, key, value, mask=masks.padding(lengths), block_size=2), expected)
+
+
+@pytest.mark.parametrize("name", ["mask: combination", "cosine, bias, combination", "scale by head, bias, array"])
+def test_gradients_do_not_depend_on_blocks(name, heads):
+    call = VARIANTS[name].call
+    gradient = jax.grad(squares, argnums=(1, 2, 3))
+    dense = gradient(functools.partial(attend, implementation="dense", **call), *inputs())
+    blocked = gradient(functools.partial(attend, block_size=3, **call), *inputs())
+    jax.tree.map(close, blocked, dense)
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.parametrize("score", [scores.scaled_dot(), scores.cosine(1.0)])
+def test_gradients_are_those_of_finite_differences(score, block_size):
+    with jax.enable_x64(True):
+        query, key, value = inputs(3, 4, batch=(), heads=2, kv_heads=1, dtype=np.float64)
+        bias = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4)))
+
+        def attention(query, key, value, bias):
+            return attend(query, key, value, bias=bias, score=score, mask=masks.causal(-1), block_size=block_size)
+
+        check_grads(jax.jit(attention), (query, key, value, bias), order=2, modes=["rev"], atol=1e-4, rtol=1e-4)
+        check_grads(jax.jit(attention), (query, key, value, bias), order=1, modes=["fwd"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_learned_scale_gets_a_gradient():
+    with jax.enable_x64(True):
+        query, key, value = inputs(3, 4, batch=(), dtype=np.float64)
+
+        def attention(scale):
+            return attend(query, key, value, score=scores.scaled_dot(scale))
+
+        check_grads(jax.jit(attention), (jnp.linspace(0.1, 1, 4)[:, None, None],), order=1, modes=["rev"])
+
+
+# Other libraries
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_jax_nn_agrees(causal):
+    query, key, _ = inputs()
+    expected = jax.nn.dot_product_attention(query, key, key, is_causal=causal)
+    close(attend(query, key, key, mask=masks.causal() if causal else None), expected)
+
+
+def test_jax_nn_agrees_with_bias_and_mask():
+    query, key, _ = inputs()
+    call = join(VARIANTS["mask: array of keys"], VARIANTS["bias: array of rows and keys"]).call
+    broadcast = {name: jnp.broadcast_to(array, SHAPE) for name, array in call.items()}
+    expected = jax.nn.dot_product_attention(query, key, key, **broadcast)
+    close(attend(query, key, key, **call), expected)
+
+
+def test_flax_agrees():
+    query, key, value = inputs(kv_heads=4)
+    call = join(VARIANTS["mask: array of keys"], VARIANTS["bias: array"]).call
+    close(attend(query, key, value, **call), nn.dot_product_attention(query, key, value, **call))
+
+
+# Properties
+
+contents = arrays.arrays(np.float32, (5, 2, 2), elements={"min_value": -16, "max_value": 16})
+some_keys = arrays.arrays(bool, 5)
+
+
+@examples(max_examples=30)
+@hypothesis.given(contents, contents, arrays.arrays(bool, (5, 5)))
+def test_rows_sum_to_one_or_zero(query, key, mask):
+    weights = attention_filter(query, key, mask=mask).weights()
+    assert_allclose(jnp.sum(weights, axis=-1), np.broadcast_to(mask.any(axis=-1), (2, 5)), atol=1e-6)
+    assert np.all(weights >= 0)
+
+
+@examples(max_examples=30)
+@hypothesis.given(contents, contents, contents, some_keys)
+def test_a_mask_equals_deleting_the_keys(query, key, value, mask):
+    close(attend(query, key, value, mask=mask), attend(query, key[mask], value[mask]))
+
+
+@examples(max_examples=20)
+@hypothesis.given(contents, contents, contents, hypothesis.strategies.permutations(range(5)))
+def test_permuting_keys_with_their_values_changes_nothing(query, key, value, order):
+    order = np.array(order)
+    mask = np.array([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 1, 0, 0, 1]], bool)
+    expected = attend(query, key, value, mask=mask)
+    close(attend(query, key[order], value[order], mask=mask[:, order]), expected)
+
+
+@examples(max_examples=20)
+@hypothesis.given(contents, contents, contents, hypothesis.strategies.permutations(range(5)))
+def test_permuting_queries_permutes_outputs(query, key, value, order):
+    order = np.array(order)
+    close(attend(query[order], key, value), attend(query, key, value)[order])
+
+
+@examples(max_examples=20)
+@hypothesis.given(contents, contents, contents)
+def test_outputs_lie_between_the_values(query, key, value):
+    out = np.asarray(attend(query, key, value))
+    assert np.all(out <= value.max(axis=0) + 1e-4)
+    assert np.all(out >= value.min(axis=0) - 1e-4)
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+@pytest.mark.parametrize("argument", [1, 2])
+def test_a_causal_query_depends_on_exactly_the_keys_up_to_its_own(argument, block_size):
+    arguments = inputs(5, 5, batch=(), heads=1, kv_heads=1)
+    attention = functools.partial(attend, mask=masks.causal(), block_size=block_size)
+    jacobian = jax.jacrev(attention, argument)(*arguments)
+    depends = np.abs(jacobian).max(axis=(1, 2, 4, 5)) > 0
+    expected = np.tril(np.ones((5, 5), bool))
+    if argument == 1:
+        expected[0, 0] = False  # the first query has but one key, whose weight is one whatever it is
+    assert_array_equal(depends, expected)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e18])
+def test_scores_of_any_finite_size_give_finite_weights(size):
+    query, key, value = inputs()
+    out, gradients = jax.value_and_grad(squares, argnums=(1, 2, 3))(attend, query * size, key * size, value)
+    assert np.isfinite(out)
+    assert all(np.isfinite(gradient).all() for gradient in gradients[2:])
+
+
+# Transformations
+
+
+@pytest.mark.parametrize("name", ["padding", "array", "combination"])
+def test_masks_pass_through_jit(name):
+    query, key, value = inputs()
+    attention = jax.jit(lambda mask: attend(query, key, value, mask=mask, block_size=3))
+    mask = masks.as_mask(MASKS[name].call["mask"])
+    close(attention(mask), attend(query, key, value, mask=mask))
+
+
+def test_vmap_is_a_batch_axis(heads):
+    query, key, value = inputs(batch=(3,))
+    lengths = jnp.array([2, 9, 0])
+
+    def attention(query, key, value, length):
+        return attend(query, key, value, mask=masks.padding(length), block_size=3)
+
+    expected = attend(query, key, value, mask=masks.padding(lengths))
+    close(jax.vmap(attention)(query, key, value, lengths), expected)
+
+
+# Dtypes
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ["mask: no mask", "mask: combination", "bias: array", "score: scaled_dot, scale"])
+def test_half_precision_is_no_worse_than_twice_a_plain_one(name, dtype):
+    query, key, value = inputs(kv_heads=4, dtype=dtype, seed=5)
+    call, rules = VARIANTS[name].call, VARIANTS[name].rules
+    mask = np.broadcast_to(attention_filter(query, key, mask=call.get("mask")).weights() > 0, SHAPE)
+
+    def plain():
+        scale = 2.0 if "score" in call else query.shape[-1] ** -0.5
+        products = jnp.einsum("btnh,bsnh->bnts", query, key) * jnp.asarray(scale, dtype)
+        products = products + jnp.asarray(call.get("bias", 0), dtype)
+        return jnp.einsum("bnts,bsnv->btnv", jax.nn.softmax(products, where=mask), value)
+
+    def error(out):
+        assert out.dtype == dtype
+        return np.abs(np.asarray(out, np.float64) - reference.attend(query, key, value, **rules)).max()
+
+    assert error(attend(query, key, value, **call)) <= 2 * error(plain())
+
+
+def test_large_half_precision_products_do_not_overflow():
+    query, key, value = inputs(kv_heads=4, dtype=jnp.float16)
+    query, key = query * 300, key * 300
+    rules = {"score": lambda query, key, head: 1e-4 * (query @ key)}
+    out = attend(query, key, value, score=scores.scaled_dot(1e-4))
+    assert_allclose(out, reference.attend(query, key, value, **rules), atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_output_has_the_dtype_of_value(dtype):
+    query, key, value = inputs()
+    for arguments in ((query, key, value.astype(dtype)), [x.astype(dtype) for x in (query, key, value)]):
+        assert attend(*arguments).dtype == dtype
+        assert attend(*arguments, block_size=3).dtype == dtype
+        assert attention_filter(*arguments[:2]).weights().dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["mask: combination", "score: cosine", "score: function", "bias: minus infinity"])
+def test_float64_stays_float64(name):
+    with jax.enable_x64(True):
+        query, key, value = inputs(dtype=np.float64)
+        call, rules = VARIANTS[name].call, VARIANTS[name].rules
+        out = attend(query, key, value, **call)
+        assert out.dtype == jnp.float64
+        assert_allclose(out, reference.attend(query, key, value, **rules), rtol=1e-12, atol=1e-12)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("call", [{}, {"mask": masks.causal()}, {"score": scores.cosine()}], ids=lambda call: str([*call]))
+def test_no_array_of_queries_by_keys_is_stored(call, heads):
+    length = 4096
+    x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
+    gradient = jax.grad(functools.partial(squares, functools.partial(attend, **call)), argnums=(0, 1, 2))
+    compiled = jax.jit(gradient).lower(x, x, x).compile()
+    assert "4096,4096" not in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < length * length * 4 / 2
+
+
+# Dropout
+
+
+def dropped(block_size=None, rate=0.4, seed=0):
+    """The weights that are left after dropout: the output for values that are one-hot."""
+    query, key, _ = inputs(50, 20, batch=())
+    value = jnp.broadcast_to(jnp.eye(20)[:, None], (20, 2, 20))
+    out = attend(
+        query, key, value, dropout_rate=rate, dropout_rng=jax.random.key(seed), mask=masks.causal(), block_size=block_size
+    )
+    return np.moveaxis(out, 0, 1), np.asarray(attention_filter(query, key, mask=masks.causal()).weights())
+
+
+def test_dropout_drops_weights_and_scales_the_others():
+    left, weights = dropped()
+    kept = left != 0
+    assert_allclose(left[kept], weights[kept] / 0.6, rtol=1e-5)
+    assert abs(kept[weights > 0].mean() - 0.6) < 0.04
+    columns = kept[:, 25:].reshape(-1, 20)
+    assert len(np.unique(columns, axis=0)) > 90, "every row of every head should draw its own"
+
+
+@pytest.mark.parametrize("block_size", [7, 25, 50])
+def test_the_same_weights_drop_whatever_the_block(block_size, heads):
+    close(dropped(block_size)[0], dropped()[0])
+
+
+def test_dropout_depends_on_its_rng():
+    assert np.any(dropped(seed=0)[0] != dropped(seed=1)[0])
+
+
+def test_dropout_of_rate_zero_needs_no_rng():
+    query, key, value = inputs()
+    assert_array_equal(attend(query, key, value, dropout_rate=0.0), attend(query, key, value))
+
+
+# Edits
+
+
+def knock_out(weights, grid):
+    """Forbids every head but the first to look at key 1."""
+    return jnp.where((grid.key == 1) & (grid.head > 0) & (grid.query > 2), 0, weights)
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_an_edit_changes_the_weights_of_attention_and_of_its_filter(block_size, heads):
+    query, key, value = inputs()
+    expected = reference.attention_filter(query, key)
+    expected[:, 1:, 3:, 1] = 0
+    call = {"edit": knock_out, "block_size": block_size}
+    close(attention_filter(query, key, **call).weights(), expected)
+    close(attend(query, key, value, **call), reference.average(expected, value))
+
+
+def test_minus_infinity_is_a_mask():
+    query, key, value = inputs()
+    close(attend(query, key, value, bias=jnp.asarray(BANNED)), attend(query, key, value, mask=BANNED == 0))

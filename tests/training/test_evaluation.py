@@ -1,0 +1,91 @@
+"""Evaluation: numbers that can be checked by head, and independence from how examples are batched."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.layers import capture_filters
+from jattn.training.evaluation import add_up, make_measure, summarize
+from jattn.training.options import check
+from jattn.training.setup import make_setup
+from jattn.training.step import initial_state
+
+
+def setup_of(layout):
+    task = {"layout": layout, "min_length": 2, "max_length": 5}
+    return make_setup(check({"task": task, "model": {"num_heads": 2, "num_layers": 2, "width": 8}}, "test"))
+
+
+def test_means_are_sums_over_counts_and_the_best_head_is_the_filter_score():
+    layer = {
+        "entropy": np.array([2.0, 4.0]),
+        "queries": np.array(4),
+        "mass": np.array([1.0, 3.0]),
+        "hits": np.array([2, 4]),
+        "chance": np.array([0.5, 1.0]),
+        "judged": np.array(4),
+    }
+    sums = {"loss": 6.0, "correct": 9, "tokens": 12, "exact": 3, "examples": 4, "layers": {"a": layer}}
+    found = summarize(add_up([sums, sums]))
+    assert found["loss"] == 0.5
+    assert (found["token_accuracy"], found["exact_accuracy"], found["filter_score"]) == (0.75, 0.75, 0.75)
+    assert found["filters"]["a"] == {
+        "entropy": [0.5, 1.0],
+        "mass": [0.25, 0.75],
+        "hit_rate": [0.5, 1.0],
+        "lift": [2.0, 3.0],
+    }
+
+
+def test_a_layer_without_an_oracle_has_no_filter_score():
+    layer = {"entropy": np.array([2.0]), "queries": np.array(4)}
+    sums = {"loss": 6.0, "correct": 9, "tokens": 12, "exact": 3, "examples": 4, "layers": {"a": layer}}
+    found = summarize(add_up([sums]))
+    assert found["filter_score"] is None
+    assert found["filters"]["a"]["mass"] is None
+
+
+@pytest.mark.parametrize("layout", ["encoder", "decoder", "encoder_decoder"])
+def test_the_sums_do_not_depend_on_how_examples_are_batched(layout):
+    setup = setup_of(layout)
+    params, rng = initial_state(setup).params, setup.rng("test")
+    whole = make_measure(setup, 5, 12)(params, rng, 0)
+    halves = [make_measure(setup, 5, 6)(params, rng, start) for start in (0, 6)]
+    expected, got = summarize(add_up([whole.sums])), summarize(add_up([half.sums for half in halves]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, got)
+
+
+@pytest.mark.parametrize("layout", ["encoder", "decoder", "encoder_decoder"])
+def test_mass_hit_rate_lift_and_entropy_restated_in_loops(layout):
+    setup = setup_of(layout)
+    params, rng = initial_state(setup).params, setup.rng("test")
+    found = summarize(add_up([make_measure(setup, 5, 6)(params, rng, 0).sums]))
+    batch = setup.training_batch(rng, jnp.arange(6))
+    _, filters = jax.jit(lambda: capture_filters(setup.model, {"params": params}, **batch.inputs))()
+    judged = [name for name in filters if name.endswith("cross_attention") or layout != "encoder_decoder"]
+    for name in judged:
+        weights = np.asarray(filters[name].weights())
+        visible = np.asarray(filters[name].uniform().weights()) > 0
+        for head in range(2):
+            rows = []
+            for example, query in np.argwhere(np.asarray(batch.scored)):
+                row, right = weights[example, head, query], np.asarray(batch.oracle)[example, query]
+                chance = (right & visible[example, head, query]).sum() / visible[example, head, query].sum()
+                entropy = -sum(w * np.log(w) for w in row if w > 0)
+                rows.append((row[right].sum(), right[row.argmax()], chance, entropy))
+            mass, hits, chance, entropy = np.mean(rows, axis=0)
+            got = {
+                measure: found["filters"][name][measure][head] for measure in ("mass", "hit_rate", "lift", "entropy")
+            }
+            expected = {"mass": mass, "hit_rate": hits, "lift": mass / chance, "entropy": entropy}
+            assert got == pytest.approx(expected, rel=1e-4)
+    for name in set(filters) - set(judged):
+        assert found["filters"][name]["mass"] is None
+
+
+def test_lengths_given_at_the_call_are_the_lengths_measured():
+    setup = setup_of("encoder")
+    measured = make_measure(setup, 9, 4)(initial_state(setup).params, setup.rng("test"), 0, 7, 7)
+    assert measured.batch.inputs["lengths"].tolist() == [7, 7, 7, 7]
+    assert int(measured.sums["tokens"]) == 28

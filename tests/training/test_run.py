@@ -1,0 +1,235 @@
+"""Whole runs: what they write, that they resume where they were cut off, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from jattn.training.checkpoints import Checkpoints
+from jattn.training.loop import snapshot_steps
+from jattn.training.options import check, read_toml
+from jattn.training.setup import make_setup
+from jattn.training.step import initial_state
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+[task]
+min_length = 2
+max_length = 4
+[model]
+width = 8
+hidden = 8
+[training]
+steps = 60
+batch_size = 8
+[evaluation]
+every = 20
+examples = 8
+batch_size = 8
+test_examples = 16
+test_lengths = [3, 6]
+[run]
+log_every = 6
+checkpoint_every = 10
+snapshots = 6
+"""
+
+
+def start(folder, *options, config=CONFIG):
+    """Starts the command on a small config."""
+    path = folder.parent / f"{folder.name}.toml"
+    path.write_text(config)
+    command = [sys.executable, "train.py", str(path), "--run.folder", str(folder), *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    """Waits for the command; returns its status and all it printed."""
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out + err
+
+
+def run(folder, *options, **kwargs):
+    return finish(start(folder, *options, **kwargs))
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def rows(folder):
+    """The rows of metrics, without what the clock decides."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.endswith("per_second")} for row in found]
+
+
+def saved_state(folder):
+    setup = make_setup(check(read_toml(folder / "config.toml"), "test"))
+    return Checkpoints(folder / "checkpoints", 2).restore(initial_state(setup))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    status, printed = run(folder)
+    assert status == 0, printed
+    return folder, printed
+
+
+def test_a_run_writes_its_config_metrics_checkpoints_snapshots_figures_and_page(whole):
+    folder, printed = whole
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    wanted = {"config.toml", "metrics.jsonl", "report.html", "filters/probes.json"}
+    wanted |= {f"figures/{name}" for name in ("filters.png", "curves.png", "filters.gif")}
+    wanted |= {f"filters/step_{step:08}.npz" for step in snapshot_steps(60, 6)}
+    assert wanted <= names
+    assert "report.html" in printed
+    steps = {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {50, 60} <= steps
+    assert len(steps) <= 3
+
+
+def test_the_rows_of_metrics_say_what_they_promise(whole):
+    found = rows(whole[0])
+    train = [row for row in found if row["kind"] == "train"]
+    assert [row["step"] for row in train] == list(range(6, 61, 6))
+    assert [row["step"] for row in found if row["kind"] == "evaluation"] == [0, 20, 40, 60]
+    assert {"loss", "token_accuracy", "exact_accuracy", "gradient_norm", "learning_rate"} <= set(train[0])
+    head = train[0]["filters"]["block_0/attention"]
+    assert {name: len(values) for name, values in head.items()} == dict.fromkeys(
+        ("entropy", "mass", "hit_rate", "lift"), 1
+    )
+    assert found[-1]["kind"] == "test"
+    assert found[-1]["examples"] == 16
+    assert set(found[-1]["by_length"]) == {"3", "6"}
+    examples = next(row["examples"] for row in found if row["kind"] == "evaluation")
+    assert len(examples) == 3
+    assert all(example["target"] == " ".join(reversed(example["source"].split())) for example in examples)
+
+
+def test_the_snapshots_hold_rows_of_weights(whole):
+    with np.load(whole[0] / "filters" / "step_00000060.npz") as snapshot:
+        weights = snapshot["block_0/attention"]
+    assert weights.shape == (4, 1, 4, 4)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_the_same_command_again_does_nothing_but_draw(whole):
+    folder, _ = whole
+    before = (folder / "metrics.jsonl").read_text()
+    page = (folder / "report.html").stat().st_mtime_ns
+    status, printed = run(folder)
+    assert status == 0, printed
+    assert "resumed at step 60" in printed
+    assert (folder / "metrics.jsonl").read_text() == before
+    assert (folder / "report.html").stat().st_mtime_ns > page
+
+
+def test_a_killed_run_resumes_to_the_same_bits_and_rows(whole, tmp_path):
+    folder = tmp_path / "killed"
+    process = start(folder)
+    wait_for(lambda: (folder / "checkpoints" / "20").exists(), process)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    status, printed = run(folder)
+    assert status == 0, printed
+    assert "resumed at step" in printed
+    chex.assert_trees_all_equal(saved_state(folder), saved_state(whole[0]))
+    assert rows(folder) == rows(whole[0])
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_stops_with_its_status_and_the_run_resumes_to_the_same_rows(whole, tmp_path, number, expected):
+    folder = tmp_path / "stopped"
+    process = start(folder)
+    wait_for(
+        lambda: (folder / "metrics.jsonl").exists() and '"step": 6,' in (folder / "metrics.jsonl").read_text(), process
+    )
+    process.send_signal(number)
+    status, printed = finish(process)
+    assert status == expected, printed
+    assert any(path.name.isdigit() for path in (folder / "checkpoints").iterdir())
+    assert not (folder / "report.html").exists()
+    status, printed = run(folder)
+    assert status == 0, printed
+    chex.assert_trees_all_equal(saved_state(folder), saved_state(whole[0]))
+    assert rows(folder) == rows(whole[0])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    folder = tmp_path / "broken"
+    status, printed = run(folder, "--training.learning-rate", "1e38", "--training.clip-norm", "1e38", "--run.no-cache")
+    assert status == 1, printed
+    assert "the loss is not finite at step" in printed
+    assert "Traceback" not in printed
+
+
+def test_another_config_in_the_folder_is_refused_and_overwrite_starts_anew(whole, tmp_path):
+    folder, _ = whole
+    status, printed = run(folder, "--model.width", "16", "--training.steps", "70")
+    assert status == 2
+    assert "model.width: 16 | 8" in printed
+    assert "training.steps: 70 | 60" in printed
+    other = tmp_path / "other"
+    assert run(other, "--training.steps", "1")[0] == 0
+    status, printed = run(other, "--training.steps", "2", "--run.overwrite")
+    assert status == 0, printed
+    assert rows(other)[-1]["step"] == 2
+
+
+def test_a_run_ends_early_when_solved_if_the_config_says_so(tmp_path):
+    easy = ("--training.stop-when-solved", "--evaluation.solved-accuracy", "0", "--evaluation.solved-filter-score", "0")
+    status, printed = run(tmp_path / "easy", *easy)
+    assert status == 0, printed
+    found = rows(tmp_path / "easy")
+    assert [row["step"] for row in found if row["kind"] == "evaluation"] == [0]
+    assert found[-1] | {"step": 0} == found[-1]
+
+
+def test_compiled_programs_are_kept_in_the_users_own_cache_folder_unless_told_otherwise(tmp_path):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    for option, kept in (("--run.no-cache", False), ("--run.cache", True)):
+        cache = tmp_path / option
+        path = tmp_path / "config.toml"
+        path.write_text(CONFIG)
+        command = [sys.executable, "train.py", str(path), "--run.folder", str(tmp_path / f"run{option}"), option]
+        command += ["--training.steps", "1"]
+        subprocess.run(command, cwd=ROOT, env=env | {"XDG_CACHE_HOME": str(cache)}, check=True, capture_output=True)
+        assert (cache / "jattn" / "xla").exists() == kept
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_config_runs(path, tmp_path):
+    small = [
+        "--training.steps",
+        "1",
+        "--training.batch-size",
+        "4",
+        "--evaluation.examples",
+        "4",
+        "--run.snapshots",
+        "2",
+    ]
+    small += ["--evaluation.batch-size", "4", "--evaluation.test-examples", "4", "--run.folder", str(tmp_path / "run")]
+    command = [sys.executable, "train.py", str(path), *small]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_every_config_says_its_command_its_time_and_its_result():
+    for path in (ROOT / "configs").glob("*.toml"):
+        header = path.read_text().split("\n\n[")[0]
+        assert f"python train.py configs/{path.name}" in header
+        assert "Two CPU cores, whole process: " in header
+        assert "Expect: " in header

@@ -1,0 +1,145 @@
+"""The training step: its loss, its one compilation, the platforms it lowers for, the devices it is split over."""
+
+import functools
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jattn.tasks import Batch
+from jattn.training.options import check
+from jattn.training.setup import make_setup
+from jattn.training.step import cross_entropy, initial_state, is_correct, make_train_chunk, no_sums, train_step
+
+TINY = {"task": {"min_length": 4, "max_length": 4}, "model": {"width": 8, "hidden": 8}, "training": {"batch_size": 8}}
+
+
+@functools.cache
+def setup_of(**training):
+    return make_setup(check(TINY | {"training": TINY["training"] | training}, "test"))
+
+
+@functools.cache
+def chunk_of(**training):
+    return make_train_chunk(setup_of(**training))
+
+
+def batch_of(targets, scored):
+    targets = jnp.array(targets)
+    return Batch(
+        inputs={"tokens": targets}, targets=targets, scored=jnp.array(scored), oracle=jnp.zeros((1, 2, 2), bool)
+    )
+
+
+def test_cross_entropy_is_minus_the_log_of_the_probability_of_the_target():
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]]))
+    losses = cross_entropy(logits, batch_of([[1, 2]], [[True, True]]))
+    np.testing.assert_allclose(losses, [[np.log(4), -np.log(0.8)]], rtol=1e-6)
+
+
+def test_what_is_not_scored_costs_nothing_and_counts_as_right():
+    logits = jnp.array([[[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]])
+    batch = batch_of([[0, 2]], [[True, False]])
+    assert cross_entropy(logits, batch)[0, 1] == 0
+    assert is_correct(logits, batch).tolist() == [[True, True]]
+
+
+def test_a_chunk_is_its_steps_one_after_the_other():
+    setup = setup_of()
+    chunk = chunk_of()
+    together = chunk(initial_state(setup), jnp.int32(5))
+    one_by_one = initial_state(setup)
+    for step in range(5):
+        one_by_one = chunk(one_by_one, jnp.int32(step + 1))
+    chex.assert_trees_all_equal(together, one_by_one)
+    assert int(together.step) == 5
+
+
+def test_chunks_of_any_length_take_one_compilation():
+    setup = setup_of()
+    state, chunk = initial_state(setup), chunk_of()
+    for until in (1, 2, 7):
+        state = chunk(state, jnp.int32(until))
+    assert chunk._cache_size() == 1
+
+
+def test_a_step_follows_the_gradient_of_the_loss_on_its_batch():
+    setup = setup_of(warmup_steps=0)
+    before = initial_state(setup)
+    after = chunk_of(warmup_steps=0)(initial_state(setup), jnp.int32(1))
+    batch = setup.training_batch(jax.random.fold_in(setup.rng("training"), 0), jnp.arange(8))
+
+    def loss_of(params):
+        return cross_entropy(setup.apply(params, batch), batch).mean()
+
+    loss, gradient = jax.jit(jax.value_and_grad(loss_of))(before.params)
+    updates, _ = jax.jit(setup.optimizer.update)(gradient, before.opt_state, before.params)
+    expected = optax.apply_updates(before.params, updates)
+    for params in (after.params, expected):  # a key bias shifts whole rows of scores: its gradient is rounding noise
+        del params["block_0"]["attention"]["key"]["bias"]
+    chex.assert_trees_all_close(after.params, expected, atol=1e-5)
+    np.testing.assert_allclose(after.sums["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(after.sums["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
+
+
+def test_the_loop_ends_at_a_loss_that_is_not_finite_and_says_at_which_step():
+    setup = setup_of()
+    state = initial_state(setup)
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params)
+    state = chunk_of()(type(state)(jnp.int32(3), broken, state.opt_state, no_sums(), state.broken_step), jnp.int32(10))
+    assert (int(state.broken_step), int(state.step)) == (3, 4)
+
+
+def test_the_seed_decides_everything():
+    runs = [chunk_of(seed=seed)(initial_state(setup_of(seed=seed)), jnp.int32(3)) for seed in (0, 0, 1)]
+    chex.assert_trees_all_equal(runs[0].params, runs[1].params)
+    assert float(optax.tree.norm(optax.tree.sub(runs[0].params, runs[2].params))) > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_and_loss_stay_float32(dtype):
+    state = chunk_of(dtype=dtype)(initial_state(setup_of(dtype=dtype)), jnp.int32(2))
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert 1 < float(state.sums["loss"]) / 2 < 6
+
+
+@pytest.mark.parametrize("layout", ["encoder", "decoder", "encoder_decoder"])
+def test_the_train_step_lowers_for_cpu_cuda_and_tpu(layout):
+    setup = make_setup(check(TINY | {"task": {"layout": layout, "min_length": 2, "max_length": 4}}, "test"))
+    shapes = jax.eval_shape(lambda: initial_state(setup))
+    everywhere = jax.sharding.PartitionSpec()
+    step = jax.shard_map(
+        lambda state: train_step(setup, state),
+        mesh=setup.mesh,
+        in_specs=everywhere,
+        out_specs=everywhere,
+        check_vma=False,
+    )
+    exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda", "tpu"])(shapes)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_two_devices_take_the_steps_of_one():
+    script = """
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", {devices})
+from jattn.training.options import check
+from jattn.training.setup import make_setup
+from jattn.training.step import initial_state, make_train_chunk
+setup = make_setup(check({{"training": {{"batch_size": 8}}}}, "test"))
+assert setup.mesh.size == {devices}
+state = make_train_chunk(setup)(initial_state(setup), jnp.int32(4))
+print(float(state.sums["loss"]), float(state.sums["exact_accuracy"]))
+"""
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script.format(devices=n)], capture_output=True, text=True, check=True
+        ).stdout
+        for n in (1, 2)
+    ]
+    np.testing.assert_allclose(*(np.array(text.split(), float) for text in printed), rtol=1e-4)
