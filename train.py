@@ -54,12 +54,12 @@ def main(arguments: list[str]) -> int:
             # The pictures and the page are made from the files in the folder alone.
             page = render(folder.path)
     except Stopped as stopped:
-        print(f"{stopped}: saved; the same command resumes", file=sys.stderr)
+        print(f"stopped by {stopped}; the same command resumes", file=sys.stderr)
         return stopped.status
     except RunFolderError as error:
         print(error, file=sys.stderr)
         return 2
-    except TrainingFailed as error:
+    except (TrainingFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

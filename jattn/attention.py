@@ -22,8 +22,10 @@ from jattn.scores import ScoreLike, scaled_dot
 IMPLEMENTATIONS = ("dense", "blocked")
 DENSE_WEIGHTS = 2**22
 """Up to this many weights in all, `attend` computes the filter in one block."""
-BLOCK_WEIGHTS = 2**19
-"""About how many weights one block of rows holds; 2 MiB in float32, the size of a CPU core's second-level cache."""
+WALKED_BLOCK_WEIGHTS = 2**19
+"""About how many weights a block of one head holds; 2 MiB in float32, the size of a CPU core's second-level cache."""
+WHOLE_BLOCK_WEIGHTS = 2**26
+"""About how many weights a block of all heads holds; 256 MiB in float32, enough to keep an accelerator busy."""
 
 
 def attend(
@@ -139,8 +141,8 @@ def plan(shape: tuple[int, ...], implementation: str | None, block_size: int | N
         return max(num_rows, 1), False
     walk_heads = jax.default_backend() == "cpu"
     if block_size is None:
-        at_once = num_keys if walk_heads else 16 * num_keys
-        block_size = max(16, BLOCK_WEIGHTS // max(1, at_once))
+        budget, heads = (WALKED_BLOCK_WEIGHTS, 1) if walk_heads else (WHOLE_BLOCK_WEIGHTS, math.prod(shape[:-2]))
+        block_size = max(16, budget // max(1, heads * num_keys))
     return min(block_size, max(num_rows, 1)), walk_heads
 
 

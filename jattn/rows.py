@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jattn.biases import Bias, BiasLike, as_bias
-from jattn.grids import Grid
+from jattn.grids import Grid, whole_grid
 from jattn.masks import Mask, MaskLike, as_mask, static
 from jattn.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.scores import Score, ScoreLike, as_score
@@ -173,23 +173,28 @@ def _map_blocks(
 ) -> Any:
     num_rows = shape[-2]
     row_axis = 0 if stream is not None else len(shape) - 2
-    if num_rows <= block_size:
-        grid = Grid(jnp.arange(num_rows, dtype=jnp.int32), shape, stream=stream)
-        return block(grid, query_side, key_side)
+    block_size = min(block_size, num_rows)
+    if num_rows == block_size and stream is None:
+        return block(whole_grid(shape), query_side, key_side)
 
     def one_block(start: Int[Array, ""]) -> Any:
         grid = Grid(start + jnp.arange(block_size, dtype=jnp.int32), shape, stream=stream)
         rows = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, block_size, row_axis), query_side)
         return block(grid, rows, key_side)
 
+    # Under checkpoint the weights of a block are computed again in the backward pass instead of being kept.
+    one_block = jax.checkpoint(one_block, prevent_cse=False)
+    if num_rows == block_size:
+        return one_block(jnp.int32(0))
     num_blocks = -(-num_rows // block_size)
     # The last block starts early enough to be whole; what it computes again is dropped in _join.
     starts = jnp.minimum(jnp.arange(num_blocks, dtype=jnp.int32) * block_size, num_rows - block_size)
-    blocks = lax.map(jax.checkpoint(one_block, prevent_cse=False), starts)
+    blocks = lax.map(one_block, starts)
     return jax.tree.map(lambda x: _join(x, num_rows, row_axis), blocks)
 
 
 def _join(blocks: Float[Array, "blocks ..."], num_rows: int, row_axis: int) -> Array:
+    """Puts blocks of rows one after the other, without what the last one shares with the one before it."""
     num_blocks, block_size = blocks.shape[0], blocks.shape[row_axis + 1]
     blocks = jnp.moveaxis(blocks, 0, row_axis)
     joined = blocks.reshape(*blocks.shape[:row_axis], num_blocks * block_size, *blocks.shape[row_axis + 2 :])

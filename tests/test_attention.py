@@ -32,14 +32,21 @@ def test_every_variant_is_the_reference(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_in_ragged_blocks_is_the_reference(name, heads):
+def test_every_variant_in_ragged_blocks_of_one_head_is_the_reference(name):
+    query, key, value = inputs()
+    expected = reference.attend(query, key, value, **VARIANTS[name].rules)
+    close(attend(query, key, value, block_size=3, **VARIANTS[name].call), expected)
+
+
+@pytest.mark.parametrize("name", ["mask: padding of queries", "mask: function of heads", "scale by head, bias, array"])
+def test_variants_in_ragged_blocks_of_all_heads_are_the_reference(name, heads_at_once):
     query, key, value = inputs()
     expected = reference.attend(query, key, value, **VARIANTS[name].rules)
     close(attend(query, key, value, block_size=3, **VARIANTS[name].call), expected)
 
 
 @pytest.mark.parametrize("num_queries", [0, 1, 3, 4, 5, 8, 9])
-def test_any_number_of_queries(num_queries, heads):
+def test_any_number_of_queries(num_queries):
     query, key, value = inputs(num_queries, num_keys=6)
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
     close(attend(query, key, value, mask=masks.causal(), block_size=4), expected)
@@ -52,19 +59,17 @@ def test_any_number_of_keys(num_keys, block_size):
     close(attend(query, key, value, block_size=block_size), reference.attend(query, key, value))
 
 
-@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(1, 1), (3, 3), (4, 1), (6, 3)])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(1, 1), (4, 1), (6, 3)])
 def test_grouped_heads(num_heads, num_kv_heads, heads):
     query, key, value = inputs(heads=num_heads, kv_heads=num_kv_heads)
     expected = reference.attend(query, key, value)
-    close(attend(query, key, value), expected)
     close(attend(query, key, value, block_size=4), expected)
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (0,), (2, 3), (2, 0)])
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3), (2, 0)])
 def test_any_batch_axes(batch, heads):
     query, key, value = inputs(5, 4, batch)
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
-    close(attend(query, key, value, mask=masks.causal()), expected)
     close(attend(query, key, value, mask=masks.causal(), block_size=2), expected)
 
 
@@ -75,17 +80,16 @@ def test_lengths_of_several_batch_axes(heads):
     close(attend(query, key, value, mask=masks.padding(lengths), block_size=2), expected)
 
 
-@pytest.mark.parametrize("name", ["mask: combination", "cosine, bias, combination", "scale by head, bias, array"])
+@pytest.mark.parametrize("name", ["cosine, bias, combination", "scale by head, bias, array"])
 def test_gradients_do_not_depend_on_blocks(name, heads):
     call = VARIANTS[name].call
     gradient = jax.grad(squares, argnums=(1, 2, 3))
     dense = gradient(functools.partial(attend, implementation="dense", **call), *inputs())
-    blocked = gradient(functools.partial(attend, block_size=3, **call), *inputs())
+    blocked = jax.jit(functools.partial(gradient, functools.partial(attend, block_size=3, **call)))(*inputs())
     jax.tree.map(close, blocked, dense)
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
-@pytest.mark.parametrize("score", [scores.scaled_dot(), scores.cosine(1.0)])
+@pytest.mark.parametrize(("score", "block_size"), [(scores.scaled_dot(), 2), (scores.cosine(1.0), None)])
 def test_gradients_are_those_of_finite_differences(score, block_size):
     with jax.enable_x64(True):
         query, key, value = inputs(3, 4, batch=(), heads=2, kv_heads=1, dtype=np.float64)
@@ -103,7 +107,7 @@ def test_a_learned_scale_gets_a_gradient():
         query, key, value = inputs(3, 4, batch=(), dtype=np.float64)
 
         def attention(scale):
-            return attend(query, key, value, score=scores.scaled_dot(scale))
+            return attend(query, key, value, score=scores.scaled_dot(scale), block_size=2)
 
         check_grads(jax.jit(attention), (jnp.linspace(0.1, 1, 4)[:, None, None],), order=1, modes=["rev"])
 
@@ -176,12 +180,11 @@ def test_outputs_lie_between_the_values(query, key, value):
     assert np.all(out >= value.min(axis=0) - 1e-4)
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
-@pytest.mark.parametrize("argument", [1, 2])
+@pytest.mark.parametrize(("argument", "block_size"), [(1, None), (2, None), (1, 2)])
 def test_a_causal_query_depends_on_exactly_the_keys_up_to_its_own(argument, block_size):
     arguments = inputs(5, 5, batch=(), heads=1, kv_heads=1)
     attention = functools.partial(attend, mask=masks.causal(), block_size=block_size)
-    jacobian = jax.jacrev(attention, argument)(*arguments)
+    jacobian = jax.jit(jax.jacrev(attention, argument))(*arguments)
     depends = np.abs(jacobian).max(axis=(1, 2, 4, 5)) > 0
     expected = np.tril(np.ones((5, 5), bool))
     if argument == 1:
@@ -304,7 +307,7 @@ def test_dropout_drops_weights_and_scales_the_others():
     assert len(np.unique(columns, axis=0)) > 90, "every row of every head should draw its own"
 
 
-@pytest.mark.parametrize("block_size", [7, 25, 50])
+@pytest.mark.parametrize("block_size", [7, 25])
 def test_the_same_weights_drop_whatever_the_block(block_size, heads):
     close(dropped(block_size)[0], dropped()[0])
 

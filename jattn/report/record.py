@@ -156,6 +156,11 @@ def save_probes(run_dir: Path | str, probes: Probes) -> None:
         file.write(text.encode())
 
 
+def snapshot_path(run_dir: Path | str, step: int) -> Path:
+    """Returns where the filters at one step are kept."""
+    return Path(run_dir) / "filters" / f"step_{step:08d}.npz"
+
+
 def save_snapshot(run_dir: Path | str, step: int, weights: Mapping[str, np.ndarray]) -> None:
     """Writes the filters at one step in one step; a failed write leaves the old file.
 
@@ -173,7 +178,7 @@ def save_snapshot(run_dir: Path | str, step: int, weights: Mapping[str, np.ndarr
     for name, array in arrays.items():
         if array.ndim != 4:
             raise ValueError(f"layer '{name}': expected [examples, heads, queries, keys], got shape {array.shape}")
-    with replacing(Path(run_dir) / "filters" / f"step_{step:08d}.npz") as file:
+    with replacing(snapshot_path(run_dir, step)) as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 

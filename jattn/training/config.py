@@ -85,10 +85,12 @@ class EvaluationConfig(_Section):
     """How it is judged."""
 
     every: int = Field(default=100, ge=1, description="steps between evaluations")
-    examples: int = Field(default=1000, ge=1, le=1_000_000, description="examples of an evaluation")
+    examples: int = Field(default=1000, ge=1, le=1_000_000, description="examples of an evaluation, in whole batches")
     solved_accuracy: float = Field(default=1.0, ge=0, le=1, description="exact-sequence accuracy that counts as solved")
     solved_filter_score: float = Field(default=0.9, ge=0, le=1, description="filter score that counts as solved")
-    test_examples: int = Field(default=10_000, ge=1, le=10_000_000, description="fresh examples of the final test")
+    test_examples: int = Field(
+        default=10_000, ge=1, le=10_000_000, description="fresh examples of the final test, in whole batches"
+    )
     test_lengths: tuple[int, ...] = Field(
         default=(), description="lengths tested besides, each with a tenth of the examples"
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes, save_snapshot
+from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes, save_snapshot, snapshot_path
 from jattn.tasks.layouts import PAD
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
@@ -104,7 +104,7 @@ class Run:
                 self._evaluate()
             if self.done or self.interrupts.received or step % config.run.checkpoint_every == 0:
                 self.checkpoints.save(self.state, self._score())
-        if self.done:
+        if self.done and not snapshot_path(self.folder.path, self.step).exists():
             self._look(snapshot=True)
 
     def test(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jattn import scores
 from jattn.models import Decoder, Encoder, EncoderDecoder, Transformer
 from jattn.tasks import LAYOUTS, TASKS, Batch, Layout, Task, make_batch
 from jattn.training.config import Config, ModelConfig, TrainingConfig
+from jattn.training.options import ConfigError
 
 MODELS: dict[str, type[Transformer]] = {"encoder": Encoder, "decoder": Decoder, "encoder_decoder": EncoderDecoder}
 """The model that reads each layout."""
@@ -62,7 +63,7 @@ def make_setup(config: Config) -> Setup:
     """Makes the parts of a run; nothing is compiled yet.
 
     Raises:
-      ValueError: if the devices do not divide the batch sizes.
+      ConfigError: if the devices do not fit the batch sizes.
     """
     task, layout = TASKS[config.task.name](config.task.symbols), LAYOUTS[config.task.layout]
     schedule = make_schedule(config.training)
@@ -100,11 +101,17 @@ def make_optimizer(config: TrainingConfig, schedule: optax.Schedule) -> optax.Gr
 
 
 def make_mesh(config: Config) -> Mesh:
-    """Makes a mesh with one axis, ``data``, over the local devices."""
+    """Makes a mesh with one axis, ``data``, over the local devices.
+
+    Raises:
+      ConfigError: if there are fewer devices than asked for, or they do not divide the batch sizes.
+    """
     devices = jax.local_devices()[: config.run.devices or None]
+    if config.run.devices > len(devices):
+        raise ConfigError(f"run.devices: expected at most the {len(devices)} there are, got {config.run.devices}")
     for name, size in (("training", config.training.batch_size), ("evaluation", config.evaluation.batch_size)):
         if size % len(devices):
-            raise ValueError(
+            raise ConfigError(
                 f"{name}.batch_size: expected a multiple of the {len(devices)} devices, got {size}; "
                 f"run.devices = 1 takes one device"
             )
