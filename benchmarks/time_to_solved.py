@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def plain_loop(output_layers: bool) -> Iterator[None]:
     @jax.jit
     def step(params, opt_state, tokens, targets):
         def loss_of(params):
-            logits = model.apply(params, tokens)
+            logits: Any = model.apply(params, tokens)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
             return loss, (logits.argmax(axis=-1) == targets).mean()
 
@@ -79,13 +80,44 @@ def plain_loop(output_layers: bool) -> Iterator[None]:
         yield
 
 
-def jattn_loop() -> Iterator[None]:
-    """Trains as `train.py` does."""
-    setup = make_setup(check({"model": {"norm": "post"}, "training": {"steps": 10_000_000}}, "benchmark"))
+def jattn_loop(devices: int) -> Iterator[None]:
+    """Trains as `train.py` does, on the given number of devices."""
+    values = {"model": {"norm": "post"}, "training": {"steps": 10_000_000}, "run": {"devices": devices}}
+    setup = make_setup(check(values, "benchmark"))
     state, train_chunk = initial_state(setup), make_train_chunk(setup)
     while True:
         state = train_chunk(state, state.step + STEPS_PER_TURN)
         jax.block_until_ready(state.step)
+        yield
+
+
+def products_loop() -> Iterator[None]:
+    """Computes nothing but the matrix products of a step, forward and backward: a floor under any loop's time."""
+    tokens, rng = BATCH * LENGTH, jax.random.key(0)
+    dense = [(SYMBOLS, WIDTH), *[(WIDTH, WIDTH)] * 4, (WIDTH, 2 * WIDTH), (2 * WIDTH, WIDTH), (WIDTH, SYMBOLS)]
+    kernels = [jax.random.normal(rng, shape) for shape in dense]
+    rows = {width: jax.random.normal(rng, (tokens, width)) for width in {width for shape in dense for width in shape}}
+    per_head = jax.random.normal(rng, (BATCH, LENGTH, WIDTH))
+    weights = jax.random.normal(rng, (BATCH, LENGTH, LENGTH))
+
+    @jax.jit
+    def turn(start):
+        def step(_, previous):
+            # Behind barriers, no product can be left out or moved out of the loop.
+            x, w, a, b, _ = jax.lax.optimization_barrier((rows, kernels, per_head, weights, previous))
+            products = [x[kernel.shape[0]] @ kernel for kernel in w]
+            products += [x[kernel.shape[1]] @ kernel.T for kernel in w]
+            products += [x[kernel.shape[0]].T @ x[kernel.shape[1]] for kernel in w]
+            for form in ["btd,bsd->bts"] * 2:
+                products.append(jnp.einsum(form, a, a))
+            for form in ["bts,bsd->btd"] * 2 + ["bts,btd->bsd"] * 2:
+                products.append(jnp.einsum(form, b, a))
+            return sum(x.ravel()[0] for x in jax.lax.optimization_barrier(products))
+
+        return jax.lax.fori_loop(0, STEPS_PER_TURN, step, start)
+
+    while True:
+        jax.block_until_ready(turn(jnp.float32(0)))
         yield
 
 
@@ -140,7 +172,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="whole processes of each kind")
     parser.add_argument("--turns", type=int, default=7, help="turns of each loop")
     options = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}, jax {jax.__version__}, {os.cpu_count()} cores, {jax.devices()[0]}\n")
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    print(f"Python {sys.version.split()[0]}, jax {jax.__version__}, {os.cpu_count()} cores, {jax.devices()}\n")
     if not options.steps:
         seconds = time_main_job(options.repeats)
         head = ("train.py configs/reverse.toml", "median", "min", "max")
@@ -151,7 +184,9 @@ def main() -> None:
     loops = {
         "plain flax loop": plain_loop(output_layers=False),
         "plain flax loop, with the tutorial's output layers": plain_loop(output_layers=True),
-        "jattn": jattn_loop(),
+        "jattn, one device": jattn_loop(devices=1),
+        "jattn": jattn_loop(devices=len(jax.devices())),
+        "the matrix products of a step alone": products_loop(),
     }
     rates = interleave(loops, options.turns)
     ratio = functools.partial("{:.2f}".format)

@@ -107,7 +107,9 @@ class RunConfig(_Section):
     probes: int = Field(default=4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints kept besides the best")
-    devices: int = Field(default=0, ge=0, le=4096, description="devices to split batches over; 0 takes all there are")
+    devices: int = Field(
+        default=0, ge=0, le=4096, description="devices to split batches over; 0 takes all, on a CPU as many as suit"
+    )
     cache: bool = Field(default=True, description="keep compiled programs in your own cache folder")
 
 

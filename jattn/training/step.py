@@ -6,12 +6,14 @@ chunks, and a resumed run takes the very steps that the uninterrupted one would 
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jattn.tasks import Batch
@@ -65,26 +67,30 @@ def no_sums() -> dict[str, Float[Array, ""]]:
 
 def train_step(setup: Setup, state: TrainState) -> TrainState:
     """Takes one optimizer step on this device's share of a fresh batch, in step with all other devices."""
-    num_devices = setup.mesh.size
-    share = setup.config.training.batch_size // num_devices
+    share = setup.config.training.batch_size // setup.mesh.size
     indices = lax.axis_index("data") * share + jnp.arange(share)
     batch = setup.training_batch(jax.random.fold_in(setup.rng("training"), state.step), indices)
-    num_scored = lax.psum(jnp.sum(batch.scored), "data")
     dropout_rng = jax.random.fold_in(jax.random.fold_in(setup.rng("dropout"), state.step), lax.axis_index("data"))
 
     def loss_of(params: optax.Params) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         logits = setup.apply(params, batch, deterministic=False, rngs={"dropout": dropout_rng})
-        loss = jnp.sum(cross_entropy(logits, batch)) / num_scored
         correct = is_correct(logits, batch)
+        loss = jnp.sum(cross_entropy(logits, batch))
         return loss, {
             "loss": loss,
-            "token_accuracy": jnp.sum(correct & batch.scored) / num_scored,
-            "exact_accuracy": jnp.sum(jnp.all(correct, axis=-1)) / (share * num_devices),
+            "right_tokens": jnp.sum(correct & batch.scored, dtype=jnp.float32),
+            "right_sequences": jnp.sum(jnp.all(correct, axis=-1), dtype=jnp.float32),
+            "tokens": jnp.sum(batch.scored, dtype=jnp.float32),
         }
 
-    gradients, watched = jax.grad(loss_of, has_aux=True)(state.params)
-    gradients, watched = lax.psum((gradients, watched), "data")
-    watched["gradient_norm"] = optax.tree.norm(gradients)
+    gradients, found = sum_over_devices(setup.mesh, jax.grad(loss_of, has_aux=True)(state.params))
+    gradients = jax.tree.map(lambda gradient: gradient / found["tokens"], gradients)
+    watched = {
+        "loss": found["loss"] / found["tokens"],
+        "token_accuracy": found["right_tokens"] / found["tokens"],
+        "exact_accuracy": found["right_sequences"] / setup.config.training.batch_size,
+        "gradient_norm": optax.tree.norm(gradients),
+    }
     updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
     return TrainState(
         step=state.step + 1,
@@ -93,6 +99,14 @@ def train_step(setup: Setup, state: TrainState) -> TrainState:
         sums={name: state.sums[name] + watched[name] for name in WATCHED},
         broken_step=jnp.where(jnp.isfinite(watched["loss"]), state.broken_step, state.step),
     )
+
+
+def sum_over_devices(mesh: Mesh, shares: Any) -> Any:
+    """Adds up a pytree of float32 arrays over all devices, as one vector: each sum is a meeting of all of them."""
+    if mesh.size == 1:
+        return shares
+    vector, split = ravel_pytree(shares)
+    return split(lax.psum(vector, "data"))
 
 
 def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], TrainState]:

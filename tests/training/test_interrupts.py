@@ -1,0 +1,106 @@
+"""SIGINT and SIGTERM: wait for the run to save where it asks for that, and end it at once elsewhere."""
+
+import signal
+
+import pytest
+
+from jattn.training.interrupts import Stopped, interrupts
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+every_signal = pytest.mark.parametrize("number", STATUS)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The handlers before a test; every test leaves them as they were."""
+    before = {number: signal.getsignal(number) for number in STATUS}
+    yield before
+    after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert after == before
+
+
+def save(log, *numbers, failure=None):
+    """A run that has something to save when signals come."""
+    with interrupts() as signals:
+        with signals.waiting():
+            log.append(signals.received)
+            for number in numbers:
+                signal.raise_signal(number)
+                log.append(signals.received)
+            if failure is not None:
+                raise failure
+            log.append("saved")
+        log.append("went on")
+
+
+def look(log, number):
+    """A run that has nothing to save when a signal comes."""
+    with interrupts() as signals:
+        with signals.waiting():
+            log.append("saved")
+        signal.raise_signal(number)
+        log.append("went on")
+
+
+@every_signal
+def test_a_signal_waits_until_the_run_has_saved(number):
+    log = []
+    with pytest.raises(Stopped, match=rf"^{number.name}$") as stopped:
+        save(log, number)
+    assert log == [False, True, "saved"]
+    assert stopped.value.status == STATUS[number]
+
+
+@every_signal
+def test_a_signal_ends_at_once_what_has_nothing_to_save(number):
+    log = []
+    with pytest.raises(Stopped, match=rf"^{number.name}$") as stopped:
+        look(log, number)
+    assert log == ["saved"]
+    assert stopped.value.status == STATUS[number]
+
+
+@every_signal
+def test_a_signal_before_anything_was_saved_ends_at_once(number):
+    with interrupts(), pytest.raises(Stopped):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("first", STATUS)
+@pytest.mark.parametrize("second", STATUS)
+def test_a_second_signal_does_not_wait(first, second):
+    log = []
+    with pytest.raises(Stopped) as stopped:
+        save(log, first, second)
+    assert log == [False, True]
+    assert stopped.value.status == STATUS[second]
+
+
+def test_without_a_signal_nothing_is_stopped():
+    log = []
+    save(log)
+    assert log == [False, "saved", "went on"]
+
+
+@every_signal
+def test_a_failure_while_a_signal_waits_is_not_hidden(number):
+    with pytest.raises(ZeroDivisionError):
+        save([], number, failure=ZeroDivisionError())
+
+
+def test_ordinary_error_handling_does_not_swallow_a_stop():
+    assert not issubclass(Stopped, Exception)
+
+
+@every_signal
+def test_during_a_run_and_only_then_signals_are_its_own(number, handlers):
+    with interrupts():
+        assert signal.getsignal(number) != handlers[number]
+    assert signal.getsignal(number) == handlers[number]
+
+
+@every_signal
+def test_handlers_are_restored_after_a_failure(number, handlers):
+    with pytest.raises(KeyError), interrupts():
+        raise KeyError
+    assert signal.getsignal(number) == handlers[number]
