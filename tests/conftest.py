@@ -1,7 +1,21 @@
-"""Fixtures for the tests of the core."""
+"""What several tests share."""
+
+import os
+import tempfile
 
 import jax
 import pytest
+
+
+def pytest_configure(config):
+    """Lets all processes of one test session, and the commands they start, share compiled programs."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="jattn-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ def loss_and_gradients(rows, **call):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
 
 
-def plant(array, positions, bad):
-    """Writes a bad number into one component of some tokens."""
-    return array.at[:, positions, :, 1].set(bad)
+def plant(array, positions, bad, component=1):
+    """Writes a bad number into one component of some tokens, or into all of them."""
+    return array.at[:, positions, :, component].set(bad)
 
 
 EMPTY = {
@@ -95,6 +95,16 @@ def test_padding_may_hold_anything(score, route):
         jax.tree.map(close, dirty, clean)
         assert not np.any(dirty[1][1][:, padding])
         assert not np.any(dirty[1][2][:, padding])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_padding_may_hold_nothing_but_bad_numbers(score):
+    (query, key, value), bias, everything = inputs(), jnp.ones(KEYS), np.s_[:]
+    gradient = loss_and_gradients(np.s_[:], mask=masks.padding(jnp.array([6, 6])), score=SCORES[score])
+    clean = gradient(query, key, value, bias)
+    for bad in (0.0, np.nan, np.inf):
+        padded = [plant(array, np.s_[6:], bad, everything) for array in (key, value)]
+        jax.tree.map(close, gradient(query, *padded, bias), clean)
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -62,7 +62,7 @@ def test_a_chunk_is_its_steps_one_after_the_other():
 
 def test_chunks_of_any_length_take_one_compilation():
     setup = setup_of()
-    state, chunk = initial_state(setup), chunk_of()
+    state, chunk = initial_state(setup), make_train_chunk(setup)
     for until in (1, 2, 7):
         state = chunk(state, jnp.int32(until))
     assert chunk._cache_size() == 1

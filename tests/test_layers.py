@@ -1,0 +1,359 @@
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jattn
+from jattn import MultiHeadAttention, attend, biases, capture_filters, masks, positions, scores
+from jattn.layers import ONE_HOT_VOCABULARY, Projection
+from tests import reference
+
+RNG = jax.random.key(0)
+X, CONTEXT, VALUES = (
+    jnp.asarray(np.random.default_rng(seed).standard_normal((2, length, 8)), jnp.float32)
+    for seed, length in enumerate([5, 7, 7])
+)
+close = functools.partial(assert_allclose, rtol=1e-5, atol=1e-5)
+
+
+def made(module, *arguments, rng=RNG, **options):
+    """Initialises a module under jit."""
+    return jax.jit(functools.partial(module.init, **options))(rng, *arguments)
+
+
+# Like flax: options, arguments of the call, mask.
+LIKE_FLAX = {
+    "self-attention": ({}, (X,), None),
+    "one sequence without batch": ({}, (X[0],), None),
+    "causal": ({}, (X,), nn.make_causal_mask(jnp.ones((2, 5)), dtype=bool)),
+    "padding": ({}, (X,), jnp.arange(5) < jnp.array([3, 5])[:, None, None, None]),
+    "cross-attention": ({}, (X, CONTEXT), None),
+    "values of their own": ({}, (X, CONTEXT, VALUES), jnp.ones((2, 1, 5, 7), bool)),
+    "features": ({"qkv_features": 12, "out_features": 3}, (X, CONTEXT), None),
+    "no bias": ({"use_bias": False}, (X,), None),
+    "initialisers": (
+        {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": nn.initializers.normal(1.0)},
+        (X,),
+        None,
+    ),
+    "bfloat16": ({"dtype": jnp.bfloat16}, (X,), None),
+    "bfloat16 parameters": ({"param_dtype": jnp.bfloat16}, (X,), None),
+    "bfloat16 inputs": ({}, (X.astype(jnp.bfloat16),), None),
+}
+
+
+@pytest.mark.parametrize("name", LIKE_FLAX)
+def test_attention_is_that_of_flax(name):
+    options, arguments, mask = LIKE_FLAX[name]
+    ours = MultiHeadAttention(num_heads=2, **options)
+    theirs = nn.MultiHeadDotProductAttention(num_heads=2, **options)
+    variables, expected = made(ours, *arguments), made(theirs, *arguments)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    for parameter, like in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
+        assert parameter.dtype == like.dtype
+        assert_array_equal(parameter, like)
+    out, like = (layer.apply(expected, *arguments, mask=mask) for layer in (ours, theirs))
+    assert out.dtype == like.dtype
+    tolerance = 1e-5 if out.dtype == jnp.float32 and "bfloat16" not in name else 2e-2
+    assert_allclose(out.astype(jnp.float32), like.astype(jnp.float32), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}])
+def test_a_projection_is_that_of_flax(options):
+    for x, features, ours, theirs in [(X, (2, 3), {}, {}), (X, (4,), {"in_axes": 2}, {"axis": (-2, -1)})]:
+        projection, dense = Projection(features, **ours, **options), nn.DenseGeneral(features, **theirs, **options)
+        variables = made(dense, x)
+        jax.tree.map(assert_array_equal, made(projection, x), variables)
+        out, expected = projection.apply(variables, x), dense.apply(variables, x)
+        assert out.dtype == expected.dtype
+        assert_allclose(out.astype(jnp.float32), expected.astype(jnp.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_arguments_of_attention_reach_attend():
+    layer = MultiHeadAttention(num_heads=2, score=scores.cosine(0.5))
+    variables = made(layer, X)
+    parameters = variables["params"]
+    query, key, value = (
+        jnp.einsum("btd,dnh->btnh", X, parameters[name]["kernel"]) + parameters[name]["bias"]
+        for name in ("query", "key", "value")
+    )
+    bias = biases.from_function(lambda query, key: -0.3 * abs(query - key))
+    attended = attend(query, key, value, score=scores.cosine(0.5), mask=masks.causal(), bias=bias)
+    expected = jnp.einsum("btnh,nhd->btd", attended, parameters["out"]["kernel"]) + parameters["out"]["bias"]
+    close(layer.apply(variables, X, mask=masks.causal(), bias=bias), expected)
+
+
+def test_rotary_attention_rotates_queries_and_keys():
+    layer = MultiHeadAttention(num_heads=2, rotary=True)
+    variables = made(layer, X)
+    _, filters = capture_filters(layer, variables, X)
+    plain = MultiHeadAttention(num_heads=2)
+    _, expected = capture_filters(plain, variables, X)
+    close(filters["attention"].query, positions.rotary(expected["attention"].query, jnp.arange(5)))
+    close(filters["attention"].key, positions.rotary(expected["attention"].key, jnp.arange(5)))
+
+
+# Dropout
+
+
+def test_attention_drops_weights_only_where_it_is_not_deterministic():
+    layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5)
+    variables = made(layer, X, deterministic=True)
+    expected = MultiHeadAttention(num_heads=2).apply(variables, X)
+    assert_array_equal(layer.apply(variables, X, deterministic=True), expected)
+    first, second, again = (
+        layer.apply(variables, X, deterministic=False, rngs={"dropout": jax.random.key(seed)}) for seed in (1, 2, 1)
+    )
+    assert_array_equal(first, again)
+    assert np.any(first != second)
+    assert np.any(first != expected)
+
+
+def test_dropout_needs_its_rng():
+    layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5, deterministic=False)
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        layer.apply(made(MultiHeadAttention(num_heads=2), X), X)
+
+
+def test_the_captured_filter_holds_the_weights_before_dropout():
+    layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5)
+    variables = made(layer, X, deterministic=True)
+    _, quiet = capture_filters(layer, variables, X, deterministic=True)
+    _, noisy = capture_filters(layer, variables, X, deterministic=False, rngs={"dropout": RNG})
+    assert_array_equal(noisy["attention"].weights(), quiet["attention"].weights())
+
+
+# Capturing
+
+
+class Twice(nn.Module):
+    """Calls one attention twice, and another one in a module of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        shared = MultiHeadAttention(num_heads=2, name="shared")
+        x = shared(shared(x), mask=masks.causal())
+        return jattn.Block(num_heads=1, hidden=4, name="block")(x)
+
+
+def test_filters_are_named_by_path_and_call():
+    variables = made(Twice(), X)
+    output, filters = capture_filters(Twice(), variables, X)
+    assert_array_equal(output, Twice().apply(variables, X))
+    assert sorted(filters) == ["block/attention", "shared", "shared#1"]
+    assert filters["block/attention"].shape == (2, 1, 5, 5)
+    assert np.all(filters["shared"].weights() > 0)
+    assert_array_equal(filters["shared#1"].weights() > 0, np.broadcast_to(np.tri(5, dtype=bool), (2, 2, 5, 5)))
+
+
+def test_a_captured_filter_reproduces_the_output():
+    layer = MultiHeadAttention(num_heads=2)
+    variables = made(layer, X, CONTEXT)
+    output, filters = capture_filters(layer, variables, X, CONTEXT, mask=masks.padding(jnp.array([3, 7])))
+    parameters = jax.tree.map(np.asarray, variables["params"])
+    value = np.einsum("bsd,dnh->bsnh", CONTEXT, parameters["value"]["kernel"]) + parameters["value"]["bias"]
+    attended = reference.average(filters["attention"].weights(), value)
+    close(output, np.einsum("btnh,nhd->btd", attended, parameters["out"]["kernel"]) + parameters["out"]["bias"])
+
+
+def test_filters_are_sown_only_where_their_collection_is_mutable():
+    layer = MultiHeadAttention(num_heads=2)
+    variables = made(layer, X)
+    assert list(variables) == ["params"]
+    _, others = layer.apply(variables, X, mutable=["intermediates"])
+    assert not others
+    _, sown = layer.apply(variables, X, mutable=["filters"])
+    assert list(sown) == ["filters"]
+
+
+def test_capturing_computes_nothing(monkeypatch):
+    layer = MultiHeadAttention(num_heads=2)
+    variables = made(layer, X)
+    plain = jax.make_jaxpr(lambda variables: layer.apply(variables, X))(variables)
+    captured = jax.make_jaxpr(lambda variables: capture_filters(layer, variables, X)[0])(variables)
+    assert str(captured) == str(plain)
+    monkeypatch.setattr(jattn.layers, "attention_filter", None)
+    layer.apply(variables, X)
+
+
+def test_filters_may_be_captured_under_jit_and_differentiated():
+    layer = MultiHeadAttention(num_heads=2)
+    variables = made(layer, X)
+
+    @jax.jit
+    @jax.grad
+    def gradient(variables):
+        return jnp.sum(capture_filters(layer, variables, X)[1]["attention"].entropy())
+
+    gradients = gradient(variables)["params"]
+    assert np.any(gradients["query"]["kernel"] != 0)
+    assert not np.any(gradients["out"]["kernel"])
+
+
+def test_filters_of_scanned_layers_are_stacked():
+    class Layers(nn.Module):
+        @nn.compact
+        def __call__(self, x, mask):
+            def step(layer, x, mask):
+                return layer(x, mask=mask), None
+
+            axes = {"params": 0, "filters": 0}
+            scan = nn.scan(step, variable_axes=axes, split_rngs={"params": True}, in_axes=nn.broadcast, length=2)
+            return scan(MultiHeadAttention(num_heads=2, name="layers"), x, mask)[0]
+
+    for mask in (masks.causal(), masks.padding(jnp.array(3)), jnp.tri(5, dtype=bool)):
+        variables = made(Layers(), X, mask)
+        _, filters = capture_filters(Layers(), variables, X, mask)
+        weights = filters["layers"].weights()
+        assert weights.shape == (2, 2, 2, 5, 5)
+        _, first = capture_filters(
+            MultiHeadAttention(num_heads=2),
+            {"params": jax.tree.map(lambda x: x[0], variables["params"]["layers"])},
+            X,
+            mask=mask,
+        )
+        close(weights[0], first["attention"].weights())
+
+
+# Tokens and positions
+
+
+@pytest.mark.parametrize("vocabulary", [1, ONE_HOT_VOCABULARY, ONE_HOT_VOCABULARY + 1])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_an_embedding_is_a_table_look_up(vocabulary, dtype):
+    embedding = jattn.TokenEmbedding(vocabulary, 8, dtype)
+    tokens = jnp.array([[0, vocabulary - 1, vocabulary // 2], [vocabulary // 3, 0, 0]])
+    variables = made(embedding, tokens)
+    table = variables["params"]["embedding"]
+    assert table.shape == (vocabulary, 8)
+    assert table.dtype == jnp.float32
+    out = embedding.apply(variables, tokens)
+    assert_array_equal(out, table.astype(dtype or jnp.float32)[tokens])
+    assert out.dtype == (dtype or jnp.float32)
+
+
+def test_gradients_of_an_embedding_count_the_tokens():
+    tokens = jnp.array([[0, 3, 3]])
+    for vocabulary in (ONE_HOT_VOCABULARY, ONE_HOT_VOCABULARY + 1):
+        embedding = jattn.TokenEmbedding(vocabulary, 2)
+        variables = made(embedding, tokens)
+        gradient = jax.grad(lambda v, e=embedding: jnp.sum(e.apply(v, tokens)))(variables)["params"]["embedding"]
+        assert_array_equal(gradient[:, 0], np.bincount([0, 3, 3], minlength=vocabulary))
+
+
+def test_learned_positions_are_rows_of_a_table():
+    layer = jattn.LearnedPositions(max_length=6, width=4)
+    variables = jax.jit(layer.init, static_argnums=1)(RNG, 6)
+    assert_array_equal(layer.apply(variables, 3), variables["params"]["embedding"][:3])
+
+
+def test_learned_positions_end():
+    with pytest.raises(ValueError, match="expected a length of at most max_length 6, got 7"):
+        jattn.LearnedPositions(max_length=6, width=4).init(RNG, 7)
+
+
+# Blocks, restated in NumPy
+
+
+def normalise(x, parameters):
+    """Layer norm."""
+    x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
+    return x * parameters["scale"] + parameters["bias"]
+
+
+def look(x, context, parameters, **rules):
+    """Multi-head attention."""
+    query, key, value = (
+        np.einsum("btd,dnh->btnh", y, parameters[name]["kernel"]) + parameters[name]["bias"]
+        for y, name in ((x, "query"), (context, "key"), (context, "value"))
+    )
+    attended = reference.attend(query, key, value, **rules)
+    return np.einsum("btnh,nhd->btd", attended, parameters["out"]["kernel"]) + parameters["out"]["bias"]
+
+
+def think(x, parameters):
+    """The feed-forward layer."""
+    hidden = np.maximum(x @ parameters["hidden"]["kernel"] + parameters["hidden"]["bias"], 0)
+    return hidden @ parameters["out"]["kernel"] + parameters["out"]["bias"]
+
+
+def perturbed(variables):
+    """Moves parameters off their first values, so that no scale is one and no bias zero."""
+    leaves, structure = jax.tree.flatten(variables)
+    draw = np.random.default_rng(0).standard_normal
+    return jax.tree.unflatten(structure, [leaf + 0.3 * jnp.asarray(draw(leaf.shape), leaf.dtype) for leaf in leaves])
+
+
+def test_a_post_norm_block_adds_then_norms():
+    block = jattn.Block(num_heads=2, hidden=6, norm="post")
+    variables = perturbed(made(block, X, CONTEXT))
+    p, x = jax.tree.map(np.asarray, variables["params"]), np.asarray(X)
+    x = normalise(x + look(x, x, p["attention"], mask=lambda entry, head, i, j: j <= i), p["attention_norm"])
+    x = normalise(x + look(x, CONTEXT, p["cross_attention"]), p["cross_attention_norm"])
+    x = normalise(x + think(x, p["feed_forward"]), p["feed_forward_norm"])
+    assert_allclose(block.apply(variables, X, CONTEXT, mask=masks.causal()), x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pre_norm_block_norms_then_adds():
+    block = jattn.Block(num_heads=2, hidden=6)
+    variables = perturbed(made(block, X, CONTEXT))
+    p, x = jax.tree.map(np.asarray, variables["params"]), np.asarray(X)
+    y = normalise(x, p["attention_norm"])
+    x = x + look(y, y, p["attention"])
+    y = normalise(x, p["cross_attention_norm"])
+    x = x + look(y, CONTEXT, p["cross_attention"], mask=lambda entry, head, i, j: j < 4)
+    x = x + think(normalise(x, p["feed_forward_norm"]), p["feed_forward"])
+    out = block.apply(variables, X, CONTEXT, context_mask=masks.padding(jnp.array(4)))
+    assert_allclose(out, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_block_may_attend_to_tokens_instead_of_itself(norm):
+    block = jattn.Block(num_heads=2, hidden=6, norm=norm)
+    variables = perturbed(made(block, X, tokens=VALUES[:, :5]))
+    p, x, tokens = jax.tree.map(np.asarray, variables["params"]), np.asarray(X), np.asarray(VALUES[:, :5])
+    if norm == "pre":
+        x = x + look(normalise(x, p["attention_norm"]), normalise(tokens, p["tokens_norm"]), p["attention"])
+        x = x + think(normalise(x, p["feed_forward_norm"]), p["feed_forward"])
+    else:
+        x = normalise(x + look(x, tokens, p["attention"]), p["attention_norm"])
+        x = normalise(x + think(x, p["feed_forward"]), p["feed_forward_norm"])
+    assert_allclose(block.apply(variables, X, tokens=VALUES[:, :5]), x, rtol=1e-4, atol=1e-4)
+
+
+def test_only_self_attention_is_rotary():
+    block = jattn.Block(num_heads=2, hidden=6, rotary=True)
+    variables = made(block, X, CONTEXT)
+    _, filters = capture_filters(block, variables, X, CONTEXT)
+    _, plain = capture_filters(jattn.Block(num_heads=2, hidden=6), variables, X, CONTEXT)
+    assert np.any(filters["attention"].key != plain["attention"].key)
+    assert_array_equal(filters["cross_attention"].key, plain["cross_attention"].key)
+
+
+# Bad input
+
+WRONG = {
+    "heads that do not divide": (
+        MultiHeadAttention(num_heads=3),
+        (X,),
+        "num_heads: expected a positive divisor of the 8 features, got 3",
+    ),
+    "no heads": (MultiHeadAttention(num_heads=0), (X,), "num_heads: expected a positive divisor .* got 0"),
+    "values without keys": (MultiHeadAttention(num_heads=2), (X, None, X), "inputs_k: expected an array .* got None"),
+    "batches that differ": (MultiHeadAttention(num_heads=2), (X, X[:1]), r"batch shape .* \(2,\), got \(1,\)"),
+    "fewer values than keys": (MultiHeadAttention(num_heads=2), (X, X, X[:, :4]), r"value: expected shape \[2, 5, 2"),
+    "norm": (jattn.Block(num_heads=2, hidden=4, norm="none"), (X,), "norm: expected 'post' or 'pre', got 'none'"),
+    "rotary, odd head dim": (MultiHeadAttention(num_heads=8, rotary=True), (X,), "rotary: .* head dim .* got 1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_layers_say_what_is_wrong(name):
+    module, arguments, text = WRONG[name]
+    with pytest.raises(ValueError, match=text):
+        jax.eval_shape(module.init, RNG, *arguments)

@@ -1,0 +1,62 @@
+"""The programs lower for every platform, on a machine that has none but a CPU."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jattn import Decoder, EncoderDecoder, attend, attention_filter, masks, scores
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+QUERY, KEY, VALUE = jnp.ones((2, 5, 4, 6)), jnp.ones((2, 7, 2, 6)), jnp.ones((2, 7, 2, 3))
+CALLS = {
+    "dense": {},
+    "blocked": {"block_size": 2, "mask": masks.causal() & masks.padding(jnp.array([3, 7]))},
+    "cosine, bias": {"block_size": 3, "score": scores.cosine(), "bias": jnp.ones((4, 5, 7))},
+    "dropout": {"block_size": 3, "dropout_rate": 0.1, "dropout_rng": jax.random.key(0)},
+}
+
+
+def lower(function, *arguments):
+    """Lowers a function for all platforms at once."""
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS
+    return exported
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_attention_lowers_forward_and_backward(name, heads):
+    def loss(query, key, value):
+        return jnp.sum(attend(query, key, value, **CALLS[name]))
+
+    lower(jax.value_and_grad(loss, argnums=(0, 1, 2)), QUERY, KEY, VALUE)
+
+
+def test_half_precision_attention_lowers(heads):
+    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, VALUE)]
+    lower(lambda *arguments: attend(*arguments, **CALLS["blocked"]), *half)
+
+
+def test_folds_lower(heads):
+    def folds(query, key):
+        filter = attention_filter(query, key, mask=masks.causal(), block_size=2)
+        return filter.entropy(), filter.mass(masks.causal()), filter.argmax(), filter.rows(jnp.array([-1, 0]))
+
+    lower(folds, QUERY, KEY)
+    lower(jax.grad(lambda query, key: jnp.sum(folds(query, key)[0])), QUERY, KEY)
+
+
+def test_what_was_lowered_runs():
+    exported = lower(lambda *arguments: attend(*arguments, mask=masks.causal()), QUERY, KEY, VALUE)
+    assert exported.call(QUERY, KEY, VALUE).tolist() == attend(QUERY, KEY, VALUE, mask=masks.causal()).tolist()
+
+
+@pytest.mark.parametrize("kind", [Decoder, EncoderDecoder])
+def test_models_lower(kind):
+    model = kind(vocabulary=300, width=8, num_heads=2, hidden=8, positions="rotary", dtype=jnp.bfloat16)
+    tokens = [jnp.array([[0, 1, 2, 299]])] * (2 if kind is EncoderDecoder else 1)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *tokens)
+
+    def loss(variables, *tokens):
+        return jnp.mean(model.apply(variables, *tokens, jnp.array([3])))
+
+    lower(jax.value_and_grad(loss), variables, *tokens)

@@ -1,0 +1,210 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jattn import Decoder, Encoder, EncoderDecoder, capture_filters, scores
+
+SIZES = {"vocabulary": 7, "num_layers": 2, "num_heads": 2, "width": 8, "hidden": 12}
+TOKENS = jnp.array([[1, 0, 4, 2, 6, 3], [5, 5, 1, 3, 2, 0]])
+SOURCE = jnp.array([[3, 1, 6, 0], [2, 2, 5, 4]])
+KINDS = [Encoder, Decoder, EncoderDecoder]
+close = functools.partial(assert_allclose, rtol=1e-4, atol=1e-5)
+
+
+def inputs(kind):
+    """The tokens that a model of this kind reads."""
+    return (SOURCE, TOKENS) if kind is EncoderDecoder else (TOKENS,)
+
+
+@functools.cache
+def made(kind, **options):
+    """Initialises a small model, and returns its variables and its application under jit."""
+    model = kind(**SIZES | options)
+    variables = jax.jit(model.init)(jax.random.key(0), *inputs(kind))
+    return variables, jax.jit(functools.partial(model.apply, variables))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_logits_are_float32_one_per_token_of_the_vocabulary(kind, dtype):
+    variables, apply = made(kind, dtype=dtype)
+    logits = apply(*inputs(kind))
+    assert logits.shape == (2, 6, 7)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert_allclose(logits, made(kind)[1](*inputs(kind)), atol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_batch_axes(kind):
+    _, apply = made(kind)
+    expected = apply(*inputs(kind))
+    close(apply(*(tokens[0] for tokens in inputs(kind))), expected[0])
+    close(apply(*(tokens[:, None, None] for tokens in inputs(kind))), expected[:, None, None])
+
+
+def depends(kind, table, **options):
+    """Which logits ``[T]`` depend on which entries of an embedding table; all tokens differ."""
+    model, variables = kind(**SIZES | options), made(kind, **options)[0]
+    tokens = (jnp.arange(4), jnp.arange(5)) if kind is EncoderDecoder else (jnp.arange(5),)
+
+    def logits(entries):
+        return model.apply({"params": variables["params"] | {table: {"embedding": entries}}}, *tokens)
+
+    jacobian = jax.jit(jax.jacrev(logits))(variables["params"][table]["embedding"])
+    return np.abs(jacobian).max(axis=(1, 3)) > 0
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Decoder, {}), (Decoder, {"norm": "post"}), (EncoderDecoder, {})])
+def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind, options):
+    assert_array_equal(depends(kind, "embedding", **options)[:, :5], np.tri(5, dtype=bool))
+
+
+def test_other_dependences():
+    assert depends(Encoder, "embedding")[:, :5].all()
+    on_source = depends(EncoderDecoder, "source_embedding")
+    assert on_source[:, :4].all()
+    assert not on_source[:, 4:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_has_no_influence(kind):
+    _, apply = made(kind)
+    lengths = jnp.array([4, 3]) if kind is not EncoderDecoder else jnp.array([3, 2])
+    first, *others = inputs(kind)
+    real = jnp.arange(first.shape[1]) < lengths[:, None]
+    logits = [apply(jnp.where(real, first, padding), *others, lengths) for padding in (0, 6)]
+    without = apply(first[1:, : lengths[1]], *(tokens[1:] for tokens in others))[0]
+    if others:
+        assert_array_equal(*logits)
+        close(logits[0][1], without)
+    else:
+        assert_array_equal(*(np.asarray(x)[real] for x in logits))
+        close(logits[0][1, : lengths[1]], without)
+
+
+def test_padding_matters_where_no_length_is_told():
+    _, apply = made(Encoder)
+    assert np.any(apply(TOKENS)[:, 0] != apply(TOKENS.at[:, -1].add(-1))[:, 0])
+
+
+@pytest.mark.parametrize("options", [{"positions": "none"}, {"positions": "none", "norm": "post"}])
+def test_an_encoder_without_positions_is_permutation_equivariant(options):
+    _, apply = made(Encoder, **options)
+    order = np.array([3, 0, 5, 4, 1, 2])
+    close(apply(TOKENS[:, order]), apply(TOKENS)[:, order])
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_positions_tell_the_order(positions):
+    _, apply = made(Encoder, positions=positions)
+    assert np.abs(apply(TOKENS[:, ::-1]) - apply(TOKENS)[:, ::-1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_is_used(kind):
+    variables, _ = made(kind)
+    model = kind(**SIZES)
+
+    def loss(variables):
+        return jnp.sum(jnp.sin(model.apply(variables, *inputs(kind))))
+
+    gradients, _ = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(variables))
+    unused = ["/".join(str(part.key) for part in path) for path, gradient in gradients if np.abs(gradient).max() < 1e-6]
+    # A key's bias moves all scores of a row alike, which a softmax does not see.
+    assert [name for name in unused if not name.endswith("attention/key/bias")] == []
+
+
+def test_filters_of_an_encoder_decoder():
+    variables, apply = made(EncoderDecoder)
+    output, filters = capture_filters(EncoderDecoder(**SIZES), variables, *inputs(EncoderDecoder))
+    close(output, apply(*inputs(EncoderDecoder)))
+    assert {name: filter.shape for name, filter in filters.items()} == {
+        f"{name}_{layer}{attention}": (2, 2, *shape)
+        for layer in range(2)
+        for name, attention, shape in [
+            ("encoder", "/attention", (4, 4)),
+            ("decoder", "/attention", (6, 6)),
+            ("decoder", "/cross_attention", (6, 4)),
+        ]
+    }
+
+
+def test_scores_reach_every_attention():
+    score = scores.cosine(0.5)
+    model = EncoderDecoder(**SIZES, score=score)
+    _, filters = capture_filters(model, made(EncoderDecoder)[0], *inputs(EncoderDecoder))
+    assert {filter.program.score for filter in filters.values()} == {score}
+
+
+# Queries that know only where they stand
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "post", "positions": "learned"}])
+def test_queries_of_positions_do_not_know_the_tokens(options):
+    options = {"queries": "positions"} | options
+    variables, apply = made(Encoder, **options)
+    model = Encoder(**SIZES | options)
+    filters = [capture_filters(model, variables, tokens)[1] for tokens in (TOKENS, TOKENS[::-1])]
+    assert_array_equal(*(filter["block_0/attention"].query for filter in filters))
+    assert np.any(filters[0]["block_0/attention"].key != filters[1]["block_0/attention"].key)
+    nothing_to_see = jnp.zeros(2, int)
+    assert_array_equal(apply(TOKENS, nothing_to_see), apply(TOKENS[::-1], nothing_to_see))
+    assert np.any(apply(TOKENS) != apply(TOKENS[::-1]))
+
+
+def test_queries_of_tokens_know_their_token():
+    _, apply = made(Encoder)
+    nothing_to_see = jnp.zeros(2, int)
+    assert np.any(apply(TOKENS, nothing_to_see) != apply(TOKENS[::-1], nothing_to_see))
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_a_function_of_its_rng(kind):
+    variables, apply = made(kind)
+    model = kind(**SIZES, dropout_rate=0.3)
+    close(jax.jit(model.apply)(variables, *inputs(kind)), apply(*inputs(kind)))
+    noisy = jax.jit(lambda rng: model.apply(variables, *inputs(kind), deterministic=False, rngs={"dropout": rng}))
+    first, second, again = (noisy(jax.random.key(seed)) for seed in (1, 2, 1))
+    assert_array_equal(first, again)
+    assert np.any(first != second)
+
+
+# Bad input
+
+WRONG = {
+    "positions": ({"positions": "absolute"}, "positions: expected one of sinusoidal, .*, none, got 'absolute'"),
+    "norm": ({"norm": "both"}, "norm: expected 'post' or 'pre', got 'both'"),
+    "heads that do not divide": ({"num_heads": 3}, "num_heads: expected a positive divisor of the 8 features, got 3"),
+    "too long": ({"positions": "learned", "max_length": 3}, "at most max_length 3, got"),
+    "odd width": ({"width": 9, "num_heads": 3}, "sinusoidal: expected an even width of at least 2, got 9"),
+    "odd head dim": ({"positions": "rotary", "num_heads": 8}, "rotary: expected an even head dim .* got 1"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", WRONG)
+def test_models_say_what_is_wrong(name, kind):
+    options, text = WRONG[name]
+    with pytest.raises(ValueError, match=text):
+        jax.eval_shape(kind(**SIZES | options).init, jax.random.key(0), *inputs(kind))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"queries": "none"}, "queries: expected one of tokens, positions, got 'none'"),
+        ({"queries": "positions", "positions": "none"}, "queries: 'positions' needs .* got 'none'"),
+        ({"queries": "positions", "positions": "rotary"}, "queries: 'positions' needs .* got 'rotary'"),
+    ],
+)
+def test_an_encoder_says_what_is_wrong_with_its_queries(options, text):
+    with pytest.raises(ValueError, match=text):
+        jax.eval_shape(Encoder(**SIZES | options).init, jax.random.key(0), TOKENS)
