@@ -6,6 +6,7 @@ of ``K``), ``H`` head dim, ``V`` value dim.
 
 import functools
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jattn.biases import BiasLike
+from jattn.checks import check_float
 from jattn.grids import Grid
 from jattn.masks import MaskLike
 from jattn.normalizers import NormalizerLike, softmax
@@ -131,7 +133,8 @@ def plan(shape: tuple[int, ...], implementation: str | None, block_size: int | N
         raise ValueError(
             f"implementation: expected one of {', '.join(IMPLEMENTATIONS)} or None, got {implementation!r}"
         )
-    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
+    whole = isinstance(block_size, numbers.Integral) and not isinstance(block_size, bool)
+    if block_size is not None and not (whole and block_size >= 1):
         raise ValueError(f"block_size: expected a positive int, got {block_size!r}")
     num_rows, num_keys = shape[-2:]
     if implementation == "dense" and block_size is not None:
@@ -146,14 +149,6 @@ def plan(shape: tuple[int, ...], implementation: str | None, block_size: int | N
     return min(block_size, max(num_rows, 1)), walk_heads
 
 
-def check_float(name: str, array: Any) -> None:
-    """Raises `TypeError` unless the argument is an array of floats."""
-    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
-        raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a float dtype, got {array.dtype}")
-
-
 def _check_value(key: Array, value: Array) -> None:
     check_float("value", value)
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
@@ -164,7 +159,7 @@ def _check_value(key: Array, value: Array) -> None:
 
 
 def _check_dropout(rate: float, rng: PRNGKeyArray | None) -> None:
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
+    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise ValueError(f"dropout_rate: expected a number in [0, 1), got {rate!r}")
     if rate > 0 and rng is None:
         raise ValueError(f"dropout_rng: needed for dropout_rate {rate}, got None")

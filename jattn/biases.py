@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jattn.checks import check_block, fit_array
 from jattn.grids import Grid
-from jattn.masks import check_broadcasts, static, takes_head
+from jattn.masks import static, takes_head
 
 BiasLike = Any
 """A `Bias`, or a float array that broadcasts to ``[*batch, N, T, S]``."""
@@ -28,8 +29,9 @@ class Bias(abc.ABC):
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         """Computes the bias of one block; the result broadcasts to the block."""
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises `ValueError` if the bias cannot belong to a filter of this shape."""
+    def fit(self, shape: tuple[int, ...]) -> "Bias":
+        """Returns the bias with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
+        return self
 
 
 def from_function(function: Callable[..., Float[Array, "..."]]) -> Bias:
@@ -67,8 +69,8 @@ class _FromArray(Bias):
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         return grid.part(self.array)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        check_broadcasts("bias", self.array.shape, shape)
+    def fit(self, shape: tuple[int, ...]) -> Bias:
+        return _FromArray(fit_array("bias", self.array, shape))
 
 
 @jax.tree_util.register_dataclass
@@ -79,4 +81,8 @@ class _FromFunction(Bias):
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         indices = (grid.head, grid.query, grid.key) if self.with_head else (grid.query, grid.key)
-        return jnp.asarray(self.function(*indices))
+        bias = jnp.asarray(self.function(*indices))
+        if not jnp.issubdtype(bias.dtype, jnp.floating):
+            raise TypeError(f"bias: the function must return floats, got dtype {bias.dtype}")
+        check_block("bias", bias, grid)
+        return bias

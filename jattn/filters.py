@@ -149,6 +149,8 @@ class AttentionFilter:
           >>> filter.fold(lambda weights, grid: jnp.sum(weights * abs(grid.query - grid.key), axis=-1)).tolist()
           [[0.0, 0.5, 1.0]]
         """
+        if not callable(function):
+            raise TypeError(f"fold: expected a function of (weights, grid), got {type(function).__name__}")
         block_size, walk_heads = plan(self.shape, None, self.block_size)
 
         def block(grid: Grid, query_side: Any, key_side: Any) -> Any:
@@ -183,8 +185,7 @@ class AttentionFilter:
         Args:
           keys: True = in the set; an array that broadcasts to ``[*batch, N, T, S]``, or a mask object.
         """
-        chosen = as_mask(keys)
-        chosen.check(self.shape)
+        chosen = as_mask(keys).fit(self.shape)
         return self.fold(lambda weights, grid: jnp.sum(jnp.where(chosen.evaluate(grid), weights, 0), axis=-1))
 
     def argmax(self) -> Int[Array, "*batch N T"]:

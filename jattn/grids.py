@@ -60,6 +60,12 @@ class Grid:
             return jnp.arange(self.shape[-3], dtype=jnp.int32)[:, None, None]
         return self.stream % self.shape[-3]
 
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """``(*batch, N, R, S)`` for all heads at once, ``(R, S)`` for one walked head."""
+        leading = self.shape[:-2] if self.stream is None else ()
+        return (*leading, self.rows.shape[0], self.shape[-1])
+
     def part(self, array: Array) -> Array:
         """Cuts this block's part out of an array that broadcasts to the whole filter.
 

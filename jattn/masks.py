@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jattn.checks import check_block, fit_array
 from jattn.grids import Grid, whole_grid
 
 MaskLike = Any
@@ -44,8 +45,12 @@ class Mask(abc.ABC):
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         """Computes the mask of one block; the result broadcasts to the block."""
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises `ValueError` if the mask cannot belong to a filter of this shape."""
+    def fit(self, shape: tuple[int, ...]) -> "Mask":
+        """Returns the mask with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
+        return self
+
+    def __bool__(self) -> bool:
+        raise TypeError("a mask has no truth value: combine masks with &, | and ~")
 
     def __and__(self, other: MaskLike) -> "Mask":
         return _All(self, as_mask(other))
@@ -135,9 +140,8 @@ def as_mask(mask: MaskLike) -> Mask:
 
 def draw(mask: MaskLike, num_queries: int, num_keys: int) -> str:
     """Draws a mask as text, a line per query: ``#`` may attend, ``.`` may not."""
-    mask = as_mask(mask)
     shape = (1, num_queries, num_keys)
-    mask.check(shape)
+    mask = as_mask(mask).fit(shape)
     allowed = np.broadcast_to(np.asarray(mask.evaluate(whole_grid(shape))), shape)[0]
     return "\n".join("".join("#" if cell else "." for cell in row) for row in allowed)
 
@@ -158,20 +162,25 @@ def takes_head(function: Callable[..., Any], caller: str) -> bool:
         ) from None
 
 
-def check_broadcasts(name: str, array_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Raises `ValueError` unless an array of `array_shape` broadcasts to `shape`, ``(*batch, N, T, S)``."""
-    fits = len(array_shape) <= len(shape) and all(
-        size in (1, whole) for size, whole in zip(array_shape[::-1], shape[::-1], strict=False)
-    )
-    if not fits:
-        raise ValueError(f"{name}: expected a shape that broadcasts to [*batch, N, T, S] = {shape}, got {array_shape}")
-
-
 def _as_lengths(name: str, lengths: Any) -> Array:
+    expected = f"padding: {name} must be integers, one per batch entry"
+    if isinstance(lengths, str) or lengths is None:
+        raise TypeError(f"{expected}, got {type(lengths).__name__}")
     array = jnp.asarray(lengths)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"padding: {name} must be integers, one per batch entry, got dtype {array.dtype}")
+        raise TypeError(f"{expected}, got dtype {array.dtype}")
     return array
+
+
+def _fit_lengths(name: str, lengths: Array | None, shape: tuple[int, ...]) -> Array | None:
+    batch = shape[:-3]
+    if lengths is None or lengths.ndim == 0:
+        return None if lengths is None else lengths.reshape((1,) * len(batch))
+    if lengths.ndim != len(batch) or any(
+        size not in (1, whole) for size, whole in zip(lengths.shape, batch, strict=True)
+    ):
+        raise ValueError(f"mask: padding {name} must be a scalar or have the batch shape {batch}, got {lengths.shape}")
+    return lengths
 
 
 @jax.tree_util.register_dataclass
@@ -195,12 +204,10 @@ class _Padding(Mask):
             allowed = allowed & (grid.query < grid.per_batch(self.query_lengths))
         return allowed
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        for name, lengths in (("lengths", self.lengths), ("query_lengths", self.query_lengths)):
-            if lengths is not None and lengths.ndim and lengths.shape != shape[:-3]:
-                raise ValueError(
-                    f"mask: padding {name} must be a scalar or have the batch shape {shape[:-3]}, got {lengths.shape}"
-                )
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        lengths = _fit_lengths("lengths", self.lengths, shape)
+        query_lengths = _fit_lengths("query_lengths", self.query_lengths, shape)
+        return dataclasses.replace(self, lengths=lengths, query_lengths=query_lengths)
 
 
 @jax.tree_util.register_dataclass
@@ -211,8 +218,8 @@ class _FromArray(Mask):
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.part(self.array)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        check_broadcasts("mask", self.array.shape, shape)
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _FromArray(fit_array("mask", self.array, shape))
 
 
 @jax.tree_util.register_dataclass
@@ -226,6 +233,7 @@ class _FromFunction(Mask):
         allowed = jnp.asarray(self.function(*indices))
         if allowed.dtype != jnp.bool_:
             raise TypeError(f"mask: the function must return booleans (True = may attend), got dtype {allowed.dtype}")
+        check_block("mask", allowed, grid)
         return allowed
 
 
@@ -238,9 +246,8 @@ class _All(Mask):
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return self.left.evaluate(grid) & self.right.evaluate(grid)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        self.left.check(shape)
-        self.right.check(shape)
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _All(self.left.fit(shape), self.right.fit(shape))
 
 
 @jax.tree_util.register_dataclass
@@ -252,9 +259,8 @@ class _Any(Mask):
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return self.left.evaluate(grid) | self.right.evaluate(grid)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        self.left.check(shape)
-        self.right.check(shape)
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _Any(self.left.fit(shape), self.right.fit(shape))
 
 
 @jax.tree_util.register_dataclass
@@ -265,5 +271,5 @@ class _Not(Mask):
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return ~self.mask.evaluate(grid)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        self.mask.check(shape)
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _Not(self.mask.fit(shape))

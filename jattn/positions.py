@@ -7,6 +7,8 @@ longest length.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jattn.checks import check_float
+
 
 def sinusoidal(positions: Int[Array, "*batch T"], width: int) -> Float[Array, "*batch T width"]:
     """Encodes positions as sines and cosines of wavelengths from ``2π`` to ``10000 · 2π``.
@@ -61,6 +63,13 @@ def rotary(
 
     Source: Su et al. 2021, "RoFormer", section 3.4.2.
     """
+    check_float("rotary", x)
+    if x.ndim < 3 or jnp.shape(positions) not in (x.shape[-3:-2], x.shape[:-2]):
+        length = x.shape[-3] if x.ndim >= 3 else "T"
+        raise ValueError(
+            f"rotary: expected x [*batch, T, N, H] and positions of its {length} tokens, [T] or [*batch, T], "
+            f"got x {x.shape} and positions {jnp.shape(positions)}"
+        )
     head_dim = x.shape[-1]
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"rotary: expected an even head dim of at least 2, got {head_dim}")

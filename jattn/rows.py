@@ -38,12 +38,6 @@ class RowProgram:
     edit: Edit | None = static()
     precision: Any = static(default=None)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises `ValueError` if a part cannot belong to a filter of shape ``(*batch, N, T, S)``."""
-        for part in (self.score, self.bias, self.mask):
-            if part is not None:
-                part.check(shape)
-
     def scores(
         self, query: Float[Array, "... R H"], key: Float[Array, "... S H"], grid: Grid
     ) -> tuple[Float[Array, "... R S"], Bool[Array, "..."] | None]:
@@ -79,16 +73,14 @@ def row_program(
     """Makes the row program of a call whose filter has shape ``(*batch, N, T, S)``, or says which part does not fit."""
     if edit is not None and not callable(edit):
         raise TypeError(f"edit: expected a function of (weights, grid), got {type(edit).__name__}")
-    program = RowProgram(
-        score=as_score(score),
-        bias=None if bias is None else as_bias(bias),
-        mask=None if mask is None else as_mask(mask),
+    return RowProgram(
+        score=as_score(score).fit(shape),
+        bias=None if bias is None else as_bias(bias).fit(shape),
+        mask=None if mask is None else as_mask(mask).fit(shape),
         normalizer=as_normalizer(normalizer),
         edit=edit,
         precision=precision,
     )
-    program.check(shape)
-    return program
 
 
 def finite(x: Float[Array, "... L H"]) -> tuple[Float[Array, "... L H"], Bool[Array, "... L"]]:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jattn.checks import fit_array
 from jattn.grids import Grid
-from jattn.masks import check_broadcasts, static
+from jattn.masks import static
 
 ScoreLike = Any
 """A `Score`, or any function of (query block ``[..., R, H]``, key ``[..., S, H]``) that returns ``[..., R, S]``."""
@@ -30,8 +31,9 @@ class Score(abc.ABC):
     ) -> Float[Array, "... R S"]:
         """Computes the scores of one block."""
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises `ValueError` if the score cannot belong to a filter of this shape."""
+    def fit(self, shape: tuple[int, ...]) -> "Score":
+        """Returns the score with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
+        return self
 
 
 def scaled_dot(scale: float | Float[Array, "..."] | None = None) -> Score:
@@ -94,18 +96,19 @@ def dot(query: Float[Array, "... R H"], key: Float[Array, "... S H"], precision:
 def _as_parameter(name: str, value: Any) -> "_Parameter":
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _Parameter(None, name, float(value))
+    expected = f"{name} must be a real number or a float array"
+    if not hasattr(value, "dtype"):
+        raise TypeError(f"{expected}, got {type(value).__name__}")
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must be a real number or a float array, got {type(value).__name__} of dtype {array.dtype}"
-        )
+        raise TypeError(f"{expected}, got dtype {array.dtype}")
     return _Parameter(array, name, None)
 
 
 def _unit(x: Float[Array, "... H"]) -> Float[Array, "... H"]:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    smallest = jnp.finfo(x.dtype).tiny
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), smallest))
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.where(squared > jnp.finfo(x.dtype).tiny, squared, 1))
 
 
 @jax.tree_util.register_dataclass
@@ -120,9 +123,8 @@ class _Parameter:
     def part(self, grid: Grid, dtype: Any) -> Array:
         return jnp.asarray(self.number if self.array is None else grid.part(self.array), dtype)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        if self.array is not None:
-            check_broadcasts(self.name, self.array.shape, shape)
+    def fit(self, shape: tuple[int, ...]) -> "_Parameter":
+        return self if self.array is None else dataclasses.replace(self, array=fit_array(self.name, self.array, shape))
 
 
 @jax.tree_util.register_dataclass
@@ -136,9 +138,8 @@ class _ScaledDot(Score):
             return products * jnp.asarray(1 / np.sqrt(max(1, query.shape[-1])), products.dtype)
         return products * self.scale.part(grid, products.dtype)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        if self.scale is not None:
-            self.scale.check(shape)
+    def fit(self, shape: tuple[int, ...]) -> Score:
+        return self if self.scale is None else _ScaledDot(self.scale.fit(shape))
 
 
 @jax.tree_util.register_dataclass
@@ -150,8 +151,8 @@ class _Cosine(Score):
         cosines = dot(_unit(query), _unit(key), precision)
         return cosines / self.temperature.part(grid, cosines.dtype)
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        self.temperature.check(shape)
+    def fit(self, shape: tuple[int, ...]) -> Score:
+        return _Cosine(self.temperature.fit(shape))
 
 
 @jax.tree_util.register_dataclass

@@ -89,8 +89,8 @@ def test_gradients_do_not_depend_on_blocks(name, heads):
     jax.tree.map(close, blocked, dense)
 
 
-@pytest.mark.parametrize(("score", "block_size"), [(scores.scaled_dot(), 2), (scores.cosine(1.0), None)])
-def test_gradients_are_those_of_finite_differences(score, block_size):
+@pytest.mark.parametrize(("score", "block_size", "order"), [(scores.scaled_dot(), 2, 2), (scores.cosine(1.0), None, 1)])
+def test_gradients_are_those_of_finite_differences(score, block_size, order):
     with jax.enable_x64(True):
         query, key, value = inputs(3, 4, batch=(), heads=2, kv_heads=1, dtype=np.float64)
         bias = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 4)))
@@ -98,8 +98,7 @@ def test_gradients_are_those_of_finite_differences(score, block_size):
         def attention(query, key, value, bias):
             return attend(query, key, value, bias=bias, score=score, mask=masks.causal(-1), block_size=block_size)
 
-        check_grads(jax.jit(attention), (query, key, value, bias), order=2, modes=["rev"], atol=1e-4, rtol=1e-4)
-        check_grads(jax.jit(attention), (query, key, value, bias), order=1, modes=["fwd"], atol=1e-4, rtol=1e-4)
+        check_grads(jax.jit(attention), (query, key, value, bias), order, modes=["rev"], atol=1e-4, rtol=1e-4)
 
 
 def test_a_learned_scale_gets_a_gradient():

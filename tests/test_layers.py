@@ -12,6 +12,7 @@ import jattn
 from jattn import MultiHeadAttention, attend, biases, capture_filters, masks, positions, scores
 from jattn.layers import ONE_HOT_VOCABULARY, Projection
 from tests import reference
+from tests.variants import drawn_like
 
 RNG = jax.random.key(0)
 X, CONTEXT, VALUES = (
@@ -21,9 +22,9 @@ X, CONTEXT, VALUES = (
 close = functools.partial(assert_allclose, rtol=1e-5, atol=1e-5)
 
 
-def made(module, *arguments, rng=RNG, **options):
+def made(module, *arguments):
     """Initialises a module under jit."""
-    return jax.jit(functools.partial(module.init, **options))(rng, *arguments)
+    return jax.jit(module.init)(RNG, *arguments)
 
 
 # Like flax: options, arguments of the call, mask.
@@ -76,7 +77,7 @@ def test_a_projection_is_that_of_flax(options):
 
 def test_arguments_of_attention_reach_attend():
     layer = MultiHeadAttention(num_heads=2, score=scores.cosine(0.5))
-    variables = made(layer, X)
+    variables = drawn_like(layer, X)
     parameters = variables["params"]
     query, key, value = (
         jnp.einsum("btd,dnh->btnh", X, parameters[name]["kernel"]) + parameters[name]["bias"]
@@ -90,7 +91,7 @@ def test_arguments_of_attention_reach_attend():
 
 def test_rotary_attention_rotates_queries_and_keys():
     layer = MultiHeadAttention(num_heads=2, rotary=True)
-    variables = made(layer, X)
+    variables = drawn_like(layer, X)
     _, filters = capture_filters(layer, variables, X)
     plain = MultiHeadAttention(num_heads=2)
     _, expected = capture_filters(plain, variables, X)
@@ -103,7 +104,7 @@ def test_rotary_attention_rotates_queries_and_keys():
 
 def test_attention_drops_weights_only_where_it_is_not_deterministic():
     layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5)
-    variables = made(layer, X, deterministic=True)
+    variables = drawn_like(layer, X, deterministic=True)
     expected = MultiHeadAttention(num_heads=2).apply(variables, X)
     assert_array_equal(layer.apply(variables, X, deterministic=True), expected)
     first, second, again = (
@@ -117,12 +118,12 @@ def test_attention_drops_weights_only_where_it_is_not_deterministic():
 def test_dropout_needs_its_rng():
     layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5, deterministic=False)
     with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
-        layer.apply(made(MultiHeadAttention(num_heads=2), X), X)
+        layer.apply(drawn_like(MultiHeadAttention(num_heads=2), X), X)
 
 
 def test_the_captured_filter_holds_the_weights_before_dropout():
     layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5)
-    variables = made(layer, X, deterministic=True)
+    variables = drawn_like(layer, X, deterministic=True)
     _, quiet = capture_filters(layer, variables, X, deterministic=True)
     _, noisy = capture_filters(layer, variables, X, deterministic=False, rngs={"dropout": RNG})
     assert_array_equal(noisy["attention"].weights(), quiet["attention"].weights())
@@ -142,7 +143,7 @@ class Twice(nn.Module):
 
 
 def test_filters_are_named_by_path_and_call():
-    variables = made(Twice(), X)
+    variables = drawn_like(Twice(), X)
     output, filters = capture_filters(Twice(), variables, X)
     assert_array_equal(output, Twice().apply(variables, X))
     assert sorted(filters) == ["block/attention", "shared", "shared#1"]
@@ -153,7 +154,7 @@ def test_filters_are_named_by_path_and_call():
 
 def test_a_captured_filter_reproduces_the_output():
     layer = MultiHeadAttention(num_heads=2)
-    variables = made(layer, X, CONTEXT)
+    variables = drawn_like(layer, X, CONTEXT)
     output, filters = capture_filters(layer, variables, X, CONTEXT, mask=masks.padding(jnp.array([3, 7])))
     parameters = jax.tree.map(np.asarray, variables["params"])
     value = np.einsum("bsd,dnh->bsnh", CONTEXT, parameters["value"]["kernel"]) + parameters["value"]["bias"]
@@ -163,7 +164,7 @@ def test_a_captured_filter_reproduces_the_output():
 
 def test_filters_are_sown_only_where_their_collection_is_mutable():
     layer = MultiHeadAttention(num_heads=2)
-    variables = made(layer, X)
+    variables = drawn_like(layer, X)
     assert list(variables) == ["params"]
     _, others = layer.apply(variables, X, mutable=["intermediates"])
     assert not others
@@ -173,7 +174,7 @@ def test_filters_are_sown_only_where_their_collection_is_mutable():
 
 def test_capturing_computes_nothing(monkeypatch):
     layer = MultiHeadAttention(num_heads=2)
-    variables = made(layer, X)
+    variables = drawn_like(layer, X)
     plain = jax.make_jaxpr(lambda variables: layer.apply(variables, X))(variables)
     captured = jax.make_jaxpr(lambda variables: capture_filters(layer, variables, X)[0])(variables)
     assert str(captured) == str(plain)
@@ -183,7 +184,7 @@ def test_capturing_computes_nothing(monkeypatch):
 
 def test_filters_may_be_captured_under_jit_and_differentiated():
     layer = MultiHeadAttention(num_heads=2)
-    variables = made(layer, X)
+    variables = drawn_like(layer, X)
 
     @jax.jit
     @jax.grad
@@ -195,29 +196,24 @@ def test_filters_may_be_captured_under_jit_and_differentiated():
     assert not np.any(gradients["out"]["kernel"])
 
 
-def test_filters_of_scanned_layers_are_stacked():
+@pytest.mark.parametrize("mask", [masks.causal(), masks.padding(jnp.array(3)), jnp.tri(5, dtype=bool)], ids=type)
+def test_filters_of_scanned_layers_are_stacked(mask):
     class Layers(nn.Module):
         @nn.compact
-        def __call__(self, x, mask):
-            def step(layer, x, mask):
+        def __call__(self, x):
+            def step(layer, x, _):
                 return layer(x, mask=mask), None
 
             axes = {"params": 0, "filters": 0}
-            scan = nn.scan(step, variable_axes=axes, split_rngs={"params": True}, in_axes=nn.broadcast, length=2)
-            return scan(MultiHeadAttention(num_heads=2, name="layers"), x, mask)[0]
+            scan = nn.scan(step, variable_axes=axes, split_rngs={"params": True}, length=3)
+            return scan(MultiHeadAttention(num_heads=4, name="layers"), x, None)[0]
 
-    for mask in (masks.causal(), masks.padding(jnp.array(3)), jnp.tri(5, dtype=bool)):
-        variables = made(Layers(), X, mask)
-        _, filters = capture_filters(Layers(), variables, X, mask)
-        weights = filters["layers"].weights()
-        assert weights.shape == (2, 2, 2, 5, 5)
-        _, first = capture_filters(
-            MultiHeadAttention(num_heads=2),
-            {"params": jax.tree.map(lambda x: x[0], variables["params"]["layers"])},
-            X,
-            mask=mask,
-        )
-        close(weights[0], first["attention"].weights())
+    variables = drawn_like(Layers(), X)
+    _, filters = capture_filters(Layers(), variables, X)
+    assert filters["layers"].shape == (3, 2, 4, 5, 5)
+    first = {"params": jax.tree.map(lambda x: x[0], variables["params"]["layers"])}
+    _, expected = capture_filters(MultiHeadAttention(num_heads=4), first, X, mask=mask)
+    close(filters["layers"].weights()[0], expected["attention"].weights())
 
 
 # Tokens and positions
@@ -228,7 +224,7 @@ def test_filters_of_scanned_layers_are_stacked():
 def test_an_embedding_is_a_table_look_up(vocabulary, dtype):
     embedding = jattn.TokenEmbedding(vocabulary, 8, dtype)
     tokens = jnp.array([[0, vocabulary - 1, vocabulary // 2], [vocabulary // 3, 0, 0]])
-    variables = made(embedding, tokens)
+    variables = drawn_like(embedding, tokens)
     table = variables["params"]["embedding"]
     assert table.shape == (vocabulary, 8)
     assert table.dtype == jnp.float32
@@ -241,7 +237,7 @@ def test_gradients_of_an_embedding_count_the_tokens():
     tokens = jnp.array([[0, 3, 3]])
     for vocabulary in (ONE_HOT_VOCABULARY, ONE_HOT_VOCABULARY + 1):
         embedding = jattn.TokenEmbedding(vocabulary, 2)
-        variables = made(embedding, tokens)
+        variables = drawn_like(embedding, tokens)
         gradient = jax.grad(lambda v, e=embedding: jnp.sum(e.apply(v, tokens)))(variables)["params"]["embedding"]
         assert_array_equal(gradient[:, 0], np.bincount([0, 3, 3], minlength=vocabulary))
 
@@ -282,16 +278,9 @@ def think(x, parameters):
     return hidden @ parameters["out"]["kernel"] + parameters["out"]["bias"]
 
 
-def perturbed(variables):
-    """Moves parameters off their first values, so that no scale is one and no bias zero."""
-    leaves, structure = jax.tree.flatten(variables)
-    draw = np.random.default_rng(0).standard_normal
-    return jax.tree.unflatten(structure, [leaf + 0.3 * jnp.asarray(draw(leaf.shape), leaf.dtype) for leaf in leaves])
-
-
 def test_a_post_norm_block_adds_then_norms():
     block = jattn.Block(num_heads=2, hidden=6, norm="post")
-    variables = perturbed(made(block, X, CONTEXT))
+    variables = drawn_like(block, X, CONTEXT)
     p, x = jax.tree.map(np.asarray, variables["params"]), np.asarray(X)
     x = normalise(x + look(x, x, p["attention"], mask=lambda entry, head, i, j: j <= i), p["attention_norm"])
     x = normalise(x + look(x, CONTEXT, p["cross_attention"]), p["cross_attention_norm"])
@@ -301,7 +290,7 @@ def test_a_post_norm_block_adds_then_norms():
 
 def test_a_pre_norm_block_norms_then_adds():
     block = jattn.Block(num_heads=2, hidden=6)
-    variables = perturbed(made(block, X, CONTEXT))
+    variables = drawn_like(block, X, CONTEXT)
     p, x = jax.tree.map(np.asarray, variables["params"]), np.asarray(X)
     y = normalise(x, p["attention_norm"])
     x = x + look(y, y, p["attention"])
@@ -315,7 +304,7 @@ def test_a_pre_norm_block_norms_then_adds():
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_a_block_may_attend_to_tokens_instead_of_itself(norm):
     block = jattn.Block(num_heads=2, hidden=6, norm=norm)
-    variables = perturbed(made(block, X, tokens=VALUES[:, :5]))
+    variables = drawn_like(block, X, tokens=VALUES[:, :5])
     p, x, tokens = jax.tree.map(np.asarray, variables["params"]), np.asarray(X), np.asarray(VALUES[:, :5])
     if norm == "pre":
         x = x + look(normalise(x, p["attention_norm"]), normalise(tokens, p["tokens_norm"]), p["attention"])
@@ -328,7 +317,7 @@ def test_a_block_may_attend_to_tokens_instead_of_itself(norm):
 
 def test_only_self_attention_is_rotary():
     block = jattn.Block(num_heads=2, hidden=6, rotary=True)
-    variables = made(block, X, CONTEXT)
+    variables = drawn_like(block, X, CONTEXT)
     _, filters = capture_filters(block, variables, X, CONTEXT)
     _, plain = capture_filters(jattn.Block(num_heads=2, hidden=6), variables, X, CONTEXT)
     assert np.any(filters["attention"].key != plain["attention"].key)

@@ -7,8 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import Decoder, Encoder, EncoderDecoder, capture_filters, scores
+from tests.variants import drawn_like
 
-SIZES = {"vocabulary": 7, "num_layers": 2, "num_heads": 2, "width": 8, "hidden": 12}
+SIZES = {"vocabulary": 7, "num_heads": 2, "width": 8, "hidden": 12}
 TOKENS = jnp.array([[1, 0, 4, 2, 6, 3], [5, 5, 1, 3, 2, 0]])
 SOURCE = jnp.array([[3, 1, 6, 0], [2, 2, 5, 4]])
 KINDS = [Encoder, Decoder, EncoderDecoder]
@@ -22,9 +23,9 @@ def inputs(kind):
 
 @functools.cache
 def made(kind, **options):
-    """Initialises a small model, and returns its variables and its application under jit."""
+    """Makes a small model of random parameters, and returns its variables and its application under jit."""
     model = kind(**SIZES | options)
-    variables = jax.jit(model.init)(jax.random.key(0), *inputs(kind))
+    variables = drawn_like(model, *inputs(kind))
     return variables, jax.jit(functools.partial(model.apply, variables))
 
 
@@ -120,9 +121,9 @@ def test_every_parameter_is_used(kind):
 
 
 def test_filters_of_an_encoder_decoder():
-    variables, apply = made(EncoderDecoder)
-    output, filters = capture_filters(EncoderDecoder(**SIZES), variables, *inputs(EncoderDecoder))
-    close(output, apply(*inputs(EncoderDecoder)))
+    model = EncoderDecoder(**SIZES, num_layers=2)
+    variables = drawn_like(model, *inputs(EncoderDecoder))
+    _, filters = jax.eval_shape(functools.partial(capture_filters, model), variables, *inputs(EncoderDecoder))
     assert {name: filter.shape for name, filter in filters.items()} == {
         f"{name}_{layer}{attention}": (2, 2, *shape)
         for layer in range(2)
@@ -137,7 +138,9 @@ def test_filters_of_an_encoder_decoder():
 def test_scores_reach_every_attention():
     score = scores.cosine(0.5)
     model = EncoderDecoder(**SIZES, score=score)
-    _, filters = capture_filters(model, made(EncoderDecoder)[0], *inputs(EncoderDecoder))
+    variables = drawn_like(model, *inputs(EncoderDecoder))
+    _, filters = jax.eval_shape(functools.partial(capture_filters, model), variables, *inputs(EncoderDecoder))
+    assert len(filters) == 3
     assert {filter.program.score for filter in filters.values()} == {score}
 
 
@@ -149,7 +152,8 @@ def test_queries_of_positions_do_not_know_the_tokens(options):
     options = {"queries": "positions"} | options
     variables, apply = made(Encoder, **options)
     model = Encoder(**SIZES | options)
-    filters = [capture_filters(model, variables, tokens)[1] for tokens in (TOKENS, TOKENS[::-1])]
+    capture = jax.jit(functools.partial(capture_filters, model, variables))
+    filters = [capture(tokens)[1] for tokens in (TOKENS, TOKENS[::-1])]
     assert_array_equal(*(filter["block_0/attention"].query for filter in filters))
     assert np.any(filters[0]["block_0/attention"].key != filters[1]["block_0/attention"].key)
     nothing_to_see = jnp.zeros(2, int)
@@ -166,15 +170,22 @@ def test_queries_of_tokens_know_their_token():
 # Dropout
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_dropout_is_a_function_of_its_rng(kind):
-    variables, apply = made(kind)
-    model = kind(**SIZES, dropout_rate=0.3)
-    close(jax.jit(model.apply)(variables, *inputs(kind)), apply(*inputs(kind)))
-    noisy = jax.jit(lambda rng: model.apply(variables, *inputs(kind), deterministic=False, rngs={"dropout": rng}))
+def test_dropout_is_a_function_of_its_rng():
+    variables, apply = made(Encoder)
+    model = Encoder(**SIZES, dropout_rate=0.3)
+    noisy = jax.jit(lambda rng: model.apply(variables, TOKENS, deterministic=False, rngs={"dropout": rng}))
     first, second, again = (noisy(jax.random.key(seed)) for seed in (1, 2, 1))
     assert_array_equal(first, again)
     assert np.any(first != second)
+    assert np.any(first != apply(TOKENS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deterministic_model_computes_no_dropout(kind):
+    programs = [
+        jax.make_jaxpr(kind(**SIZES, dropout_rate=rate).apply)(made(kind)[0], *inputs(kind)) for rate in (0.0, 0.3)
+    ]
+    assert str(programs[0]) == str(programs[1])
 
 
 # Bad input

@@ -1,9 +1,11 @@
 """The table of calls that attention and its filter are tested on: each as the library and as the reference write it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,6 +29,14 @@ def inputs(num_queries=QUERIES, num_keys=KEYS, batch=BATCH, heads=HEADS, kv_head
         jnp.asarray(draw((*batch, num_keys, kv_heads, HEAD_DIM)), dtype),
         jnp.asarray(draw((*batch, num_keys, kv_heads, VALUE_DIM)), dtype),
     )
+
+
+def drawn_like(module, *arguments, **options):
+    """Draws variables for a module without compiling its init: no scale is one, no bias zero."""
+    shapes = jax.eval_shape(functools.partial(module.init, **options), jax.random.key(0), *arguments)
+    leaves, structure = jax.tree.flatten(shapes)
+    draw = rng(7).standard_normal
+    return jax.tree.unflatten(structure, [jnp.asarray(0.5 * draw(leaf.shape), leaf.dtype) for leaf in leaves])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_neighbouring_examples_are_independent(task):
 def test_no_draw_falls_outside_of_the_symbols(symbols, monkeypatch):
     """Of all the 2²³ float32 numbers that can be drawn, each gives a token, and all tokens come up alike."""
     drawn = jnp.arange(2**23, dtype=jnp.float32) / 2**23
-    monkeypatch.setattr(jax.random, "uniform", lambda rng, shape, dtype: drawn)
+    monkeypatch.setattr(jax.random, "uniform", lambda rng, shape, dtype: drawn.astype(dtype))
     counts = np.bincount(uniform_tokens(jax.random.key(0), symbols, 2**23))
     assert len(counts) == symbols
     assert counts.max() - counts.min() <= 1

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: wait for the run to save where it asks for that, and end it at once elsewhere."""
 
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -74,6 +75,26 @@ def test_a_second_signal_does_not_wait(first, second):
         save(log, first, second)
     assert log == [False, True]
     assert stopped.value.status == STATUS[second]
+
+
+def save_after_a_lost_stop(log, number):
+    """A run whose `Stopped` was lost where nothing can be raised, as in a callback of the garbage collector."""
+    with interrupts() as signals:
+        with suppress(Stopped):
+            signal.raise_signal(number)
+        log.append(signals.received)
+        with signals.waiting():
+            pass
+        log.append("went on")
+
+
+@every_signal
+def test_a_stop_that_was_lost_on_its_way_is_remembered(number):
+    log = []
+    with pytest.raises(Stopped) as stopped:
+        save_after_a_lost_stop(log, number)
+    assert log == [True]
+    assert stopped.value.status == STATUS[number]
 
 
 def test_without_a_signal_nothing_is_stopped():

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,11 +194,19 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, files, overwrite):
     assert contents(tmp_path) == files
 
 
-def test_overwrite_can_be_asked_again_when_it_was_cut_off(a_run, monkeypatch):
-    whole = Path.iterdir
+@pytest.mark.parametrize("folders", [0, 1])
+def test_overwrite_can_be_asked_again_when_it_was_cut_off(a_run, monkeypatch, folders):
+    deleted, names, delete = [], Path.iterdir, shutil.rmtree
+
+    def delete_a_few(path):
+        if len(deleted) == folders:
+            raise KeyboardInterrupt
+        deleted.append(path)
+        delete(path)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "iterdir", lambda self: iter(sorted(whole(self), key=lambda p: p.name != "config.toml")))
-        patched.setattr("shutil.rmtree", lambda *arguments, **options: os.kill(os.getpid(), signal.SIGINT))
+        patched.setattr(Path, "iterdir", lambda self: iter(sorted(names(self), key=lambda p: p.name != "config.toml")))
+        patched.setattr("shutil.rmtree", delete_a_few)
         with pytest.raises(KeyboardInterrupt):
             RunFolder(make_config(a_run, run={"overwrite": True}))
     with open_folder(a_run, run={"overwrite": True}):
@@ -273,6 +282,14 @@ def test_rewinding_drops_what_came_later(a_run, step, rows, snapshots):
     names = sorted(path.name for path in (a_run / "filters").iterdir())
     assert names == [f"step_{number:08d}.npz" for number in snapshots]
     assert (a_run / "checkpoints" / "30" / "array").exists()
+
+
+def test_who_reads_while_metrics_are_rewound_sees_the_old_ones_whole(a_run):
+    with open_folder(a_run) as folder, (a_run / "metrics.jsonl").open() as reader:
+        before = reader.read()
+        reader.seek(0)
+        folder.rewind(10)
+        assert reader.read() == before
 
 
 def test_rewinding_leaves_files_of_other_names(a_run):
