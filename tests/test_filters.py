@@ -268,8 +268,9 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize("name", ONE)
-@pytest.mark.parametrize("how", ["vmap", "scan"])
+@pytest.mark.parametrize(
+    ("how", "name"), [*(("vmap", name) for name in ONE), ("scan", "an array"), ("scan", "a bias each")]
+)
 def test_stacked_filters_are_the_filters_one_by_one(how, name):
     count = 3 if "each" in name else 2  # as many filters as heads: the new axis must not be taken for that of heads
     query, key, _ = inputs(3, 5, batch=(count,), heads=3, kv_heads=1)

@@ -24,6 +24,9 @@ def reverse(num_symbols: int) -> Task:
 
 
 def _aligned(name: str, num_symbols: int, place: Place) -> Task:
+    if num_symbols < 1:
+        raise ValueError(f"num_symbols: expected at least 1, got {num_symbols}")
+
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         index = jnp.arange(room, dtype=jnp.int32)
         real = index < length

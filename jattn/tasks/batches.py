@@ -29,6 +29,9 @@ def make_batch(
       room: the size of the arrays that hold a source. Where all sources are known to fill it, the batch carries no
         lengths, and the model needs no mask.
 
+    Raises:
+      ValueError: if lengths known at trace time do not lie in ``1 .. room``, shortest first.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jattn import tasks
@@ -41,6 +44,9 @@ def make_batch(
       [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
     """
     shortest, longest = lengths
+    known = [length for length in (1, shortest, longest, room) if isinstance(length, int)]
+    if known != sorted(known):
+        raise ValueError(f"lengths: expected 1 <= shortest <= longest <= room {room}, got {lengths}")
 
     def example(index: Int[Array, ""]) -> Batch:
         length_rng, rng_of_tokens = jax.random.split(jax.random.fold_in(rng, index))

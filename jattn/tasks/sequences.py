@@ -48,5 +48,5 @@ class Task:
 
 
 def uniform_tokens(rng: PRNGKeyArray, num_symbols: int, room: int) -> Int[Array, " S"]:
-    """Draws tokens from ``0 .. num_symbols - 1``, each as likely to within ``num_symbols / 2²⁴``."""
+    """Draws tokens from ``0 .. num_symbols - 1``, each as likely to within ``num_symbols / 2²³``."""
     return jnp.floor(jax.random.uniform(rng, (room,), jnp.float32) * num_symbols).astype(jnp.int32)

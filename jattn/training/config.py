@@ -133,10 +133,19 @@ class Config(_Section):
         return max(self.task.max_length, *self.evaluation.test_lengths, 1)
 
 
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+
+
 def _problems(config: Config) -> list[str]:
     """Lists what does not fit together, each as ``key: what was expected, what came``."""
     task, model, evaluation = config.task, config.model, config.evaluation
     problems = []
+    if not _is_path(config.run.folder):
+        problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
     if task.min_length > task.max_length:
         problems.append(f"task.min_length: expected at most task.max_length {task.max_length}, got {task.min_length}")
     if model.width % model.num_heads:

@@ -15,7 +15,7 @@ class Stopped(BaseException):
 
 
 class Interrupts:
-    """Remembers a signal until the run can save; outside of `saving` a signal ends the run at once.
+    """Remembers a signal until the run can save; outside of `waiting` a signal ends the run at once.
 
     A second signal does not wait either.
     """
@@ -26,10 +26,11 @@ class Interrupts:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
-        if self._may_wait and self._received is None:
-            self._received = number
-            return
-        raise Stopped(number)
+        waits = self._may_wait and self._received is None
+        # Kept even where it is raised: a callback of the garbage collector swallows what is raised in it.
+        self._received = number
+        if not waits:
+            raise Stopped(number)
 
     @property
     def received(self) -> bool:

@@ -1,6 +1,7 @@
 """From a config file and options on the command line to a checked `Config`, or one message that says what is wrong."""
 
 import dataclasses
+import datetime
 import difflib
 import tomllib
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -
       SystemExit: status 0 after ``--help``, 2 after a message on an option that cannot be read.
     """
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or not arguments[0] or arguments[0].startswith("-"):
         if not wants_help:
             raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{_known_configs()}")
         values, source, options = {}, "defaults", list(arguments)
@@ -68,6 +69,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected TOML, got: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
+        raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
     if not values:
         raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
     return values
@@ -88,7 +91,9 @@ def check(values: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {_explain(dict(mistake))}" for mistake in error.errors())) from None
+        lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()]
+        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise ConfigError("\n".join([*lines[:8], *more])) from None
 
 
 def differences(config: Config, other: Config) -> list[str]:
@@ -107,10 +112,28 @@ def _apply_options(config: Config, options: list[str], program: str) -> Config:
     # tyro parses into plain dataclasses, so that every value is judged, and every mistake worded, by `check` alone.
     sections = {name: _plain(name, getattr(config, name)) for name in Config.model_fields}
     fields = [(name, type(section), dataclasses.field(default=section)) for name, section in sections.items()]
-    parsed = tyro.cli(
-        dataclasses.make_dataclass("Options", fields, frozen=True), args=options, prog=program, description=_DESCRIPTION
+    options_type = dataclasses.make_dataclass("Options", fields, frozen=True)
+    parsed, unknown = tyro.cli(
+        options_type, args=options, prog=program, description=_DESCRIPTION, return_unknown_args=True
     )
+    if unknown:
+        raise ConfigError(_unknown_option(options, unknown[0], program))
     return check(dataclasses.asdict(parsed), "command line")
+
+
+def _unknown_option(options: list[str], unknown: str, program: str) -> str:
+    known = {
+        f"{name}.{key}": f"--{name}.{key}".replace("_", "-")
+        for name in Config.model_fields
+        for key in get_section(name).model_fields
+    }
+    before = options[options.index(unknown) - 1] if unknown in options[1:] else ""
+    if not unknown.startswith("-") and before in known.values():
+        return f"command line: {before} takes no value, got {_shown(unknown)}"
+    word = unknown.split("=")[0].lstrip("-").replace("-", "_")
+    near = difflib.get_close_matches(word, list(known), n=1) or [path for path in known if path.split(".")[1] == word]
+    hint = f"did you mean {known[near[0]]}?" if near else f"see {program} --help"
+    return f"command line: {_shown(unknown)}: unknown option; {hint}"
 
 
 def _plain(name: str, section: pydantic.BaseModel) -> Any:
@@ -123,28 +146,51 @@ def _plain(name: str, section: pydantic.BaseModel) -> Any:
 
 def _explain(mistake: dict[str, Any]) -> str:
     *parents, key = (*map(str, mistake["loc"]),) or ("",)
-    path, got = ".".join([*parents, key]), mistake["input"]
+    path, got = _shown(".".join([*parents, key])), _as_toml(mistake["input"])
     if mistake["type"] == "extra_forbidden":
         return f"{path}: unknown key{_nearest_key(parents, key)}"
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
-    expected = mistake["msg"].removeprefix("Input should be ")
+    expected = _EXPECTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
     if mistake["type"] in ("model_type", "model_attributes_type"):
         expected = f"a table [{path}]"
     hint = ""
-    if mistake["type"] == "literal_error" and isinstance(got, str):
-        near = difflib.get_close_matches(
-            got, mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "), n=1
-        )
+    if mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
+        near = _nearest(mistake["input"], mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
         hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{path}: expected {expected}, got {got!r}{hint}"
+    return f"{path}: expected {expected}, got {got}{hint}"
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+}
+
+
+def _as_toml(value: Any) -> str:
+    """Writes a value as it stands in a config file, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _shown(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
+
+
+def _shown(text: str) -> str:
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _nearest(word: str, words: list[str]) -> list[str]:
+    return difflib.get_close_matches(word.lower(), words, n=1)
 
 
 def _nearest_key(parents: list[str], key: str) -> str:
     tables = {name: list(get_section(name).model_fields) for name in Config.model_fields}
     allowed = tables[parents[0]] if parents else list(tables)
     elsewhere = [f"{table}.{name}" for table, names in tables.items() for name in names if name == key]
-    near = difflib.get_close_matches(key, allowed, n=1)
+    near = _nearest(key, allowed)
     if near:
         return f"; did you mean {'.'.join([*parents, near[0]])}?"
     if elsewhere:

@@ -9,8 +9,9 @@ from typing import Any, TextIO
 
 import tomli_w
 
+from jattn.report.files import replacing
 from jattn.training.config import Config
-from jattn.training.options import check, differences, read_toml
+from jattn.training.options import ConfigError, check, differences, read_toml
 
 CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", "lock"
 
@@ -35,19 +36,22 @@ class RunFolder:
         self.path = Path(config.run.folder)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_strangers()
+            self._lock = self._take_lock()
+        except FileExistsError:
+            raise RunFolderError(f"run.folder: expected a folder, got a file: {self.path}") from None
         except OSError as error:
             raise RunFolderError(
-                f"run.folder: expected a folder that can be made, got {self.path}: {error.strerror}"
+                f"run.folder: expected a folder that can be written, got {self.path}: {error.strerror}"
             ) from None
-        self._refuse_strangers()
-        self._lock = self._take_lock()
         try:
-            if config.run.overwrite:
-                self._empty()
-            if (self.path / CONFIG).exists():
-                self._refuse_another_config(config)
+            there = self._read_config() if (self.path / CONFIG).exists() else None
+            if there is not None and not config.run.overwrite:
+                self._refuse_another_config(config, there)
             else:
-                _replace(self.path / CONFIG, tomli_w.dumps(config.model_dump()))
+                self._empty()
+                with replacing(self.path / CONFIG) as file:
+                    file.write(tomli_w.dumps(config.model_dump()).encode("utf-8"))
         except BaseException:
             self._lock.close()
             raise
@@ -55,22 +59,29 @@ class RunFolder:
     def read_metrics(self) -> list[dict[str, Any]]:
         """Reads all rows of metrics; a last line that a crash cut short is left out."""
         path = self.path / METRICS
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
         rows = []
         for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+                row["step"] + 0
+                rows.append(row)
+            except (ValueError, TypeError, KeyError):
                 if number < len(lines):
-                    raise RunFolderError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from None
+                    got = line[:60].decode("utf-8", "replace")
+                    raise RunFolderError(
+                        f"{path}, line {number}: expected a JSON object with a step, got {got!r}"
+                    ) from None
         return rows
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drops what an interrupted run wrote beyond `step`, where it resumes; returns the rows that stay."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
-        _replace(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        with replacing(self.path / METRICS) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode("utf-8"))
         for snapshot in (self.path / "filters").glob("step_*.npz"):
-            if int(snapshot.stem.removeprefix("step_")) > step:
+            number = snapshot.stem.removeprefix("step_")
+            if number.isdecimal() and int(number) > step:
                 snapshot.unlink()
         return rows
 
@@ -86,7 +97,9 @@ class RunFolder:
     def _refuse_strangers(self) -> None:
         if (self.path / CONFIG).exists():
             return
-        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK)
+        # A process that died while it wrote the first config leaves its temporary file.
+        ours = (LOCK, f".{CONFIG}.")
+        strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
         if strangers:
             raise RunFolderError(
                 f"{self.path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it"
@@ -106,8 +119,17 @@ class RunFolder:
         lock.flush()
         return lock
 
-    def _refuse_another_config(self, config: Config) -> None:
-        there = check(read_toml(self.path / CONFIG), str(self.path / CONFIG))
+    def _read_config(self) -> Config:
+        path = self.path / CONFIG
+        try:
+            values = read_toml(path)
+            if values.keys() != Config.model_fields.keys():
+                raise ConfigError(f"{path}: expected the whole config of a run")
+            return check(values, str(path))
+        except ConfigError as error:
+            raise RunFolderError(f"{self.path}: expected the folder of a run; {error}") from None
+
+    def _refuse_another_config(self, config: Config, there: Config) -> None:
         differing = differences(config, there)
         if differing:
             raise RunFolderError(
@@ -117,16 +139,8 @@ class RunFolder:
             )
 
     def _empty(self) -> None:
-        for entry in self.path.iterdir():
+        # The config goes last: as long as it stands, the folder is known as that of a run.
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
             if entry.name == LOCK:
                 continue
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
