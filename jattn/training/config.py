@@ -102,7 +102,7 @@ class RunConfig(_Section):
 
     folder: str = Field(default="", description="the run folder; by default runs/ and the config's name")
     overwrite: bool = Field(default=False, description="delete what an earlier run left in the folder and start anew")
-    log_every: int = Field(default=25, ge=1, description="steps between rows of metrics")
+    log_every: int = Field(default=50, ge=1, description="steps between rows of metrics")
     snapshots: int = Field(default=20, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
     probes: int = Field(default=4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")

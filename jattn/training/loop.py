@@ -1,6 +1,5 @@
 """The loop on the host: chunks of compiled steps, and at their ends metrics, snapshots, evaluations, checkpoints."""
 
-import dataclasses
 import math
 import time
 from typing import Any
@@ -18,7 +17,7 @@ from jattn.training.interrupts import Interrupts
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
 from jattn.training.setup import Setup
-from jattn.training.step import initial_state, make_train_chunk, no_sums
+from jattn.training.step import initial_state, make_train_chunk
 
 
 class TrainingFailed(RuntimeError):
@@ -51,6 +50,7 @@ class Run:
         self.setup, self.folder, self.reporter, self.interrupts = setup, folder, reporter, interrupts
         self.config: Config = setup.config
         self.train_chunk = make_train_chunk(setup)
+        self.learning_rate = jax.jit(setup.schedule)
         self.measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
         self.checkpoints = Checkpoints(folder.path / "checkpoints", setup.config.run.keep_checkpoints)
         self.state = initial_state(setup)
@@ -142,33 +142,29 @@ class Run:
     def _look(self, snapshot: bool) -> dict[str, Any]:
         """Looks at the probes: returns what their filters are like, and keeps the filters of the first few."""
         measured = self.measure(self.state.params, self.setup.rng("probes"), 0)
-        sums, weights = jax.device_get((measured.sums, measured.weights if snapshot else {}))
+        fetched = (measured.sums, measured.weights if snapshot else {}, self.state.sums)
+        sums, weights, watched = jax.device_get(fetched)
         if snapshot:
             if self.step == 0:
                 save_probes(self.folder.path, describe_probes(self.setup, measured))
             save_snapshot(self.folder.path, self.step, weights)
-        return summarize(add_up([sums]))
+        return summarize(add_up([sums])) | {"watched": watched}
 
     def _log(self, look: dict[str, Any]) -> None:
-        interval = min(
-            self.config.run.log_every,
-            self.step - (self.step - 1) // self.config.run.log_every * self.config.run.log_every,
-        )
-        sums = jax.device_get(self.state.sums)
+        interval = (self.step - 1) % self.config.run.log_every + 1
         rate = self.timed_steps / self.seconds if self.seconds else 0.0
         tokens = self.config.training.batch_size * self.setup.layout.num_positions(self.config.task.max_length)
         row = {
             "kind": "train",
             "step": self.step,
-            **{name: float(total) / interval for name, total in sums.items()},
-            "learning_rate": float(np.asarray(self.setup.schedule(self.step - 1))),
+            **{name: float(total) / interval for name, total in look["watched"].items()},
+            "learning_rate": float(self.learning_rate(self.step - 1)),
             "steps_per_second": rate,
             "tokens_per_second": rate * tokens,
             "filters": look["filters"],
         }
         self._append(row)
         self.reporter.row(row)
-        self.state = dataclasses.replace(self.state, sums=jax.device_put(no_sums(), self.state.step.sharding))
         self.seconds, self.timed_steps = 0.0, 0
 
     def _evaluate(self) -> None:

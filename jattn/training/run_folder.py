@@ -64,7 +64,7 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                row["step"] + 0
+                int(row["step"])
                 rows.append(row)
             except (ValueError, TypeError, KeyError):
                 if number < len(lines):

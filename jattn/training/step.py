@@ -53,16 +53,11 @@ def initial_state(setup: Setup) -> TrainState:
             step=jnp.int32(0),
             params=params,
             opt_state=setup.optimizer.init(params),
-            sums=no_sums(),
+            sums={name: jnp.float32(0) for name in WATCHED},
             broken_step=jnp.int32(-1),
         )
 
     return jax.jit(init, out_shardings=jax.NamedSharding(setup.mesh, PartitionSpec()))()
-
-
-def no_sums() -> dict[str, Float[Array, ""]]:
-    """Returns the sums of no steps."""
-    return {name: jnp.float32(0) for name in WATCHED}
 
 
 def train_step(setup: Setup, state: TrainState) -> TrainState:
@@ -91,12 +86,13 @@ def train_step(setup: Setup, state: TrainState) -> TrainState:
         "exact_accuracy": found["right_sequences"] / setup.config.training.batch_size,
         "gradient_norm": optax.tree.norm(gradients),
     }
+    new_row = state.step % setup.config.run.log_every == 0
     updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
     return TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        sums={name: state.sums[name] + watched[name] for name in WATCHED},
+        sums={name: jnp.where(new_row, 0, state.sums[name]) + watched[name] for name in WATCHED},
         broken_step=jnp.where(jnp.isfinite(watched["loss"]), state.broken_step, state.step),
     )
 
