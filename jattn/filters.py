@@ -50,14 +50,15 @@ def attention_filter(
       TypeError: if an argument has the wrong type or dtype.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jattn import attention_filter, masks
       >>> zeros = jnp.zeros((3, 1, 4))
       >>> filter = attention_filter(zeros, zeros, mask=masks.causal())
       >>> filter
       AttentionFilter(shape=(1, 3, 3), dtype=float32)
-      >>> filter.rows([1, 2]).round(2).tolist()
-      [[[0.5, 0.5, 0.0], [0.33, 0.33, 0.33]]]
+      >>> print(np.asarray(filter.rows([1, 2])).round(2))
+      [[[0.5  0.5  0.  ]
+        [0.33 0.33 0.33]]]
     """
     program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key))
     plan(filter_shape(query, key), None, block_size)
@@ -105,7 +106,7 @@ class AttentionFilter:
           ValueError: if `indices` has another rank, or an index known at trace time is out of range.
         """
         num_rows = self.shape[-2]
-        index_array = jnp.asarray(indices)
+        index_array = jnp.asarray(indices, jnp.int32 if np.size(indices) == 0 else None)
         if index_array.ndim != 1 or not jnp.issubdtype(index_array.dtype, jnp.integer):
             raise ValueError(
                 f"rows: expected a list of query indices, got shape {index_array.shape}, dtype {index_array.dtype}"
@@ -190,6 +191,8 @@ class AttentionFilter:
 
     def argmax(self) -> Int[Array, "*batch N T"]:
         """Computes which key each query attends to most; the first of equals, 0 where it may attend to nothing."""
+        if self.shape[-1] == 0:
+            return jnp.zeros(self.shape[:-1], jnp.int32)
         return self.fold(lambda weights, grid: jnp.argmax(weights, axis=-1).astype(jnp.int32))
 
     def uniform(self) -> "AttentionFilter":

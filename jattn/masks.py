@@ -172,15 +172,11 @@ def _as_lengths(name: str, lengths: Any) -> Array:
     return array
 
 
-def _fit_lengths(name: str, lengths: Array | None, shape: tuple[int, ...]) -> Array | None:
+def _fit_lengths(name: str, lengths: Array, shape: tuple[int, ...]) -> Array:
     batch = shape[:-3]
-    if lengths is None or lengths.ndim == 0:
-        return None if lengths is None else lengths.reshape((1,) * len(batch))
-    if lengths.ndim != len(batch) or any(
-        size not in (1, whole) for size, whole in zip(lengths.shape, batch, strict=True)
-    ):
+    if lengths.ndim and lengths.shape != batch:
         raise ValueError(f"mask: padding {name} must be a scalar or have the batch shape {batch}, got {lengths.shape}")
-    return lengths
+    return jnp.broadcast_to(lengths, batch)
 
 
 @jax.tree_util.register_dataclass
@@ -206,8 +202,9 @@ class _Padding(Mask):
 
     def fit(self, shape: tuple[int, ...]) -> Mask:
         lengths = _fit_lengths("lengths", self.lengths, shape)
-        query_lengths = _fit_lengths("query_lengths", self.query_lengths, shape)
-        return dataclasses.replace(self, lengths=lengths, query_lengths=query_lengths)
+        if self.query_lengths is None:
+            return _Padding(lengths, None)
+        return _Padding(lengths, _fit_lengths("query_lengths", self.query_lengths, shape))
 
 
 @jax.tree_util.register_dataclass

@@ -25,10 +25,11 @@ def sinusoidal(positions: Int[Array, "*batch T"], width: int) -> Float[Array, "*
       The encodings in float32.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jattn import positions
-      >>> positions.sinusoidal(jnp.arange(2), 4).round(2).tolist()
-      [[0.0, 1.0, 0.0, 1.0], [0.84..., 0.54..., 0.01..., 1.0]]
+      >>> print(np.asarray(positions.sinusoidal(jnp.arange(2), 4)).round(2))
+      [[0.   1.   0.   1.  ]
+       [0.84 0.54 0.01 1.  ]]
 
     Source: Vaswani et al. 2017, section 3.5.
     """
@@ -55,11 +56,11 @@ def rotary(
       The rotated array, in the dtype of `x`; computed in float32 or wider.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jattn import positions
       >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 2)
-      >>> positions.rotary(x, jnp.array([1])).round(2).ravel().tolist()
-      [0.54..., 0.84...]
+      >>> print(np.asarray(positions.rotary(x, jnp.array([1]))).round(2))
+      [[[0.54 0.84]]]
 
     Source: Su et al. 2021, "RoFormer", section 3.4.2.
     """
