@@ -1,4 +1,5 @@
 import functools
+import re
 
 import hypothesis
 import jax
@@ -251,6 +252,12 @@ def test_large_half_precision_products_do_not_overflow():
     rules = {"score": lambda query, key, head: 1e-4 * (query @ key)}
     out = attend(query, key, value, score=scores.scaled_dot(1e-4))
     assert_allclose(out, reference.attend(query, key, value, **rules), atol=5e-3)
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_products_accumulate_in_float32(block_size):
+    program = jax.make_jaxpr(functools.partial(attend, block_size=block_size))(*inputs(dtype=jnp.bfloat16))
+    assert re.findall(r":(\w+)\[[\w,]*\] = dot_general", str(program)) == ["f32", "f32"]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
