@@ -146,7 +146,10 @@ def plan(shape: tuple[int, ...], implementation: str | None, block_size: int | N
     if block_size is None:
         budget, heads = (WALKED_BLOCK_WEIGHTS, 1) if walk_heads else (WHOLE_BLOCK_WEIGHTS, math.prod(shape[:-2]))
         block_size = max(16, budget // max(1, heads * num_keys))
-    return min(block_size, max(num_rows, 1)), walk_heads
+        if not walk_heads:
+            # Two blocks at least: the weights of a single one would be kept for the backward pass.
+            block_size = min(block_size, -(-num_rows // 2))
+    return max(1, min(block_size, num_rows)), walk_heads
 
 
 def _check_value(key: Array, value: Array) -> None:

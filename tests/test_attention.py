@@ -366,3 +366,9 @@ def test_an_edit_changes_the_weights_of_attention_and_of_its_filter(block_size, 
 def test_minus_infinity_is_a_mask():
     query, key, value = inputs()
     close(attend(query, key, value, bias=jnp.asarray(BANNED)), attend(query, key, value, mask=BANNED == 0))
+
+
+def test_no_filter_is_kept_whole_where_all_heads_are_computed_at_once(heads_at_once):
+    x = jnp.zeros((2048, 4, 8))
+    gradient = jax.jit(jax.grad(lambda query: attend(query, x, x, mask=masks.causal()).sum()))
+    assert "2048,2048" not in gradient.lower(x).compile().as_text()
