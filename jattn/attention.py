@@ -11,23 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jattn.biases import BiasLike
 from jattn.checks import check_float
-from jattn.grids import Grid
+from jattn.grids import Grid, whole_grid
+from jattn.kernels import KERNELS, choose_kernel
 from jattn.masks import MaskLike
-from jattn.normalizers import NormalizerLike, softmax
-from jattn.rows import Edit, RowProgram, finite, map_rows, row_program, taint
+from jattn.normalizers import NormalizerLike, forbid, softmax
+from jattn.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
+from jattn.products import average, long_axis_last
+from jattn.rows import Edit, RowProgram, clean, row_program, taint
 from jattn.scores import ScoreLike, scaled_dot
+from jattn.walk import map_blocks
 
-IMPLEMENTATIONS = ("dense", "blocked")
-DENSE_WEIGHTS = 2**22
-"""Up to this many weights in all, `attend` computes the filter in one block."""
-WALKED_BLOCK_WEIGHTS = 2**19
-"""About how many weights a block of one head holds; 2 MiB in float32, the size of a CPU core's second-level cache."""
-WHOLE_BLOCK_WEIGHTS = 2**26
-"""About how many weights a block of all heads holds; 256 MiB in float32, enough to keep an accelerator busy."""
+IMPLEMENTATIONS = ("dense", "blocked", *KERNELS)
 
 
 def attend(
@@ -69,7 +68,10 @@ def attend(
       dropout_rate: the chance of each weight to be dropped; the others are scaled by ``1/(1 - rate)``. Which ones drop
         depends on `dropout_rng` alone, not on how the call is computed.
       dropout_rng: needed where `dropout_rate` is above zero.
-      implementation: ``"dense"`` (one block), ``"blocked"``, or None to choose; the result is the same.
+      implementation: ``"dense"`` (one block), ``"blocked"``, a fused kernel (``"cudnn"`` on NVIDIA GPUs, ``"splash"``
+        on TPUs), or None to choose; the result is the same but for rounding. A kernel has reverse-mode first
+        derivatives only, and keeps NaN and inf from a query only where no query may see them; if that is too little,
+        name one of the first two. `explain_implementation` says which one is chosen.
       block_size: how many query rows a block holds; the default suits the device.
       precision: as in `jax.lax.dot_general`.
 
@@ -94,18 +96,76 @@ def attend(
     _check_value(key, value)
     _check_dropout(dropout_rate, dropout_rng)
     program = row_program(score, bias, mask, normalizer, edit, precision, shape)
-    block_size, walk_heads = plan(shape, implementation, block_size)
-
+    kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
+    if kernel is not None:
+        return KERNELS[kernel](query, key, value, program)
+    plan = choose_plan(shape, program, implementation, block_size)
     query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
+    out, _ = attend_heads_first(query, key, value, program, plan, dropout_rate, dropout_rng)
+    return jnp.swapaxes(out, -3, -2)
+
+
+def attend_heads_first(
+    query: Float[Array, "*batch N T H"],
+    key: Float[Array, "*batch K S H"],
+    value: Float[Array, "*batch K S V"],
+    program: RowProgram,
+    plan: Plan,
+    dropout_rate: float = 0.0,
+    dropout_rng: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, "*batch N T V"], Float[Array, "*batch N T"]]:
+    """Attends with heads before positions.
+
+    Returns:
+      The output in the dtype of `value`. And for a softmax, without edit and dropout, the natural logarithm of what
+      each row was divided by, ``ln Σ exp(s)``, in float32 or wider, and minus infinity for a row without keys; else
+      zeros.
+    """
+    few = plan.whole and query.shape[-2] <= FEW_ROWS and program.mask is not None and walks_heads()
+    drops = dropout_rng is not None and dropout_rate > 0
+    if few and not drops:
+        return _attend_few(plan, program, query, key, value)
+    return _attend_any(plan, program, query, key, value, dropout_rate, dropout_rng)
+
+
+def _attend_any(
+    plan: Plan,
+    program: RowProgram,
+    query: Array,
+    key: Array,
+    value: Array,
+    dropout_rate: float = 0.0,
+    dropout_rng: PRNGKeyArray | None = None,
+) -> tuple[Array, Array]:
+    shape = (*query.shape[:-1], key.shape[-2])
+    block = functools.partial(_attend_block, dropout_rate, dropout_rng)
+    sides = {"query": query}, {"key": key, "value": value}
+    careful = {} if program.mask is None else {"prepare": clean}
+    out, log_normalizer = map_blocks(block, program, *sides, shape, plan, **careful)
+    return out.astype(value.dtype), log_normalizer
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attend_few(plan: Plan, program: RowProgram, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Attends from few queries to many keys, which a step of decoding should read no more than once.
+
+    What is not finite shows in the scores or in the output; only then are the inputs cleaned, which reads them again.
+    """
+    grid = whole_grid((*query.shape[:-1], key.shape[-2]))
+    scores, _ = program.scores(query, key, grid)
     query_side, key_side = {"query": query}, {"key": key, "value": value}
-    if program.mask is not None:
-        query_side["query"], query_side["broken"] = finite(query)
-        key_side["key"], broken_key = finite(key)
-        key_side["value"], broken_value = finite(value)
-        key_side["broken"] = broken_key | broken_value
-    block = functools.partial(_attend_block, program, dropout_rate, dropout_rng)
-    out = map_rows(block, query_side, key_side, shape, block_size, walk_heads)
-    return jnp.swapaxes(out, -3, -2).astype(value.dtype)
+    out, log_normalizer = _attend_block(0.0, None, program, grid, query_side, key_side)
+    fine = jnp.all(jnp.isfinite(scores)) & jnp.all(jnp.isfinite(out))
+    return lax.cond(
+        fine,
+        lambda: (out.astype(value.dtype), log_normalizer),
+        lambda: _attend_any(plan, program, query, key, value),
+    )
+
+
+@_attend_few.defjvp
+def _attend_few_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
 
 
 def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch S K H"]) -> tuple[int, ...]:
@@ -124,32 +184,26 @@ def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch 
     return (*query.shape[:-3], num_heads, query.shape[-3], key.shape[-3])
 
 
-def plan(shape: tuple[int, ...], implementation: str | None, block_size: int | None) -> tuple[int, bool]:
-    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed: rows per block, and whether heads are walked.
-
-    One head at a time suits a CPU's caches; an accelerator takes all heads at once.
-    """
+def choose_plan(
+    shape: tuple[int, ...],
+    program: RowProgram,
+    implementation: str | None,
+    block_size: int | None,
+    whole_rows: bool = False,
+) -> Plan:
+    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed."""
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation: expected one of {', '.join(IMPLEMENTATIONS)} or None, got {implementation!r}"
         )
-    whole = isinstance(block_size, numbers.Integral) and not isinstance(block_size, bool)
-    if block_size is not None and not (whole and block_size >= 1):
-        raise ValueError(f"block_size: expected a positive int, got {block_size!r}")
-    num_rows, num_keys = shape[-2:]
+    check_block_size(block_size)
     if implementation == "dense" and block_size is not None:
         raise ValueError(f"block_size: implementation 'dense' has one block, got block_size {block_size}")
     small = math.prod(shape) <= DENSE_WEIGHTS and block_size is None
     if implementation == "dense" or (implementation is None and small):
-        return max(num_rows, 1), False
-    walk_heads = jax.default_backend() == "cpu"
-    if block_size is None:
-        budget, heads = (WALKED_BLOCK_WEIGHTS, 1) if walk_heads else (WHOLE_BLOCK_WEIGHTS, math.prod(shape[:-2]))
-        block_size = max(16, budget // max(1, heads * num_keys))
-        if not walk_heads:
-            # Two blocks at least: the weights of a single one would be kept for the backward pass.
-            block_size = min(block_size, -(-num_rows // 2))
-    return max(1, min(block_size, num_rows)), walk_heads
+        return dense_plan(shape)
+    mask = None if whole_rows or program.needs_whole_rows else program.mask
+    return blocked_plan(shape, mask, block_size, walks_heads())
 
 
 def _check_value(key: Array, value: Array) -> None:
@@ -166,37 +220,90 @@ def _check_dropout(rate: float, rng: PRNGKeyArray | None) -> None:
         raise ValueError(f"dropout_rate: expected a number in [0, 1), got {rate!r}")
     if rate > 0 and rng is None:
         raise ValueError(f"dropout_rng: needed for dropout_rate {rate}, got None")
+    if rng is None:
+        return
+    dtype, shape = getattr(rng, "dtype", None), getattr(rng, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
+        got = type(rng).__name__ if dtype is None else f"shape {shape}, dtype {dtype}"
+        raise TypeError(f"dropout_rng: expected one key, as jax.random.key makes it, got {got}")
 
 
 def _attend_block(
-    program: RowProgram,
     dropout_rate: float,
     dropout_rng: PRNGKeyArray | None,
+    program: RowProgram,
     grid: Grid,
     query_side: Any,
     key_side: Any,
-) -> Float[Array, "... R V"]:
-    weights, allowed = program.weights(query_side["query"], key_side["key"], grid)
-    if dropout_rng is not None and dropout_rate > 0:
-        weights = jnp.where(_kept(weights.shape, grid, dropout_rate, dropout_rng), weights / (1 - dropout_rate), 0)
-    value = key_side["value"]
-    out = jnp.einsum(
-        "...rs,...sv->...rv",
-        weights.astype(value.dtype),
-        value,
-        precision=program.precision,
-        preferred_element_type=weights.dtype,
-    )
-    if allowed is None:
-        return out
-    return taint(out, allowed, query_side["broken"], key_side["broken"])
+) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
+    query, key, value = query_side["query"], key_side["key"], key_side["value"]
+    drops = dropout_rng is not None and dropout_rate > 0
+    if program.normalizer.is_softmax and program.edit is None and not drops:
+        scores, allowed = program.scores(query, key, grid)
+        sink = program.normalizer.sink_score(grid, scores.dtype)
+        sink = None if sink is None else jnp.broadcast_to(sink, (*scores.shape[:-1], 1))
+        out, log_normalizer = average_by_softmax(forbid(scores, allowed), value, sink, program.precision)
+    else:
+        weights, allowed = program.weights(query, key, grid)
+        if drops:
+            weights = jnp.where(_kept(weights.shape, grid, dropout_rate, dropout_rng), weights / (1 - dropout_rate), 0)
+        out = average(weights, value, program.precision)
+        log_normalizer = jnp.zeros(out.shape[:-1], out.dtype)
+    if "broken" not in query_side:
+        return out, log_normalizer
+    broken = query_side["broken"], key_side["broken"]
+    return taint(out, allowed, *broken), taint(log_normalizer[..., None], allowed, *broken)[..., 0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def average_by_softmax(
+    scores: Float[Array, "... R W"],
+    value: Float[Array, "... W V"],
+    sink: Float[Array, "... R 1"] | None,
+    precision: Any,
+) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
+    """Averages values by the softmax of the scores, dividing after the product; also returns the log-normalizer."""
+    return _average_by_exponentials(*_exponentials(scores, sink), value, precision)
+
+
+def _exponentials(scores: Array, sink: Array | None) -> tuple[Array, Array, Array]:
+    """Returns each row's largest score, ``exp(s - largest)``, and their sum."""
+    # The smallest number in place of minus infinity, and no sink at all: passes over the block cost time.
+    largest = jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(scores.dtype).min)
+    largest = largest if sink is None else jnp.maximum(largest, sink)
+    exponentials = jnp.exp(scores - largest)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return largest, exponentials, total if sink is None else total + jnp.exp(sink - largest)
+
+
+def _average_by_exponentials(
+    largest: Array, exponentials: Array, total: Array, value: Array, precision: Any
+) -> tuple[Array, Array]:
+    out = average(exponentials, value, precision) / jnp.where(total == 0, 1, total)
+    return out, (largest + jnp.log(total))[..., 0]
+
+
+@average_by_softmax.defjvp
+def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
+    scores, value, sink = primals
+    largest, exponentials, total = _exponentials(scores, sink)
+    out, log_normalizer = _average_by_exponentials(largest, exponentials, total, value, precision)
+    total = jnp.where(total == 0, 1, total)
+    weights = exponentials / total
+    change = jnp.sum(weights * tangents[0], axis=-1, keepdims=True)
+    change = change if sink is None else change + jnp.exp(sink - largest) / total * tangents[2]
+    tangent = average(weights * (tangents[0] - change), value, precision)
+    tangent = tangent + average(weights, long_axis_last(tangents[1]), precision)
+    return (out, log_normalizer), (tangent, change[..., 0])
 
 
 def _kept(shape: tuple[int, ...], grid: Grid, rate: float, rng: PRNGKeyArray) -> Array:
     """Draws which weights stay: a pure function of rng, batch entry, head and query, whatever the block."""
 
     def row(stream: Array, index: Array) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(jax.random.fold_in(rng, stream), index), 1 - rate, shape[-1:])
+        rng_of_row = jax.random.fold_in(jax.random.fold_in(rng, stream), index)
+        return grid.take_keys(jax.random.bernoulli(rng_of_row, 1 - rate, grid.shape[-1:]))
 
     streams = jnp.arange(math.prod(grid.shape[:-2])) if grid.stream is None else grid.stream[None]
     kept = jax.vmap(lambda stream: jax.vmap(lambda index: row(stream, index))(grid.rows))(streams)

@@ -14,13 +14,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jattn.attention import filter_shape, plan
+from jattn.attention import choose_plan, filter_shape
 from jattn.biases import BiasLike
 from jattn.grids import Grid
 from jattn.masks import MaskLike, as_mask
 from jattn.normalizers import NormalizerLike, softmax
-from jattn.rows import Edit, RowProgram, finite, map_rows, row_program, taint
+from jattn.plans import Plan, check_block_size
+from jattn.rows import Edit, RowProgram, clean, row_program, taint
 from jattn.scores import ScoreLike, as_score, scaled_dot
+from jattn.walk import map_blocks
 
 Fold = Callable[[Float[Array, "... R S"], Grid], Any]
 """Takes a block of weights and its index grids, returns a pytree of arrays ``[..., R, *rest]``: something per row."""
@@ -61,7 +63,7 @@ def attention_filter(
         [0.33 0.33 0.33]]]
     """
     program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key))
-    plan(filter_shape(query, key), None, block_size)
+    check_block_size(block_size)
     return AttentionFilter(query, key, program, block_size)
 
 
@@ -119,18 +121,16 @@ class AttentionFilter:
         grid = Grid(index_array, self.shape, adjacent=False)
         query_side, key_side = self._sides()
         query_side = jax.tree.map(lambda x: jnp.take(x, index_array, axis=len(self.shape) - 2), query_side)
-        group = self.shape[-3] // self.key.shape[-2]
-        key_side = jax.tree.map(lambda x: jnp.repeat(x, group, axis=len(self.shape) - 3), key_side)
-        return self._block(grid, query_side, key_side)
+        return _weights(self.program, grid, query_side, key_side)
 
     def scores(self) -> Float[Array, "*batch N T S"]:
         """Computes all scores, bias added, before the mask and the normalizer; quadratic in length."""
 
-        def block(grid: Grid, query_side: Any, key_side: Any) -> Array:
-            return self.program.scores(query_side["query"], key_side["key"], grid)[0]
+        def block(program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> Array:
+            return program.scores(query_side["query"], key_side["key"], grid)[0]
 
         query, key = (jnp.swapaxes(x, -3, -2) for x in (self.query, self.key))
-        return map_rows(block, {"query": query}, {"key": key}, self.shape, *plan(self.shape, None, self.block_size))
+        return map_blocks(block, self.program, {"query": query}, {"key": key}, self.shape, self._plan())
 
     def fold(self, function: Fold) -> Any:
         """Computes something per row from the weights, a block of rows at a time.
@@ -152,10 +152,9 @@ class AttentionFilter:
         """
         if not callable(function):
             raise TypeError(f"fold: expected a function of (weights, grid), got {type(function).__name__}")
-        block_size, walk_heads = plan(self.shape, None, self.block_size)
 
-        def block(grid: Grid, query_side: Any, key_side: Any) -> Any:
-            weights = self._block(grid, query_side, key_side)
+        def block(program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> Any:
+            weights = _weights(program, grid, query_side, key_side)
             folded = function(weights, grid)
             for array in jax.tree.leaves(folded):
                 if jnp.shape(array)[: weights.ndim - 1] != weights.shape[:-1]:
@@ -165,7 +164,7 @@ class AttentionFilter:
                     )
             return folded
 
-        return map_rows(block, *self._sides(), self.shape, block_size, walk_heads)
+        return map_blocks(block, self.program, *self._sides(), self.shape, self._plan())
 
     def entropy(self) -> Float[Array, "*batch N T"]:
         """Computes each row's entropy, ``-Σⱼ wᵢⱼ ln wᵢⱼ``, in nats: 0 looks at one key, ``ln n`` at ``n`` keys alike.
@@ -200,18 +199,21 @@ class AttentionFilter:
         program = dataclasses.replace(self.program, score=as_score(_no_preference), bias=None, edit=None)
         return dataclasses.replace(self, program=program)
 
+    def _plan(self) -> Plan:
+        # A fold gets whole rows: it may ask for keys that the mask rules out.
+        return choose_plan(self.shape, self.program, None, self.block_size, whole_rows=True)
+
     def _sides(self) -> tuple[dict[str, Array], dict[str, Array]]:
         query, key = (jnp.swapaxes(x, -3, -2) for x in (self.query, self.key))
-        if self.program.mask is None:
-            return {"query": query}, {"key": key}
-        (query, broken_query), (key, broken_key) = finite(query), finite(key)
-        return {"query": query, "broken": broken_query}, {"key": key, "broken": broken_key}
+        sides = {"query": query}, {"key": key}
+        return sides if self.program.mask is None else clean(*sides)
 
-    def _block(self, grid: Grid, query_side: Any, key_side: Any) -> Array:
-        weights, allowed = self.program.weights(query_side["query"], key_side["key"], grid)
-        if allowed is None:
-            return weights
-        return taint(weights, allowed, query_side["broken"], key_side["broken"])
+
+def _weights(program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> Array:
+    weights, allowed = program.weights(query_side["query"], key_side["key"], grid)
+    if allowed is None:
+        return weights
+    return taint(weights, allowed, query_side["broken"], key_side["broken"])
 
 
 def _no_preference(query: Float[Array, "... R H"], key: Float[Array, "... S H"]) -> Float[Array, "... R S"]:

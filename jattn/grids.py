@@ -3,7 +3,10 @@
 A filter of shape ``[*batch, N, T, S]`` is computed in blocks of whole rows. Masks, biases and edits are evaluated
 on the `Grid` of one block, so that nothing of size ``T x S`` has to exist for them either.
 
-Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``R`` rows of one block.
+A block may leave out keys that its mask rules out for all its rows, so a mask, bias or edit reads `Grid.key` and never
+counts columns.
+
+Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``R`` rows and ``W`` keys of one block.
 """
 
 import dataclasses
@@ -18,9 +21,9 @@ from jaxtyping import Array, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Says which rows, heads and batch entries of a filter a block holds.
+    """Says which rows, keys, heads and batch entries of a filter a block holds.
 
-    A block has the shape ``[*batch, N, R, S]`` where all heads are computed at once, and ``[R, S]`` where heads are
+    A block has the shape ``[*batch, N, R, W]`` where all heads are computed at once, and ``[R, W]`` where heads are
     walked one at a time; `head`, `query` and `key` broadcast to it either way.
 
     Args:
@@ -28,6 +31,8 @@ class Grid:
       shape: the shape ``(*batch, N, T, S)`` of the whole filter.
       adjacent: whether `rows` are neighbours in ascending order, which makes slices of gathers.
       stream: where heads are walked, the index of this one among all of ``batch x N``; otherwise ``None``.
+      first_key: the index of the block's first key.
+      num_keys: how many keys the block holds; ``None`` for all of them.
 
     Example:
       >>> import jax.numpy as jnp
@@ -42,6 +47,13 @@ class Grid:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     adjacent: bool = dataclasses.field(default=True, metadata={"static": True})
     stream: Int[Array, ""] | None = None
+    first_key: Int[Array, ""] | int = 0
+    num_keys: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def width(self) -> int:
+        """How many keys the block holds."""
+        return self.shape[-1] if self.num_keys is None else self.num_keys
 
     @property
     def query(self) -> Int[Array, "R 1"]:
@@ -49,9 +61,9 @@ class Grid:
         return self.rows[:, None]
 
     @property
-    def key(self) -> Int[Array, "1 S"]:
+    def key(self) -> Int[Array, "1 W"]:
         """The key index of each column, as a row."""
-        return jnp.arange(self.shape[-1], dtype=jnp.int32)[None, :]
+        return (self.first_key + jnp.arange(self.width, dtype=jnp.int32))[None, :]
 
     @property
     def head(self) -> Int[Array, "..."]:
@@ -62,11 +74,11 @@ class Grid:
 
     @property
     def block_shape(self) -> tuple[int, ...]:
-        """``(*batch, N, R, S)`` for all heads at once, ``(R, S)`` for one walked head."""
+        """``(*batch, N, R, W)`` for all heads at once, ``(R, W)`` for one walked head."""
         leading = self.shape[:-2] if self.stream is None else ()
-        return (*leading, self.rows.shape[0], self.shape[-1])
+        return (*leading, self.rows.shape[0], self.width)
 
-    def part(self, array: Array) -> Array:
+    def part(self, array: "Array | Laid") -> Array:
         """Cuts this block's part out of an array that broadcasts to the whole filter.
 
         Args:
@@ -75,16 +87,18 @@ class Grid:
         Returns:
           An array that broadcasts to the block.
         """
+        if isinstance(array, Laid):
+            return self.take_keys(array.array) if array.cut else self.part(array.array)
         array = array.reshape((1,) * (len(self.shape) - array.ndim) + array.shape)
         if array.shape[-2] != 1:
             array = self.take_rows(array)
-        return self._one_stream(array)
+        return self.take_keys(self.one_stream(array))
 
     def per_batch(self, array: Array) -> Array:
         """Shapes one number per batch entry, ``[*batch]`` or a scalar, so that it broadcasts to the block."""
         if array.ndim == 0:
             return array
-        return self._one_stream(array.reshape(*array.shape, 1, 1, 1))
+        return self.one_stream(array.reshape(*array.shape, 1, 1, 1))
 
     def take_rows(self, array: Array) -> Array:
         """Takes this block's rows along the axis before the last of an array of ``T`` rows."""
@@ -92,7 +106,13 @@ class Grid:
             return lax.dynamic_slice_in_dim(array, self.rows[0], self.rows.shape[0], axis=-2)
         return jnp.take(array, self.rows, axis=-2)
 
-    def _one_stream(self, array: Array) -> Array:
+    def take_keys(self, array: Array) -> Array:
+        """Takes this block's keys along the last axis of an array of ``S`` keys, or of one for all."""
+        if self.num_keys is None or array.shape[-1] == 1:
+            return array
+        return lax.dynamic_slice_in_dim(array, self.first_key, self.num_keys, axis=-1)
+
+    def one_stream(self, array: Array) -> Array:
         """Picks the walked head's part of an array ``[*batch, N, ...]``; of all heads at once, that is all of it."""
         if self.stream is None:
             return array
@@ -103,6 +123,23 @@ class Grid:
             index = (self.stream // stride) % size if array.shape[0] != 1 else 0
             array = lax.dynamic_index_in_dim(array, index, axis=0, keepdims=False)
         return array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Laid:
+    """An array laid over a filter: ``[*batch, N, T, S]``, each axis of full size or 1.
+
+    The row program's arrays of this kind are cut into heads and blocks of rows by whoever walks them, so that their
+    gradients are put together block by block, too.
+
+    Args:
+      array: the array, with all axes of the filter.
+      cut: whether heads and rows of the block have been cut out already.
+    """
+
+    array: Array
+    cut: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 def whole_grid(shape: tuple[int, ...]) -> Grid:

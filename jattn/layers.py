@@ -1,10 +1,9 @@
-"""The linen shell: parameters, dropout and sowing around the pure functions.
+"""The layers around attention: embeddings, positions, feed-forward and the block that joins them.
 
 Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` heads, ``H`` head dim, ``D`` width of the model.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,163 +13,14 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
-from jattn import positions
-from jattn.attention import attend
-from jattn.biases import BiasLike
-from jattn.filters import AttentionFilter, attention_filter
+from jattn.cache import KVCache
+from jattn.filters import AttentionFilter
 from jattn.masks import MaskLike
+from jattn.multi_head import COLLECTION, MultiHeadAttention, Projection
 from jattn.scores import ScoreLike, scaled_dot
-
-COLLECTION = "filters"
-"""The flax collection into which attention layers sow their filters."""
 
 ONE_HOT_VOCABULARY = 256
 """Up to this many tokens the look-up is a matrix product, whose gradient is one too; a gather's is a slow scatter."""
-
-
-class MultiHeadAttention(nn.Module):
-    """Attends with several heads: projects queries, keys and values, attends, and projects the joined heads.
-
-    The parameter tree is that of `flax.linen.MultiHeadDotProductAttention` (``query``, ``key``, ``value``, ``out``),
-    and with the same parameters the outputs agree. If the collection ``"filters"`` is mutable, the layer sows its
-    `AttentionFilter` there under the name ``filter``; see `capture_filters`.
-
-    Args:
-      num_heads: how many heads share `qkv_features`.
-      qkv_features: the width of all heads together; that of the queries by default.
-      out_features: the width of the output; that of the queries by default.
-      score: how a query and a key are compared; an object of `jattn.scores`, or a function.
-      rotary: whether queries and keys are rotated by their positions.
-      dropout_rate: the chance of each weight to be dropped, where not `deterministic`; takes the rng ``dropout``.
-      deterministic: whether dropout is off; may be given at the call instead.
-      use_bias: whether the projections have a bias.
-      dtype: of the computation; by default that of inputs and parameters.
-      param_dtype: of the parameters.
-      kernel_init, bias_init: initialisers of the projections.
-      precision: as in `jax.lax.dot_general`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import jattn
-      >>> layer, x = jattn.MultiHeadAttention(num_heads=2), jnp.ones((3, 5, 8))
-      >>> variables = layer.init(jax.random.key(0), x)
-      >>> layer.apply(variables, x, mask=jattn.masks.causal()).shape
-      (3, 5, 8)
-
-    Source: Vaswani et al. 2017, section 3.2.2.
-    """
-
-    num_heads: int
-    qkv_features: int | None = None
-    out_features: int | None = None
-    score: ScoreLike = scaled_dot()
-    rotary: bool = False
-    dropout_rate: float = 0.0
-    deterministic: bool | None = None
-    use_bias: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
-    bias_init: Callable[..., Any] = nn.initializers.zeros_init()
-    precision: Any = None
-
-    @nn.compact
-    def __call__(
-        self,
-        inputs_q: Float[Array, "*batch T D"],
-        inputs_k: Float[Array, "*batch S E"] | None = None,
-        inputs_v: Float[Array, "*batch S F"] | None = None,
-        *,
-        mask: MaskLike | None = None,
-        bias: BiasLike | None = None,
-        deterministic: bool | None = None,
-    ) -> Float[Array, "*batch T out"]:
-        """Attends from `inputs_q` to `inputs_k` and averages `inputs_v`.
-
-        Args:
-          inputs_q: what asks.
-          inputs_k: what is matched; `inputs_q` by default, which makes it self-attention.
-          inputs_v: what is averaged; `inputs_k` by default.
-          mask: True = may attend; as in `attend`.
-          bias: added to the scores; as in `attend`.
-          deterministic: whether dropout is off.
-
-        Raises:
-          ValueError: if the heads do not divide the features, or inputs do not fit one another.
-        """
-        if inputs_k is None and inputs_v is not None:
-            raise ValueError("inputs_k: expected an array where inputs_v is given, got None")
-        inputs_k = inputs_q if inputs_k is None else inputs_k
-        inputs_v = inputs_k if inputs_v is None else inputs_v
-        features = self.qkv_features or inputs_q.shape[-1]
-        if self.num_heads < 1 or features % self.num_heads:
-            raise ValueError(f"num_heads: expected a positive divisor of the {features} features, got {self.num_heads}")
-
-        heads = (self.num_heads, features // self.num_heads)
-        project = functools.partial(
-            Projection,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
-            precision=self.precision,
-        )
-        query = project(heads, name="query")(inputs_q)
-        key = project(heads, name="key")(inputs_k)
-        value = project(heads, name="value")(inputs_v)
-        if self.rotary:
-            query = positions.rotary(query, jnp.arange(query.shape[-3]))
-            key = positions.rotary(key, jnp.arange(key.shape[-3]))
-
-        options = {"score": self.score, "bias": bias, "mask": mask, "precision": self.precision}
-        if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
-            self.sow(COLLECTION, "filter", attention_filter(query, key, **options))
-        dropout = self.dropout_rate > 0 and not nn.merge_param("deterministic", self.deterministic, deterministic)
-        if dropout:
-            options |= {"dropout_rate": self.dropout_rate, "dropout_rng": self.make_rng("dropout")}
-        attended = attend(query, key, value, **options)
-        return project((self.out_features or inputs_q.shape[-1],), in_axes=2, name="out")(attended)
-
-
-class Projection(nn.Module):
-    """Multiplies the last axes of the input with a kernel: ``x W + b``.
-
-    The parameters are those of `flax.linen.DenseGeneral`, shapes and first values alike; the product is taken between
-    matrices, a row per token, because XLA on CPU is several times slower at the weight gradient of anything else.
-
-    Args:
-      features: the axes of the output that take the place of the last `in_axes` axes of the input.
-      in_axes: how many axes of the input are multiplied.
-      use_bias, dtype, param_dtype, kernel_init, bias_init, precision: as in `flax.linen.DenseGeneral`.
-    """
-
-    features: tuple[int, ...]
-    in_axes: int = 1
-    use_bias: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
-    bias_init: Callable[..., Any] = nn.initializers.zeros_init()
-    precision: Any = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        leading, inputs = x.shape[: -self.in_axes], x.shape[-self.in_axes :]
-        flat = (math.prod(inputs), math.prod(self.features))
-
-        def kernel_init(rng: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            return self.kernel_init(rng, flat, dtype).reshape(shape)
-
-        def bias_init(rng: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            return self.bias_init(rng, flat[1:], dtype).reshape(shape)
-
-        kernel = self.param("kernel", kernel_init, inputs + self.features, self.param_dtype).reshape(flat)
-        bias = self.param("bias", bias_init, self.features, self.param_dtype).ravel() if self.use_bias else None
-        x, kernel, bias = promote_dtype(x.reshape(math.prod(leading), flat[0]), kernel, bias, dtype=self.dtype)
-        out = jnp.matmul(x, kernel, precision=self.precision)
-        out = out if bias is None else out + bias
-        return out.reshape(leading + self.features)
 
 
 class TokenEmbedding(nn.Module):
@@ -236,7 +86,7 @@ class Block(nn.Module):
       hidden: width inside the feed-forward layer.
       norm: ``"pre"`` or ``"post"``.
       score: how queries and keys are compared.
-      rotary: whether self-attention rotates queries and keys by their positions.
+      rotary: whether self-attention rotates queries and keys by their positions, or with which options.
       dropout_rate: of each step's output, of weights and inside the feed-forward layer, where not `deterministic`.
       dtype: of the computation.
     """
@@ -245,7 +95,7 @@ class Block(nn.Module):
     hidden: int
     norm: str = "pre"
     score: ScoreLike = scaled_dot()
-    rotary: bool = False
+    rotary: bool | Mapping[str, Any] = False
     dropout_rate: float = 0.0
     dtype: Any = None
 
@@ -259,7 +109,9 @@ class Block(nn.Module):
         mask: MaskLike | None = None,
         context_mask: MaskLike | None = None,
         deterministic: bool = True,
-    ) -> Float[Array, "*batch T D"]:
+        cache: KVCache | None = None,
+        lengths: Int[Array, "*batch"] | None = None,
+    ) -> Any:
         """Passes vectors through the block.
 
         Args:
@@ -269,6 +121,11 @@ class Block(nn.Module):
           mask: of self-attention; True = may attend.
           context_mask: of cross-attention.
           deterministic: whether dropout is off.
+          cache: of self-attention, which is causal then; `x` are the next tokens.
+          lengths: with a cache, how many of the tokens of each batch entry are real.
+
+        Returns:
+          The vectors afterwards ``[*batch, T, D]``; with a cache, those and the cache afterwards.
         """
         if self.norm not in ("post", "pre"):
             raise ValueError(f"norm: expected 'post' or 'pre', got {self.norm!r}")
@@ -289,11 +146,22 @@ class Block(nn.Module):
         )
         if tokens is not None and self.norm == "pre":
             tokens = nn.LayerNorm(dtype=self.dtype, name="tokens_norm")(tokens)
-        x = add(x, "attention", lambda y: attention(rotary=self.rotary, name="attention")(y, tokens, mask=mask))
+        after = cache
+
+        def attend_to_self(y: Array) -> Array:
+            nonlocal after
+            layer = attention(rotary=self.rotary, name="attention")
+            if cache is None:
+                return layer(y, tokens, mask=mask)
+            y, after = layer(y, tokens, mask=mask, cache=cache, lengths=lengths)
+            return y
+
+        x = add(x, "attention", attend_to_self)
         if context is not None:
             x = add(x, "cross_attention", lambda y: attention(name="cross_attention")(y, context, mask=context_mask))
         feed_forward = FeedForward(self.hidden, self.dropout_rate, self.dtype, name="feed_forward")
-        return add(x, "feed_forward", lambda y: feed_forward(y, deterministic=deterministic))
+        x = add(x, "feed_forward", lambda y: feed_forward(y, deterministic=deterministic))
+        return x if cache is None else (x, after)
 
 
 def capture_filters(

@@ -12,6 +12,8 @@ Example:
 import abc
 import dataclasses
 import inspect
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jattn.checks import check_block, fit_array
-from jattn.grids import Grid, whole_grid
+from jattn.checks import check_block, lay_array
+from jattn.grids import Grid, Laid, whole_grid
 
 MaskLike = Any
 """A `Mask`, or a boolean array that broadcasts to ``[*batch, N, T, S]``."""
+
+Rows = Int[np.ndarray, " blocks"]
+"""The first, or the last, row of each of some blocks."""
+
+Span = tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]
+"""For each of some blocks of rows, a range of keys: its first, and the one after its last; empty where they meet."""
 
 
 def static(**kwargs: Any) -> Any:
@@ -49,6 +57,17 @@ class Mask(abc.ABC):
         """Returns the mask with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
         return self
 
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        """Bounds the keys that rows `first` to `last` may attend to, as far as is known without any data.
+
+        Keys outside of the span are forbidden to all these rows, and `attend` never computes their scores.
+        """
+        return np.zeros_like(first), np.full_like(last, num_keys)
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        """Bounds the keys that are forbidden to some of the rows; all of them may attend to every key outside of it."""
+        return np.zeros_like(first), np.full_like(last, num_keys)
+
     def __bool__(self) -> bool:
         raise TypeError("a mask has no truth value: combine masks with &, | and ~")
 
@@ -68,12 +87,15 @@ class Mask(abc.ABC):
         return _Not(self)
 
 
-def causal(offset: int = 0) -> Mask:
+def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
     """Lets each query attend to keys that are not later than itself: ``key <= query + offset``.
+
+    With an int for offset the keys that a block of queries may not see are never computed: half of all.
 
     Args:
       offset: how many positions the first query lies behind the first key. Zero aligns the first query with the first
-        key, as `jax.nn.dot_product_attention` does; ``S - T`` aligns the last with the last.
+        key, as `jax.nn.dot_product_attention` does; ``S - T`` aligns the last with the last. An array holds one for
+        each batch entry, and may be traced.
 
     Example:
       >>> from jattn import masks
@@ -82,9 +104,101 @@ def causal(offset: int = 0) -> Mask:
       ##.
       ###
     """
-    if isinstance(offset, bool) or not isinstance(offset, int | np.integer):
-        raise TypeError(f"causal: offset must be an int, got {offset!r}")
-    return _Causal(int(offset))
+    return _Window(None, 0, _as_integer("causal: offset", offset))
+
+
+def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Array, "*batch"] = 0) -> Mask:
+    """Lets each query attend to its neighbours: ``query + offset - left <= key <= query + offset + right``.
+
+    A window of ``w`` keys costs in proportion to ``T w``, not ``T S``, if the offset is an int.
+
+    Args:
+      left: how many earlier keys a query sees; None for all of them.
+      right: how many later ones; None for all of them. The default, 0, makes the window causal.
+      offset: as in `causal`.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.sliding_window(1), 4, 4))
+      #...
+      ##..
+      .##.
+      ..##
+
+    Source: Child et al. 2019, "Generating long sequences with sparse transformers"; Beltagy et al. 2020, "Longformer".
+    """
+    for name, size in (("left", left), ("right", right)):
+        if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral)):
+            raise TypeError(f"sliding_window: {name} must be an int or None, got {size!r}")
+        if size is not None and size < 0:
+            raise ValueError(f"sliding_window: {name} must be at least 0, got {size}")
+    sizes = (None if size is None else int(size) for size in (left, right))
+    return _Window(*sizes, _as_integer("sliding_window: offset", offset))
+
+
+def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
+    """Lets each query attend within its own chunk of the sequence: ``⌊(query + offset)/size⌋ = ⌊key/size⌋``.
+
+    Args:
+      size: the number of positions in a chunk.
+      offset: as in `causal`.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.chunked(2), 4, 4))
+      ##..
+      ##..
+      ..##
+      ..##
+    """
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+        raise TypeError(f"chunked: size must be an int, got {size!r}")
+    if size < 1:
+        raise ValueError(f"chunked: size must be at least 1, got {size}")
+    return _Chunked(int(size), _as_integer("chunked: offset", offset))
+
+
+def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
+    """Lets every query attend to the first `lengths` keys; ``causal() | prefix(n)`` is the mask of a prefix language
+    model, which reads its first ``n`` tokens in both directions.
+
+    Args:
+      lengths: an int, or an array with one number per batch entry. With an int, ``prefix(n)`` alone computes the scores
+        of ``n`` keys only.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.causal() | masks.prefix(2), 4, 4))
+      ##..
+      ##..
+      ###.
+      ####
+
+    Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 3.2.1.
+    """
+    return _Prefix(_as_integer("prefix: lengths", lengths))
+
+
+def segments(query_ids: Int[Array, "*batch T"], key_ids: Int[Array, "*batch S"] | None = None) -> Mask:
+    """Lets queries attend to the keys of their own segment: ``query_ids[query] = key_ids[key]``.
+
+    So several sequences can be packed into one, and do not see one another.
+
+    Args:
+      query_ids: the segment of each query; without batch axes it serves all entries.
+      key_ids: the segment of each key; `query_ids` by default, which is right for self-attention.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.segments(jnp.array([0, 0, 1, 1])) & masks.causal(), 4, 4))
+      #...
+      ##..
+      ..#.
+      ..##
+    """
+    query_ids = _as_ids("query_ids", query_ids)
+    return _Segments(query_ids, query_ids if key_ids is None else _as_ids("key_ids", key_ids))
 
 
 def padding(lengths: Int[Array, "*batch"], query_lengths: Int[Array, "*batch"] | None = None) -> Mask:
@@ -172,51 +286,203 @@ def _as_lengths(name: str, lengths: Any) -> Array:
     return array
 
 
-def _fit_lengths(name: str, lengths: Array, shape: tuple[int, ...]) -> Array:
+def _as_ids(name: str, ids: Any) -> Array:
+    expected = f"segments: {name} must be an array of integers [*batch, length]"
+    if not hasattr(ids, "dtype") or not hasattr(ids, "shape"):
+        raise TypeError(f"{expected}, got {type(ids).__name__}")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{expected}, got dtype {ids.dtype}")
+    if ids.ndim == 0:
+        raise ValueError(f"{expected}, got a scalar")
+    return jnp.asarray(ids)
+
+
+def _as_integer(name: str, value: Any) -> "_Integer":
+    expected = f"{name} must be an int, or an array of integers with one per batch entry"
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return _Integer(None, name, int(value))
+    if not hasattr(value, "dtype"):
+        raise TypeError(f"{expected}, got {value!r}")
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{expected}, got dtype {value.dtype}")
+    return _Integer(jnp.asarray(value), name, 0)
+
+
+def _lay_per_batch(name: str, array: Any, shape: tuple[int, ...]) -> Laid:
+    """Lays a scalar or an array ``[*batch]`` over a filter of shape ``(*batch, N, T, S)``."""
+    if isinstance(array, Laid):
+        return array
     batch = shape[:-3]
-    if lengths.ndim and lengths.shape != batch:
-        raise ValueError(f"mask: padding {name} must be a scalar or have the batch shape {batch}, got {lengths.shape}")
-    return jnp.broadcast_to(lengths, batch)
+    if array.ndim and array.shape != batch:
+        raise ValueError(f"mask: {name} must be a scalar or have the batch shape {batch}, got {array.shape}")
+    return Laid(jnp.broadcast_to(array, batch).reshape(*batch, 1, 1, 1))
+
+
+def _intersect(left: Span, right: Span) -> Span:
+    return np.maximum(left[0], right[0]), np.minimum(left[1], right[1])
+
+
+def _hull(left: Span, right: Span) -> Span:
+    left_empty, right_empty = left[0] >= left[1], right[0] >= right[1]
+    first = np.where(left_empty, right[0], np.where(right_empty, left[0], np.minimum(left[0], right[0])))
+    end = np.where(left_empty, right[1], np.where(right_empty, left[1], np.maximum(left[1], right[1])))
+    return first, end
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Causal(Mask):
-    offset: int = static()
+class _Integer:
+    """A number, which is part of a pytree's structure, or an array of one per batch entry, which is a leaf."""
 
-    def evaluate(self, grid: Grid) -> Bool[Array, "R S"]:
-        return grid.key <= grid.query + self.offset
+    array: Int[Array, "*batch"] | Laid | None
+    name: str = static()
+    number: int = static()
+
+    @property
+    def known(self) -> bool:
+        return self.array is None
+
+    def part(self, grid: Grid) -> Array | int:
+        return self.number if self.array is None else grid.part(self.array)
+
+    def fit(self, shape: tuple[int, ...]) -> "_Integer":
+        if self.array is None:
+            return self
+        return dataclasses.replace(self, array=_lay_per_batch(self.name, self.array, shape))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Window(Mask):
+    left: int | None = static()
+    right: int | None = static()
+    offset: _Integer
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        center = grid.query + self.offset.part(grid)
+        allowed = None if self.right is None else grid.key <= center + self.right
+        if self.left is None:
+            return jnp.broadcast_to(True, (grid.rows.shape[0], grid.width)) if allowed is None else allowed
+        return grid.key >= center - self.left if allowed is None else (grid.key >= center - self.left) & allowed
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return dataclasses.replace(self, offset=self.offset.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().allowed_span(first, last, num_keys)
+        if self.offset.known and self.left is not None:
+            begin = first + self.offset.number - self.left
+        if self.offset.known and self.right is not None:
+            end = last + self.offset.number + self.right + 1
+        return begin, end
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().forbidden_span(first, last, num_keys)
+        if self.offset.known and self.left is None and self.right is None:
+            return begin, begin
+        if self.offset.known and self.left is None and self.right is not None:
+            begin = first + self.offset.number + self.right + 1
+        if self.offset.known and self.left is not None and self.right is None:
+            end = last + self.offset.number - self.left
+        return begin, end
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Chunked(Mask):
+    size: int = static()
+    offset: _Integer
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return (grid.query + self.offset.part(grid)) // self.size == grid.key // self.size
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return dataclasses.replace(self, offset=self.offset.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        if not self.offset.known:
+            return super().allowed_span(first, last, num_keys)
+        first_chunk, last_chunk = ((row + self.offset.number) // self.size for row in (first, last))
+        return first_chunk * self.size, (last_chunk + 1) * self.size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Prefix(Mask):
+    lengths: _Integer
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return grid.key < self.lengths.part(grid)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _Prefix(self.lengths.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().allowed_span(first, last, num_keys)
+        return begin, np.full_like(end, self.lengths.number) if self.lengths.known else end
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().forbidden_span(first, last, num_keys)
+        return np.full_like(begin, self.lengths.number) if self.lengths.known else begin, end
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Segments(Mask):
+    query_ids: Int[Array, "*batch T"] | Laid
+    key_ids: Int[Array, "*batch S"] | Laid
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return grid.part(self.query_ids) == grid.part(self.key_ids)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        *batch, _, num_queries, num_keys = shape
+        laid = []
+        for name, ids, sizes in (
+            ("query_ids", self.query_ids, (num_queries, 1)),
+            ("key_ids", self.key_ids, (1, num_keys)),
+        ):
+            if isinstance(ids, Laid):
+                return self
+            length = math.prod(sizes)
+            if ids.shape[-1] != length or ids.shape[:-1] not in ((), tuple(batch)):
+                raise ValueError(
+                    f"mask: segments {name} must have shape ({length},) or {(*batch, length)}, got {ids.shape}"
+                )
+            ids = jnp.broadcast_to(ids, (*batch, length))
+            laid.append(Laid(ids.reshape(*batch, 1, *sizes)))
+        return _Segments(*laid)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Padding(Mask):
-    lengths: Int[Array, "*batch"]
-    query_lengths: Int[Array, "*batch"] | None
+    lengths: Int[Array, "*batch"] | Laid
+    query_lengths: Int[Array, "*batch"] | Laid | None
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        allowed = grid.key < grid.per_batch(self.lengths)
+        allowed = grid.key < grid.part(self.lengths)
         if self.query_lengths is not None:
-            allowed = allowed & (grid.query < grid.per_batch(self.query_lengths))
+            allowed = allowed & (grid.query < grid.part(self.query_lengths))
         return allowed
 
     def fit(self, shape: tuple[int, ...]) -> Mask:
-        lengths = _fit_lengths("lengths", self.lengths, shape)
+        lengths = _lay_per_batch("padding lengths", self.lengths, shape)
         if self.query_lengths is None:
             return _Padding(lengths, None)
-        return _Padding(lengths, _fit_lengths("query_lengths", self.query_lengths, shape))
+        return _Padding(lengths, _lay_per_batch("padding query_lengths", self.query_lengths, shape))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _FromArray(Mask):
-    array: Bool[Array, "..."]
+    array: Bool[Array, "..."] | Laid
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.part(self.array)
 
     def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _FromArray(fit_array("mask", self.array, shape))
+        return _FromArray(lay_array("mask", self.array, shape))
 
 
 @jax.tree_util.register_dataclass
@@ -230,7 +496,7 @@ class _FromFunction(Mask):
         allowed = jnp.asarray(self.function(*indices))
         if allowed.dtype != jnp.bool_:
             raise TypeError(f"mask: the function must return booleans (True = may attend), got dtype {allowed.dtype}")
-        check_block("mask", allowed, grid)
+        check_block("mask", allowed, indices)
         return allowed
 
 
@@ -246,6 +512,12 @@ class _All(Mask):
     def fit(self, shape: tuple[int, ...]) -> Mask:
         return _All(self.left.fit(shape), self.right.fit(shape))
 
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _intersect(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _hull(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -259,6 +531,12 @@ class _Any(Mask):
     def fit(self, shape: tuple[int, ...]) -> Mask:
         return _Any(self.left.fit(shape), self.right.fit(shape))
 
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _hull(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _intersect(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -270,3 +548,9 @@ class _Not(Mask):
 
     def fit(self, shape: tuple[int, ...]) -> Mask:
         return _Not(self.mask.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return self.mask.forbidden_span(first, last, num_keys)
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return self.mask.allowed_span(first, last, num_keys)

@@ -21,7 +21,34 @@ def cosine(temperature):
     return score
 
 
-def softmax(scores, allowed):
+def additive(query_kernel, key_kernel, vector):
+    """Returns the function that scores by a network of one hidden layer; its arrays are those of every head."""
+
+    def score(query, key, head):
+        total = 0.0
+        for unit, size in enumerate(vector[head]):
+            total += size * np.tanh(query @ query_kernel[head][:, unit] + key @ key_kernel[head][:, unit])
+        return total
+
+    return score
+
+
+def bilinear(matrix):
+    """Returns the function that scores by a product with the matrix of a head."""
+    return lambda query, key, head: query @ matrix[head] @ key
+
+
+def negative_squared_distance(scale):
+    """Returns the function that scores by nearness; ``scale`` is that of every head."""
+    return lambda query, key, head: -scale[head] * sum((query - key) ** 2)
+
+
+def soft_cap(score, cap):
+    """Returns the function that bounds another score; ``cap`` is that of every head."""
+    return lambda query, key, head: cap[head] * np.tanh(score(query, key, head) / cap[head])
+
+
+def softmax(scores, allowed, head=0):
     """Turns one row of scores into weights over the allowed keys; a row without any gets zeros."""
     allowed = allowed & (scores > -np.inf)
     weights = np.zeros(len(scores))
@@ -29,6 +56,59 @@ def softmax(scores, allowed):
         exponentials = np.exp(scores[allowed] - scores[allowed].max())
         weights[allowed] = exponentials / exponentials.sum()
     return weights
+
+
+def softmax_plus_one(sink):
+    """Returns the softmax over the keys and one more, whose score is that of the head."""
+
+    def normalize(scores, allowed, head=0):
+        scores, allowed = np.append(scores, sink[head]), np.append(allowed, True)
+        return softmax(scores, allowed)[:-1]
+
+    return normalize
+
+
+def sigmoid(bias):
+    """Returns the function that turns each allowed score into a weight; ``bias`` is that of every head."""
+
+    def normalize(scores, allowed, head=0):
+        weights = np.zeros(len(scores))
+        for j in range(len(scores)):
+            if allowed[j] and scores[j] > -np.inf:
+                weights[j] = 1 / (1 + np.exp(-(scores[j] + bias[head])))
+        return weights
+
+    return normalize
+
+
+def entmax(alpha):
+    """Returns the alpha-entmax, its threshold found by bisection: 1.5-entmax, or sparsemax where alpha is 2."""
+
+    def normalize(scores, allowed, head=0):
+        allowed = allowed & (scores > -np.inf)
+        weights = np.zeros(len(scores))
+        if allowed.any():
+            below = (alpha - 1) * (scores[allowed] - scores[allowed].max())
+            low, high = -1.0, 0.0
+            for _ in range(100):
+                threshold = (low + high) / 2
+                total = (np.maximum(below - threshold, 0) ** (1 / (alpha - 1))).sum()
+                low, high = (threshold, high) if total > 1 else (low, threshold)
+            weights[allowed] = np.maximum(below - threshold, 0) ** (1 / (alpha - 1))
+        return weights
+
+    return normalize
+
+
+def top_k(k):
+    """Returns the softmax over the k largest allowed scores; of equal ones the first count as larger."""
+
+    def normalize(scores, allowed, head=0):
+        allowed = allowed & (scores > -np.inf)
+        ranked = sorted(np.flatnonzero(allowed), key=lambda j: (-scores[j], j))
+        return softmax(scores, np.isin(np.arange(len(scores)), ranked[:k]))
+
+    return normalize
 
 
 def everywhere(entry, head, query, key):
@@ -47,11 +127,11 @@ def look_up(array, shape):
     return lambda entry, head, query, key: whole[(*entry, head, query, key)]
 
 
-def attention_filter(query, key, score=scaled_dot, mask=everywhere, bias=nowhere):
+def attention_filter(query, key, score=scaled_dot, mask=everywhere, bias=nowhere, normalizer=softmax):
     """Computes the filter ``[*batch, N, T, S]`` of a query ``[*batch, T, N, H]`` and a key ``[*batch, S, K, H]``.
 
     ``mask`` and ``bias`` are rules of (batch entry, head, query index, key index); ``score`` is one of (query vector,
-    key vector, head).
+    key vector, head), and ``normalizer`` one of (row of scores, row of the mask, head).
     """
     query, key = np.asarray(query, np.float64), np.asarray(key, np.float64)
     *batch, num_queries, num_heads, _ = query.shape
@@ -66,7 +146,7 @@ def attention_filter(query, key, score=scaled_dot, mask=everywhere, bias=nowhere
                     scores[j] = score(query[entry][i, head], key[entry][j, key_head], head)
                     scores[j] += bias(entry, head, i, j)
                     allowed[j] = mask(entry, head, i, j)
-                weights[(*entry, head, i)] = softmax(scores, allowed)
+                weights[(*entry, head, i)] = normalizer(scores, allowed, head)
     return weights
 
 
@@ -85,6 +165,6 @@ def average(weights, value):
     return out
 
 
-def attend(query, key, value, score=scaled_dot, mask=everywhere, bias=nowhere):
+def attend(query, key, value, score=scaled_dot, mask=everywhere, bias=nowhere, normalizer=softmax):
     """Computes attention, ``[*batch, T, N, V]``."""
-    return average(attention_filter(query, key, score, mask, bias), value)
+    return average(attention_filter(query, key, score, mask, bias, normalizer), value)

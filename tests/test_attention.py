@@ -282,16 +282,34 @@ def test_float64_stays_float64(name):
 # Memory
 
 
+def compiled_gradients(length, bias_shape=None, **call):
+    """Compiles the gradients of two heads; returns the program and the bytes that it needs besides its arguments."""
+    x = jax.ShapeDtypeStruct((length, 2, 16), jnp.float32)
+    bias = None if bias_shape is None else jax.ShapeDtypeStruct(bias_shape, jnp.float32)
+
+    def loss(query, key, value, bias):
+        return squares(functools.partial(attend, bias=bias, **call), query, key, value)
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2) if bias is None else (0, 1, 2, 3))).lower(x, x, x, bias).compile()
+    return compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes
+
+
 @pytest.mark.parametrize(
-    "call", [{}, {"mask": masks.causal()}, {"score": scores.cosine()}], ids=lambda call: str([*call])
+    "call",
+    [
+        {},
+        {"score": scores.cosine()},
+        {"mask": masks.sliding_window(100), "bias_shape": (2, 1, 1)},
+        {"mask": masks.causal(), "bias_shape": (2, 1, 1)},
+    ],
+    ids=["full", "cosine", "window", "causal"],
 )
-def test_no_array_of_queries_by_keys_is_stored(call):
-    length = 4096
-    x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
-    gradient = jax.grad(functools.partial(squares, functools.partial(attend, **call)), argnums=(0, 1, 2))
-    compiled = jax.jit(gradient).lower(x, x, x).compile()
-    assert "4096,4096" not in compiled.as_text()
-    assert compiled.memory_analysis().temp_size_in_bytes < length * length * 4 / 2
+def test_memory_is_linear_in_length(call):
+    """With a learned bias per head, too."""
+    (_, shorter), (program, longer) = compiled_gradients(4096, **call), compiled_gradients(8192, **call)
+    assert "8192,8192" not in program
+    assert longer <= 2.2 * shorter
+    assert longer <= 8192 * 8192 * 4 / 2
 
 
 def test_blocks_of_all_heads_store_no_array_of_queries_by_keys(heads_at_once):

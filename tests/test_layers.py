@@ -9,8 +9,19 @@ from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jattn
-from jattn import MultiHeadAttention, attend, biases, capture_filters, masks, positions, scores
-from jattn.layers import ONE_HOT_VOCABULARY, Projection
+from jattn import (
+    MultiHeadAttention,
+    attend,
+    attention_filter,
+    biases,
+    capture_filters,
+    masks,
+    multi_head,
+    positions,
+    scores,
+)
+from jattn.layers import ONE_HOT_VOCABULARY
+from jattn.multi_head import Projection
 from tests import reference
 from tests.variants import drawn_like
 
@@ -27,48 +38,13 @@ def made(module, *arguments):
     return jax.jit(module.init)(RNG, *arguments)
 
 
-# Like flax: options, arguments of the call, mask.
-LIKE_FLAX = {
-    "self-attention": ({}, (X,), None),
-    "one sequence without batch": ({}, (X[0],), None),
-    "causal": ({}, (X,), nn.make_causal_mask(jnp.ones((2, 5)), dtype=bool)),
-    "padding": ({}, (X,), jnp.arange(5) < jnp.array([3, 5])[:, None, None, None]),
-    "cross-attention": ({}, (X, CONTEXT), None),
-    "values of their own": ({}, (X, CONTEXT, VALUES), jnp.ones((2, 1, 5, 7), bool)),
-    "features": ({"qkv_features": 12, "out_features": 3}, (X, CONTEXT), None),
-    "no bias": ({"use_bias": False}, (X,), None),
-    "initialisers": (
-        {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": nn.initializers.normal(1.0)},
-        (X,),
-        None,
-    ),
-    "bfloat16": ({"dtype": jnp.bfloat16}, (X,), None),
-    "bfloat16 parameters": ({"param_dtype": jnp.bfloat16}, (X,), None),
-    "bfloat16 inputs": ({}, (X.astype(jnp.bfloat16),), None),
+BOXED = {
+    "kernel_init": nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out", None)),
+    "bias_init": nn.with_partitioning(nn.initializers.normal(), ("out",)),
 }
 
 
-@pytest.mark.parametrize("name", LIKE_FLAX)
-def test_attention_has_the_parameters_and_the_output_of_flax(name):
-    options, arguments, mask = LIKE_FLAX[name]
-    ours = MultiHeadAttention(num_heads=2, **options)
-    theirs = nn.MultiHeadDotProductAttention(num_heads=2, **options)
-    assert jax.eval_shape(ours.init, RNG, *arguments) == jax.eval_shape(theirs.init, RNG, *arguments)
-    variables = drawn_like(theirs, *arguments)
-    out, expected = (layer.apply(variables, *arguments, mask=mask) for layer in (ours, theirs))
-    assert out.dtype == expected.dtype
-    tolerance = 2e-2 if "bfloat16" in name else 1e-5
-    assert_allclose(out.astype(jnp.float32), expected.astype(jnp.float32), rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("name", ["values of their own", "initialisers", "bfloat16 parameters"])
-def test_parameters_have_the_first_values_of_flax(name):
-    options, arguments, _ = LIKE_FLAX[name]
-    variables = made(MultiHeadAttention(num_heads=2, **options), *arguments)
-    jax.tree.map(assert_array_equal, variables, made(nn.MultiHeadDotProductAttention(2, **options), *arguments))
-
-
-@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}])
+@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, BOXED])
 def test_a_projection_is_that_of_flax(options):
     for x, features, ours, theirs in [(X, (2, 3), {}, {}), (X, (4,), {"in_axes": 2}, {"axis": (-2, -1)})]:
         projection, dense = Projection(features, **ours, **options), nn.DenseGeneral(features, **theirs, **options)
@@ -79,28 +55,59 @@ def test_a_projection_is_that_of_flax(options):
         assert_allclose(out.astype(jnp.float32), expected.astype(jnp.float32), rtol=1e-5, atol=1e-5)
 
 
-def test_arguments_of_attention_reach_attend():
-    layer = MultiHeadAttention(num_heads=2, score=scores.cosine(0.5))
-    variables = drawn_like(layer, X)
-    parameters = variables["params"]
-    query, key, value = (
-        jnp.einsum("btd,dnh->btnh", X, parameters[name]["kernel"]) + parameters[name]["bias"]
+# What attention passes on
+
+
+def projected(parameters, x):
+    """The query, key and value of self-attention."""
+    return (
+        jnp.einsum("btd,dnh->btnh", x, parameters[name]["kernel"]) + parameters[name]["bias"]
         for name in ("query", "key", "value")
     )
-    bias = biases.from_function(lambda query, key: -0.3 * abs(query - key))
-    attended = attend(query, key, value, score=scores.cosine(0.5), mask=masks.causal(), bias=bias)
+
+
+def test_arguments_of_attention_reach_attend():
+    rules = {
+        "score": scores.cosine(0.5),
+        "normalizer": lambda scores, allowed: jnp.where(allowed, jax.nn.sigmoid(scores), 0),
+        "edit": lambda weights, grid: jnp.where(grid.key == 1, 0, weights),
+    }
+    call = {"mask": masks.causal(), "bias": biases.from_function(lambda query, key: -0.3 * abs(query - key))}
+    layer = MultiHeadAttention(num_heads=2, implementation="blocked", block_size=2, **rules)
+    variables = drawn_like(layer, X)
+    parameters = variables["params"]
+    attended = attend(*projected(parameters, X), **rules, **call)
     expected = jnp.einsum("btnh,nhd->btd", attended, parameters["out"]["kernel"]) + parameters["out"]["bias"]
-    close(layer.apply(variables, X, mask=masks.causal(), bias=bias), expected)
+    close(layer.apply(variables, X, **call), expected)
+    _, filters = capture_filters(layer, variables, X, **call)
+    assert filters["attention"].block_size == 2
+    query, key, _ = projected(parameters, X)
+    close(filters["attention"].weights(), attention_filter(query, key, **rules, **call).weights())
 
 
-def test_rotary_attention_rotates_queries_and_keys():
-    layer = MultiHeadAttention(num_heads=2, rotary=True)
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+def test_key_value_heads_serve_groups_of_query_heads(num_kv_heads):
+    layer = MultiHeadAttention(num_heads=4, num_kv_heads=num_kv_heads, qkv_features=12, normalize_qk=True)
+    variables = drawn_like(layer, X)
+    assert variables["params"]["value"]["kernel"].shape == (8, num_kv_heads, 3)
+    repeated = {
+        name: jax.tree.map(lambda x: jnp.repeat(x, 4 // num_kv_heads, axis=-2), variables["params"][name])
+        for name in ("key", "value")
+    }
+    expected = MultiHeadAttention(num_heads=4, qkv_features=12, normalize_qk=True).apply(
+        {"params": variables["params"] | repeated}, X, mask=masks.causal()
+    )
+    close(layer.apply(variables, X, mask=masks.causal()), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"base": 100.0, "layout": "half"}, {"dims": 2}])
+def test_rotary_attention_rotates_queries_and_keys(options):
+    layer = MultiHeadAttention(num_heads=2, rotary=options or True)
     variables = drawn_like(layer, X)
     _, filters = capture_filters(layer, variables, X)
-    plain = MultiHeadAttention(num_heads=2)
-    _, expected = capture_filters(plain, variables, X)
-    close(filters["attention"].query, positions.rotary(expected["attention"].query, jnp.arange(5)))
-    close(filters["attention"].key, positions.rotary(expected["attention"].key, jnp.arange(5)))
+    query, key, _ = projected(variables["params"], X)
+    close(filters["attention"].query, positions.rotary(query, jnp.arange(5), **options))
+    close(filters["attention"].key, positions.rotary(key, jnp.arange(5), **options))
 
 
 # Dropout
@@ -182,7 +189,7 @@ def test_capturing_computes_nothing(monkeypatch):
     plain = jax.make_jaxpr(lambda variables: layer.apply(variables, X))(variables)
     captured = jax.make_jaxpr(lambda variables: capture_filters(layer, variables, X)[0])(variables)
     assert str(captured) == str(plain)
-    monkeypatch.setattr(jattn.layers, "attention_filter", None)
+    monkeypatch.setattr(multi_head, "attention_filter", None)
     layer.apply(variables, X)
 
 
@@ -341,7 +348,18 @@ WRONG = {
     "batches that differ": (MultiHeadAttention(num_heads=2), (X, X[:1]), r"batch shape .* \(2,\), got \(1,\)"),
     "fewer values than keys": (MultiHeadAttention(num_heads=2), (X, X, X[:, :4]), r"value: expected shape \[2, 5, 2"),
     "norm": (jattn.Block(num_heads=2, hidden=4, norm="none"), (X,), "norm: expected 'post' or 'pre', got 'none'"),
-    "rotary, odd head dim": (MultiHeadAttention(num_heads=8, rotary=True), (X,), "rotary: .* head dim .* got 1"),
+    "key/value heads that do not divide": (
+        MultiHeadAttention(num_heads=4, num_kv_heads=3),
+        (X,),
+        "num_kv_heads: expected a positive divisor of the 4 heads, got 3",
+    ),
+    "no key/value heads": (MultiHeadAttention(num_heads=2, num_kv_heads=0), (X,), "num_kv_heads: expected .* got 0"),
+    "dropout_rate below 0": (
+        MultiHeadAttention(num_heads=2, dropout_rate=-0.1, deterministic=False),
+        (X,),
+        "dropout_rate: expected .* got -0.1",
+    ),
+    "rotary, odd head dim": (MultiHeadAttention(num_heads=8, rotary=True), (X,), "rotary: .* 1"),
 }
 
 
@@ -349,4 +367,12 @@ WRONG = {
 def test_layers_say_what_is_wrong(name):
     module, arguments, text = WRONG[name]
     with pytest.raises(ValueError, match=text):
-        jax.eval_shape(module.init, RNG, *arguments)
+        jax.eval_shape(module.init, {"params": RNG, "dropout": RNG}, *arguments)
+
+
+@pytest.mark.parametrize("rotary", ["half", {"bases": 3.0}])
+def test_rotary_options_that_do_not_exist_are_refused(rotary):
+    with pytest.raises(
+        TypeError, match=r"rotary: expected a bool or a mapping of options \(base, .* got .*(half|bases)"
+    ):
+        jax.eval_shape(MultiHeadAttention(num_heads=2, rotary=rotary).init, RNG, X)

@@ -4,14 +4,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jattn import Decoder, EncoderDecoder, attend, attention_filter, masks, scores
+from jattn import Decoder, EncoderDecoder, attend, attention_filter, masks, normalizers, scores
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 QUERY, KEY, VALUE = jnp.ones((2, 5, 4, 6)), jnp.ones((2, 7, 2, 6)), jnp.ones((2, 7, 2, 3))
 CALLS = {
     "dense": {},
     "blocked": {"block_size": 2, "mask": masks.causal() & masks.padding(jnp.array([3, 7]))},
-    "cosine, bias": {"block_size": 3, "score": scores.cosine(), "bias": jnp.ones((4, 5, 7))},
+    "cosine, bias, ranges": {
+        "block_size": 3,
+        "score": scores.cosine(),
+        "bias": jnp.ones((4, 5, 7)),
+        "mask": masks.sliding_window(1, 2) & ~masks.chunked(2, jnp.array([0, 1])),
+    },
+    "sink, segments": {
+        "block_size": 2,
+        "normalizer": normalizers.softmax_plus_one(jnp.ones((4, 1, 1))),
+        "mask": masks.segments(jnp.arange(5) // 2, jnp.arange(7) // 2) | masks.prefix(1),
+    },
     "dropout": {"block_size": 3, "dropout_rate": 0.1, "dropout_rng": jax.random.key(0)},
 }
 

@@ -41,6 +41,182 @@ DRAWN = {
         #####
         #####""",
     ),
+    "causal, offset of an array": (
+        masks.causal(jnp.array(2)),
+        """
+        ###..
+        ####.
+        #####
+        #####""",
+    ),
+    "window": (
+        masks.sliding_window(1),
+        """
+        #....
+        ##...
+        .##..
+        ..##.""",
+    ),
+    "window of one": (
+        masks.sliding_window(0),
+        """
+        #....
+        .#...
+        ..#..
+        ...#.""",
+    ),
+    "window, both sides": (
+        masks.sliding_window(1, 2),
+        """
+        ###..
+        ####.
+        .####
+        ..###""",
+    ),
+    "window, all earlier": (
+        masks.sliding_window(None, 1),
+        """
+        ##...
+        ###..
+        ####.
+        #####""",
+    ),
+    "window, all later": (
+        masks.sliding_window(1, None),
+        """
+        #####
+        #####
+        .####
+        ..###""",
+    ),
+    "window, all": (
+        masks.sliding_window(None, None),
+        """
+        #####
+        #####
+        #####
+        #####""",
+    ),
+    "window, offset": (
+        masks.sliding_window(1, offset=2),
+        """
+        .##..
+        ..##.
+        ...##
+        ....#""",
+    ),
+    "window, negative offset": (
+        masks.sliding_window(1, 1, -2),
+        """
+        .....
+        #....
+        ##...
+        ###..""",
+    ),
+    "window, array offset": (
+        masks.sliding_window(np.int64(0), offset=jnp.array(-1)),
+        """
+        .....
+        #....
+        .#...
+        ..#..""",
+    ),
+    "chunked": (
+        masks.chunked(2),
+        """
+        ##...
+        ##...
+        ..##.
+        ..##.""",
+    ),
+    "chunked, larger than all": (
+        masks.chunked(9),
+        """
+        #####
+        #####
+        #####
+        #####""",
+    ),
+    "chunked, offset": (
+        masks.chunked(3, 1),
+        """
+        ###..
+        ###..
+        ...##
+        ...##""",
+    ),
+    "chunked, negative offset": (
+        masks.chunked(2, offset=-1),
+        """
+        .....
+        ##...
+        ##...
+        ..##.""",
+    ),
+    "prefix": (
+        masks.prefix(2),
+        """
+        ##...
+        ##...
+        ##...
+        ##...""",
+    ),
+    "prefix of nothing": (
+        masks.prefix(0),
+        """
+        .....
+        .....
+        .....
+        .....""",
+    ),
+    "prefix, longer than all": (
+        masks.prefix(9),
+        """
+        #####
+        #####
+        #####
+        #####""",
+    ),
+    "prefix, an array": (
+        masks.prefix(jnp.array(3)),
+        """
+        ###..
+        ###..
+        ###..
+        ###..""",
+    ),
+    "prefix or causal": (
+        masks.causal() | masks.prefix(3),
+        """
+        ###..
+        ###..
+        ###..
+        ####.""",
+    ),
+    "segments": (
+        masks.segments(jnp.array([0, 0, 7, 3]), np.array([0, 7, 7, 0, 0])),
+        """
+        #..##
+        #..##
+        .##..
+        .....""",
+    ),
+    "not a window": (
+        ~masks.sliding_window(1),
+        """
+        .####
+        ..###
+        #..##
+        ##..#""",
+    ),
+    "a window of chunks": (
+        masks.sliding_window(1, 1) & ~masks.chunked(2) | masks.prefix(1),
+        """
+        #....
+        #.#..
+        ##...
+        #...#""",
+    ),
     "padding": (
         masks.padding(jnp.array(2)),
         """
@@ -175,6 +351,28 @@ def test_a_mask_is_a_pytree_of_its_arrays():
     drawn = masks.draw(mask, 3, 3)
     assert masks.draw(jax.tree.unflatten(*jax.tree.flatten(mask)[::-1]), 3, 3) == drawn
     assert masks.draw(jax.jit(lambda mask: mask)(mask), 3, 3) == drawn
+
+
+def test_numbers_are_structure_and_arrays_are_leaves():
+    """A number says at trace time which keys are never computed; an array may be traced."""
+    for number, array in [
+        (masks.causal(3), masks.causal(jnp.array(3))),
+        (masks.sliding_window(1, 2, 3), masks.sliding_window(1, 2, jnp.array(3))),
+        (masks.chunked(2, 3), masks.chunked(2, jnp.array(3))),
+        (masks.prefix(3), masks.prefix(jnp.array(3))),
+    ]:
+        assert jax.tree.leaves(number) == []
+        assert [int(leaf) for leaf in jax.tree.leaves(array)] == [3]
+        assert masks.draw(number, 4, 5) == masks.draw(array, 4, 5)
+        assert masks.draw(number, 4, 5) == masks.draw(~~jax.jit(lambda mask: mask)(array), 4, 5)
+
+
+def test_the_causal_mask_of_packed_sequences_is_a_block_for_each():
+    ids = jnp.array([0, 0, 0, 1, 1, 2])
+    expected = np.zeros((6, 6), bool)
+    for first, end in [(0, 3), (3, 5), (5, 6)]:
+        expected[first:end, first:end] = np.tri(end - first)
+    assert masks.draw(masks.segments(ids) & masks.causal(), 6, 6) == masks.draw(expected, 6, 6)
 
 
 def test_lengths_may_be_traced():

@@ -167,6 +167,118 @@ def test_queries_of_tokens_know_their_token():
     assert np.any(apply(TOKENS, nothing_to_see) != apply(TOKENS[::-1], nothing_to_see))
 
 
+# Caches
+
+
+DEEP = {"num_layers": 2, "max_length": 6}
+POSITIONED = [DEEP | {"positions": kind} for kind in ("sinusoidal", "learned", "rotary", "none")]
+
+
+@pytest.mark.parametrize("options", [*POSITIONED, DEEP | {"norm": "post"}], ids=str)
+def test_reading_with_a_cache_predicts_what_reading_all_predicts(options):
+    _, apply = made(Decoder, **options)
+    cache, logits = Decoder(**SIZES | options).empty_cache((2,), 6), []
+    for tokens in (TOKENS[:, :3], TOKENS[:, 3:4], TOKENS[:, 4:5], TOKENS[:, 5:]):
+        new, cache = apply(tokens, cache=cache)
+        logits.append(new)
+    close(jnp.concatenate(logits, axis=1), apply(TOKENS))
+    assert [layer.length.tolist() for layer in cache] == [[6, 6]] * 2
+    assert logits[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("options", POSITIONED, ids=str)
+def test_entries_of_a_batch_may_be_at_different_positions(options):
+    _, apply = made(Decoder, **options)
+    expected, read = apply(TOKENS), [0, 0]
+    cache = Decoder(**SIZES | options).empty_cache((2,), 6)
+    for lengths in ([3, 1], [1, 3], [2, 0]):
+        tokens = [
+            TOKENS[entry, start : start + new].tolist() + [6] * (3 - new)
+            for entry, (start, new) in enumerate(zip(read, lengths, strict=True))
+        ]
+        logits, cache = apply(jnp.array(tokens), jnp.array(lengths), cache=cache)
+        for entry, new in enumerate(lengths):
+            close(logits[entry, :new], expected[entry, read[entry] : read[entry] + new])
+            read[entry] += new
+
+
+def test_a_cache_changes_no_parameter():
+    model = Decoder(**SIZES | DEEP)
+    tree = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+    with_cache = functools.partial(model.init, cache=model.empty_cache((2,), 6))
+    assert jax.tree.map(jnp.shape, jax.eval_shape(with_cache, jax.random.key(0), TOKENS)) == jax.tree.map(
+        jnp.shape, tree
+    )
+
+
+def test_the_filters_of_a_call_with_a_cache_have_a_column_per_slot():
+    options = {"positions": "rotary"}
+    variables, apply = made(Decoder, **options)
+    model = Decoder(**SIZES | options)
+    capture = jax.jit(functools.partial(capture_filters, model, variables))
+    _, whole = capture(TOKENS)
+    _, cache = apply(TOKENS[:, :4], cache=model.empty_cache((2,), 8))
+    _, filters = capture(TOKENS[:, 4:], cache=cache)
+    assert filters.keys() == whole.keys()
+    for name, filter in filters.items():
+        assert filter.shape == (2, 2, 2, 8)
+        close(filter.weights()[..., :6], whole[name].weights()[:, :, 4:])
+
+
+def test_a_cache_may_be_donated():
+    variables, _ = made(Decoder, **DEEP)
+    model = Decoder(**SIZES | DEEP)
+    apply = jax.jit(lambda tokens, cache: model.apply(variables, tokens, cache=cache), donate_argnums=1)
+    cache = model.empty_cache((2,), 6)
+    _, after = apply(TOKENS[:, :2], cache)
+    assert cache[0].key.is_deleted()
+    assert after[1].length.tolist() == [2, 2]
+
+
+def test_there_are_no_learned_positions_beyond_the_last():
+    options = DEEP | {"positions": "learned"}
+    model, (variables, apply) = Decoder(**SIZES | options), made(Decoder, **options)
+    with pytest.raises(ValueError, match="slots: expected at most max_length 6 for learned positions, got 7"):
+        model.empty_cache((2,), 7)
+    roomy = Decoder(**SIZES | DEEP).empty_cache((2,), 9)
+    _, cache = apply(TOKENS[:, :5], cache=roomy)
+    with pytest.raises(ValueError, match="learned positions: expected at most max_length 6 tokens, got 7 with the"):
+        model.apply(variables, TOKENS[:, :2], cache=cache)
+    logits, _ = apply(TOKENS[:, :2], cache=cache)
+    assert_array_equal(jnp.isnan(logits).all(-1), [[False, True]] * 2)
+    assert not jnp.isnan(logits[:, 0]).any()
+
+
+WRONG_CACHES = {
+    "a list of arrays": ([TOKENS], TypeError, "cache: expected a KVCache per layer, .* got list"),
+    "one layer's": (Decoder(**SIZES).empty_cache((2,), 6)[0], TypeError, "cache: expected a .* got KVCache"),
+    "too few layers": (Decoder(**SIZES).empty_cache((2,), 6), ValueError, "cache: .* each of 2 layers, got 1"),
+    "another batch": (
+        Decoder(**SIZES | DEEP).empty_cache((3,), 6),
+        ValueError,
+        r"cache: expected the batch shape \(2,\), got \(3,\)",
+    ),
+    "no room": (
+        Decoder(**SIZES | DEEP).empty_cache((2,), 5),
+        ValueError,
+        "cache: expected room for 6 tokens, got 5 slots and no window",
+    ),
+    "other heads": (
+        Decoder(**SIZES | DEEP | {"num_heads": 4}).empty_cache((2,), 6),
+        ValueError,
+        r"key: expected shape \[2, n, 4, 2\] for this cache, got \(2, 6, 2, 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CACHES)
+def test_a_decoder_says_what_is_wrong_with_its_cache(name):
+    cache, error, text = WRONG_CACHES[name]
+    model = Decoder(**SIZES | DEEP)
+    with pytest.raises(error, match=text):
+        jax.eval_shape(functools.partial(model.init, cache=cache), jax.random.key(0), TOKENS)
+
+
 # Dropout
 
 
