@@ -2,8 +2,12 @@
 
 from jattn import biases, masks, normalizers, positions, scores
 from jattn.attention import attend
+from jattn.cache import KVCache, attend_cached
+from jattn.drop_in import dot_product_attention
 from jattn.filters import AttentionFilter, attention_filter
+from jattn.generation import generate
 from jattn.grids import Grid
+from jattn.implementations import explain_implementation
 from jattn.layers import Block, FeedForward, LearnedPositions, MultiHeadAttention, TokenEmbedding, capture_filters
 from jattn.models import Decoder, Encoder, EncoderDecoder
 
@@ -17,13 +21,18 @@ __all__ = [
     "EncoderDecoder",
     "FeedForward",
     "Grid",
+    "KVCache",
     "LearnedPositions",
     "MultiHeadAttention",
     "TokenEmbedding",
     "attend",
+    "attend_cached",
     "attention_filter",
     "biases",
     "capture_filters",
+    "dot_product_attention",
+    "explain_implementation",
+    "generate",
     "masks",
     "normalizers",
     "positions",

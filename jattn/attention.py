@@ -123,7 +123,7 @@ def attend_heads_first(
     """
     few = plan.whole and query.shape[-2] <= FEW_ROWS and program.mask is not None and walks_heads()
     drops = dropout_rng is not None and dropout_rate > 0
-    if few and not drops:
+    if few and program.score.shows_what_is_broken and not drops:
         return _attend_few(plan, program, query, key, value)
     return _attend_any(plan, program, query, key, value, dropout_rate, dropout_rng)
 
@@ -165,7 +165,8 @@ def _attend_few(plan: Plan, program: RowProgram, query: Array, key: Array, value
 
 @_attend_few.defjvp
 def _attend_few_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
+    with jax.numpy_rank_promotion("allow"):  # traced by whoever differentiates, in a context of their own
+        return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
 
 
 def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch S K H"]) -> tuple[int, ...]:
@@ -238,19 +239,19 @@ def _attend_block(
     key_side: Any,
 ) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
     query, key, value = query_side["query"], key_side["key"], key_side["value"]
-    drops = dropout_rng is not None and dropout_rate > 0
-    if program.normalizer.is_softmax and program.edit is None and not drops:
+    dropout_rng = dropout_rng if dropout_rate > 0 else None
+    if program.normalizer.is_softmax and program.edit is None and dropout_rng is None:
         scores, allowed = program.scores(query, key, grid)
         sink = program.normalizer.sink_score(grid, scores.dtype)
         sink = None if sink is None else jnp.broadcast_to(sink, (*scores.shape[:-1], 1))
         out, log_normalizer = average_by_softmax(forbid(scores, allowed), value, sink, program.precision)
     else:
         weights, allowed = program.weights(query, key, grid)
-        if drops:
+        if dropout_rng is not None:
             weights = jnp.where(_kept(weights.shape, grid, dropout_rate, dropout_rng), weights / (1 - dropout_rate), 0)
         out = average(weights, value, program.precision)
         log_normalizer = jnp.zeros(out.shape[:-1], out.dtype)
-    if "broken" not in query_side:
+    if allowed is None or "broken" not in query_side:
         return out, log_normalizer
     broken = query_side["broken"], key_side["broken"]
     return taint(out, allowed, *broken), taint(log_normalizer[..., None], allowed, *broken)[..., 0]

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jattn.checks import check_block, check_float, fit_array, lay_array
-from jattn.grids import Grid, Laid
-from jattn.masks import static, takes_head
+from jattn.grids import Grid, Laid, static
+from jattn.masks import takes_head
+from jattn.parameters import Integer, as_integer
 
 BiasLike = Any
 """A `Bias`, or a float array that broadcasts to ``[*batch, N, T, S]``."""
@@ -86,7 +87,7 @@ def alibi(
         slopes = defaults if slopes is None else slopes
         if len(slopes) != num_heads:
             raise ValueError(f"alibi: expected as many slopes as num_heads {num_heads}, got {len(slopes)}")
-    return _Alibi(None if slopes is None else _wide(slopes)[:, None, None], _as_offset("alibi", offset))
+    return _Alibi(None if slopes is None else _wide(slopes)[:, None, None], as_integer("alibi: offset", offset))
 
 
 def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
@@ -159,7 +160,7 @@ def relative(
         raise ValueError(f"relative: table must have two axes [buckets, N], got shape {table.shape}")
     _bucket_edges("relative", table.shape[0], max_distance, bidirectional)
     by_head = _wide(table).T[:, None, :]
-    return _Relative(by_head, _as_offset("relative", offset), int(max_distance), bool(bidirectional))
+    return _Relative(by_head, as_integer("relative: offset", offset), int(max_distance), bool(bidirectional))
 
 
 def relative_buckets(
@@ -231,17 +232,6 @@ def as_bias(bias: BiasLike) -> Bias:
     return _FromArray(array)
 
 
-def _as_offset(name: str, offset: Any) -> "_Offset":
-    expected = f"{name}: offset must be an int, or an array of integers with one per batch entry"
-    if isinstance(offset, numbers.Integral) and not isinstance(offset, bool):
-        return _Offset(None, name, int(offset))
-    if not hasattr(offset, "dtype"):
-        raise TypeError(f"{expected}, got {offset!r}")
-    if not jnp.issubdtype(offset.dtype, jnp.integer):
-        raise TypeError(f"{expected}, got dtype {offset.dtype}")
-    return _Offset(jnp.asarray(offset, jnp.int32), name, 0)
-
-
 def _wide(array: Array) -> Array:
     """Makes an array float32 or wider, so that its gradients from several blocks add up in that."""
     return jnp.asarray(array, jnp.promote_types(array.dtype, jnp.float32))
@@ -282,32 +272,9 @@ def _skew(diagonals: Float[Array, "... 1 D"], num_rows: int) -> Float[Array, "..
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Offset:
-    """A number, which is part of a pytree's structure, or an array of one per batch entry, which is a leaf."""
-
-    array: Int[Array, "*batch"] | None
-    name: str = static()
-    number: int = static()
-
-    def part(self, grid: Grid) -> Array | int:
-        return self.number if self.array is None else grid.per_batch(self.array)
-
-    def fit(self, shape: tuple[int, ...]) -> "_Offset":
-        if self.array is None:
-            return self
-        batch = shape[:-3]
-        if self.array.ndim and self.array.shape != batch:
-            raise ValueError(
-                f"bias: {self.name} offset must be a scalar or have the batch shape {batch}, got {self.array.shape}"
-            )
-        return dataclasses.replace(self, array=jnp.broadcast_to(self.array, batch))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class _Alibi(Bias):
     slopes: Float[Array, "... N 1 1"] | None
-    offset: _Offset
+    offset: Integer
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         slopes = alibi_slopes(grid.shape[-3])[grid.head] if self.slopes is None else grid.part(self.slopes)
@@ -327,7 +294,7 @@ class _Alibi(Bias):
 @dataclasses.dataclass(frozen=True)
 class _Relative(Bias):
     table: Float[Array, "... N 1 buckets"]
-    offset: _Offset
+    offset: Integer
     max_distance: int = static()
     bidirectional: bool = static()
 

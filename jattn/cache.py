@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jattn.attention import attend
 from jattn.biases import Bias
 from jattn.checks import check_float
-from jattn.grids import Grid, Laid
-from jattn.masks import Mask, MaskLike, as_mask, static
+from jattn.grids import Grid, Laid, static
+from jattn.masks import Mask, MaskLike, as_mask
 
 UNWRITTEN = -1
 """The position of a slot that holds no token yet."""

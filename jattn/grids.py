@@ -11,11 +11,17 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``R
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
+
+
+def static(**kwargs: Any) -> Any:
+    """Declares a dataclass field that belongs to a pytree's structure, not to its leaves."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 @jax.tree_util.register_dataclass
@@ -44,11 +50,11 @@ class Grid:
     """
 
     rows: Int[Array, " R"]
-    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    adjacent: bool = dataclasses.field(default=True, metadata={"static": True})
+    shape: tuple[int, ...] = static()
+    adjacent: bool = static(default=True)
     stream: Int[Array, ""] | None = None
     first_key: Int[Array, ""] | int = 0
-    num_keys: int | None = dataclasses.field(default=None, metadata={"static": True})
+    num_keys: int | None = static(default=None)
 
     @property
     def width(self) -> int:
@@ -139,7 +145,7 @@ class Laid:
     """
 
     array: Array
-    cut: bool = dataclasses.field(default=False, metadata={"static": True})
+    cut: bool = static(default=False)
 
 
 def whole_grid(shape: tuple[int, ...]) -> Grid:

@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jattn.checks import check_block, lay_array
-from jattn.grids import Grid, Laid, whole_grid
+from jattn.grids import Grid, Laid, static, whole_grid
+from jattn.parameters import Integer, as_integer, lay_per_batch
 
 MaskLike = Any
 """A `Mask`, or a boolean array that broadcasts to ``[*batch, N, T, S]``."""
@@ -33,11 +34,6 @@ Rows = Int[np.ndarray, " blocks"]
 
 Span = tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]
 """For each of some blocks of rows, a range of keys: its first, and the one after its last; empty where they meet."""
-
-
-def static(**kwargs: Any) -> Any:
-    """Declares a dataclass field that belongs to a pytree's structure, not to its leaves."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 class Mask(abc.ABC):
@@ -104,7 +100,7 @@ def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
       ##.
       ###
     """
-    return _Window(None, 0, _as_integer("causal: offset", offset))
+    return _Window(as_integer("causal: offset", offset), None, 0)
 
 
 def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Array, "*batch"] = 0) -> Mask:
@@ -132,8 +128,8 @@ def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Ar
             raise TypeError(f"sliding_window: {name} must be an int or None, got {size!r}")
         if size is not None and size < 0:
             raise ValueError(f"sliding_window: {name} must be at least 0, got {size}")
-    sizes = (None if size is None else int(size) for size in (left, right))
-    return _Window(*sizes, _as_integer("sliding_window: offset", offset))
+    left, right = (None if size is None else int(size) for size in (left, right))
+    return _Window(as_integer("sliding_window: offset", offset), left, right)
 
 
 def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
@@ -155,7 +151,7 @@ def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
         raise TypeError(f"chunked: size must be an int, got {size!r}")
     if size < 1:
         raise ValueError(f"chunked: size must be at least 1, got {size}")
-    return _Chunked(int(size), _as_integer("chunked: offset", offset))
+    return _Chunked(as_integer("chunked: offset", offset), int(size))
 
 
 def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
@@ -176,7 +172,7 @@ def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 3.2.1.
     """
-    return _Prefix(_as_integer("prefix: lengths", lengths))
+    return _Prefix(as_integer("prefix: lengths", lengths))
 
 
 def segments(query_ids: Int[Array, "*batch T"], key_ids: Int[Array, "*batch S"] | None = None) -> Mask:
@@ -297,27 +293,6 @@ def _as_ids(name: str, ids: Any) -> Array:
     return jnp.asarray(ids)
 
 
-def _as_integer(name: str, value: Any) -> "_Integer":
-    expected = f"{name} must be an int, or an array of integers with one per batch entry"
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return _Integer(None, name, int(value))
-    if not hasattr(value, "dtype"):
-        raise TypeError(f"{expected}, got {value!r}")
-    if not jnp.issubdtype(value.dtype, jnp.integer):
-        raise TypeError(f"{expected}, got dtype {value.dtype}")
-    return _Integer(jnp.asarray(value), name, 0)
-
-
-def _lay_per_batch(name: str, array: Any, shape: tuple[int, ...]) -> Laid:
-    """Lays a scalar or an array ``[*batch]`` over a filter of shape ``(*batch, N, T, S)``."""
-    if isinstance(array, Laid):
-        return array
-    batch = shape[:-3]
-    if array.ndim and array.shape != batch:
-        raise ValueError(f"mask: {name} must be a scalar or have the batch shape {batch}, got {array.shape}")
-    return Laid(jnp.broadcast_to(array, batch).reshape(*batch, 1, 1, 1))
-
-
 def _intersect(left: Span, right: Span) -> Span:
     return np.maximum(left[0], right[0]), np.minimum(left[1], right[1])
 
@@ -331,32 +306,10 @@ def _hull(left: Span, right: Span) -> Span:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Integer:
-    """A number, which is part of a pytree's structure, or an array of one per batch entry, which is a leaf."""
-
-    array: Int[Array, "*batch"] | Laid | None
-    name: str = static()
-    number: int = static()
-
-    @property
-    def known(self) -> bool:
-        return self.array is None
-
-    def part(self, grid: Grid) -> Array | int:
-        return self.number if self.array is None else grid.part(self.array)
-
-    def fit(self, shape: tuple[int, ...]) -> "_Integer":
-        if self.array is None:
-            return self
-        return dataclasses.replace(self, array=_lay_per_batch(self.name, self.array, shape))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class _Window(Mask):
+    offset: Integer
     left: int | None = static()
     right: int | None = static()
-    offset: _Integer
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         center = grid.query + self.offset.part(grid)
@@ -390,8 +343,8 @@ class _Window(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Chunked(Mask):
+    offset: Integer
     size: int = static()
-    offset: _Integer
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return (grid.query + self.offset.part(grid)) // self.size == grid.key // self.size
@@ -409,7 +362,7 @@ class _Chunked(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Prefix(Mask):
-    lengths: _Integer
+    lengths: Integer
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.key < self.lengths.part(grid)
@@ -467,10 +420,10 @@ class _Padding(Mask):
         return allowed
 
     def fit(self, shape: tuple[int, ...]) -> Mask:
-        lengths = _lay_per_batch("padding lengths", self.lengths, shape)
+        lengths = lay_per_batch("padding: lengths", self.lengths, shape)
         if self.query_lengths is None:
             return _Padding(lengths, None)
-        return _Padding(lengths, _lay_per_batch("padding query_lengths", self.query_lengths, shape))
+        return _Padding(lengths, lay_per_batch("padding: query_lengths", self.query_lengths, shape))
 
 
 @jax.tree_util.register_dataclass

@@ -16,8 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jattn.grids import Grid
-from jattn.masks import static
+from jattn.grids import Grid, static
 from jattn.parameters import Parameter, as_parameter
 
 NormalizerLike = Any

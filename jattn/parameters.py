@@ -1,15 +1,15 @@
 """Numbers and learned arrays that scores and normalizers are made with."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jattn.checks import check_float, lay_array
-from jattn.grids import Grid, Laid
-from jattn.masks import static
+from jattn.grids import Grid, Laid, static
 
 
 @jax.tree_util.register_dataclass
@@ -78,6 +78,37 @@ class HeadParameter:
         return dataclasses.replace(self, array=self.array.reshape(missing + self.array.shape))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Integer:
+    """An int, which is part of a pytree's structure, or an array of one per batch entry, which is a leaf.
+
+    Args:
+      array: ``[*batch]``, or one for all entries.
+      name: the argument, as error messages call it.
+      number: what there is instead of an array.
+    """
+
+    array: Int[Array, "*batch"] | Laid | None
+    name: str = static()
+    number: int = static()
+
+    @property
+    def known(self) -> bool:
+        """Whether it is a number."""
+        return self.array is None
+
+    def part(self, grid: Grid) -> Array | int:
+        """Cuts out the block's part, which broadcasts to the block."""
+        return self.number if self.array is None else grid.part(self.array)
+
+    def fit(self, shape: tuple[int, ...]) -> "Integer":
+        """Fits an array to a filter of shape ``(*batch, N, T, S)``."""
+        if self.array is None:
+            return self
+        return dataclasses.replace(self, array=lay_per_batch(self.name, self.array, shape))
+
+
 def as_parameter(name: str, value: Any) -> Parameter:
     """Returns a `Parameter` for a number or a float array; refuses anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -99,3 +130,25 @@ def as_head_parameter(name: str, value: Any, *axes: str) -> HeadParameter:
         named = ", ".join(axes)
         raise ValueError(f"{name}: expected shape [{named}] or [N, {named}], got {array.shape}")
     return HeadParameter(array, name, axes)
+
+
+def as_integer(name: str, value: Any) -> "Integer":
+    """Returns an `Integer` for an int or an array of integers; refuses anything else."""
+    expected = f"{name} must be an int, or an array of integers with one per batch entry"
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return Integer(None, name, int(value))
+    if not hasattr(value, "dtype"):
+        raise TypeError(f"{expected}, got {value!r}")
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{expected}, got dtype {value.dtype}")
+    return Integer(jnp.asarray(value), name, 0)
+
+
+def lay_per_batch(name: str, array: Any, shape: tuple[int, ...]) -> Laid:
+    """Lays a scalar or an array ``[*batch]`` over a filter of shape ``(*batch, N, T, S)``."""
+    if isinstance(array, Laid):
+        return array
+    batch = shape[:-3]
+    if array.ndim and array.shape != batch:
+        raise ValueError(f"{name} must be a scalar or have the batch shape {batch}, got {array.shape}")
+    return Laid(jnp.broadcast_to(array, batch).reshape(*batch, 1, 1, 1))

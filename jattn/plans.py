@@ -16,8 +16,8 @@ from jattn.masks import Mask
 
 DENSE_WEIGHTS = 2**22
 """Up to this many weights in all, `attend` computes the filter in one block."""
-WALKED_BLOCK_WEIGHTS = 2**21
-"""About how many weights a block of one head holds; 8 MiB in float32, which a CPU's caches hold between passes."""
+WALKED_BLOCK_WEIGHTS = 3 * 2**20
+"""About how many weights a block of one head holds; 12 MiB in float32, which a CPU's caches hold between passes."""
 WHOLE_BLOCK_WEIGHTS = 2**26
 """About how many weights a block of all heads holds; 256 MiB in float32, enough to keep an accelerator busy."""
 FEWEST_ROWS = 128
@@ -28,7 +28,7 @@ FEW_ROWS = 8
 """With a mask and up to this many rows, a CPU looks for what is not finite in scores and output, not in the inputs."""
 EVEN_KEYS = 16
 """Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""
-MOST_STRIPS = 4
+MOST_STRIPS = 6
 """Rows are cut into at most this many strips; each one is compiled on its own."""
 
 
@@ -111,13 +111,15 @@ def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | No
         return min(allowed or strips[:1], key=lambda strip: strip.cost(heads))
 
     best = (strip(0, num_rows),)
-    pieces = 2
-    while mask is not None and pieces <= MOST_STRIPS and num_rows // pieces >= (block_size or FEWEST_ROWS):
-        edges = [round(piece * num_rows / pieces) for piece in range(pieces + 1)]
+    for pieces in (2, 4, MOST_STRIPS):
+        if mask is None or num_rows // pieces < (block_size or FEWEST_ROWS):
+            break
+        # Strips begin where their blocks, of some power of two, come out even.
+        unit = max(1, min(256, 2 ** ((num_rows // pieces).bit_length() - 2))) if block_size is None else block_size
+        edges = [round(piece * num_rows / pieces / unit) * unit for piece in range(pieces)] + [num_rows]
         strips = tuple(strip(first, end) for first, end in itertools.pairwise(edges))
-        if sum(strip.cost(heads) for strip in strips) < 0.92 * sum(strip.cost(heads) for strip in best):
+        if sum(strip.cost(heads) for strip in strips) < 0.95 * sum(strip.cost(heads) for strip in best):
             best = strips
-        pieces *= 2
     return Plan(best, walk_heads)
 
 

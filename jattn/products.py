@@ -24,7 +24,7 @@ def dot(query: Float[Array, "... R H"], key: Float[Array, "... S H"], precision:
     products = jnp.einsum(
         "...rh,...sh->...rs", _by_group(query, key), key, precision=precision, preferred_element_type=accumulator
     )
-    return products.reshape(*query.shape[:-1], key.shape[-2])
+    return _by_head(products, query)
 
 
 @dot.defjvp
@@ -46,7 +46,7 @@ def average(
         precision=precision,
         preferred_element_type=weights.dtype,
     )
-    return out.reshape(*weights.shape[:-1], value.shape[-1])
+    return _by_head(out, weights)
 
 
 @average.defjvp
@@ -56,12 +56,23 @@ def _average_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Array, Ar
     return average(weights, value, precision), tangent
 
 
-def _by_group(x: Float[Array, "... R X"], of_keys: Float[Array, "... S H"]) -> Float[Array, "... GR X"]:
+def _by_group(x: Float[Array, "... N R X"], of_keys: Float[Array, "... K S H"]) -> Float[Array, "... K GR X"]:
     """Puts the rows of all query heads that share a key head one after the other."""
     if x.ndim < 3 or x.shape[-3] == of_keys.shape[-3]:
         return x
-    num_kv_heads = of_keys.shape[-3]
-    return x.reshape(*x.shape[:-3], num_kv_heads, x.shape[-3] // num_kv_heads * x.shape[-2], x.shape[-1])
+    num_kv_heads, (num_heads, num_rows, size) = of_keys.shape[-3], x.shape[-3:]
+    # In two steps, for a sharded axis of heads can be split, and the rest joined, but not both at once.
+    x = x.reshape(*x.shape[:-3], num_kv_heads, num_heads // num_kv_heads, num_rows, size)
+    return x.reshape(*x.shape[:-3], x.shape[-3] * num_rows, size)
+
+
+def _by_head(x: Float[Array, "... K GR X"], of_queries: Float[Array, "... N R H"]) -> Float[Array, "... N R X"]:
+    """Takes apart what `_by_group` put together."""
+    if x.ndim < 3 or x.shape[-3] == of_queries.shape[-3]:
+        return x
+    num_kv_heads, (num_heads, num_rows), size = x.shape[-3], of_queries.shape[-3:-1], x.shape[-1]
+    x = x.reshape(*x.shape[:-2], num_heads // num_kv_heads, num_rows, size)
+    return x.reshape(*x.shape[:-4], num_heads, num_rows, size)
 
 
 def long_axis_last(tangent: Float[Array, "... S H"]) -> Float[Array, "... S H"]:

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from jattn.biases import Bias, BiasLike, as_bias
 from jattn.checks import check_precision
-from jattn.grids import Grid
-from jattn.masks import Mask, MaskLike, as_mask, static
+from jattn.grids import Grid, static
+from jattn.masks import Mask, MaskLike, as_mask
 from jattn.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.plans import walks_heads
 from jattn.scores import Score, ScoreLike, as_score
@@ -96,7 +96,10 @@ def repeat_heads(of_keys: Array, of_queries: Array, axis: int) -> Array:
     """Repeats what belongs to a key head for each query head that it serves; the axis of heads counts from the end."""
     if of_queries.ndim < -axis or of_queries.shape[axis] == of_keys.shape[axis]:
         return of_keys
-    return jnp.repeat(of_keys, of_queries.shape[axis] // of_keys.shape[axis], axis)
+    axis, group = of_keys.ndim + axis, of_queries.shape[axis] // of_keys.shape[axis]
+    # Not jnp.repeat, which cannot split a sharded axis.
+    copies = jnp.concatenate([jnp.expand_dims(of_keys, axis + 1)] * group, axis + 1)
+    return copies.reshape(*of_keys.shape[:axis], of_keys.shape[axis] * group, *of_keys.shape[axis + 1 :])
 
 
 def finite(x: Float[Array, "... L H"]) -> tuple[Float[Array, "... L H"], Bool[Array, "... L"]]:

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jattn.grids import Grid
-from jattn.masks import static
+from jattn.grids import Grid, static
 from jattn.parameters import HeadParameter, Parameter, as_head_parameter, as_parameter
 from jattn.products import dot
 
@@ -34,6 +33,9 @@ class Score(abc.ABC):
 
     takes_groups: ClassVar[bool] = False
     """Whether keys may have fewer heads than queries, as `products.dot` takes them; otherwise they are repeated."""
+
+    shows_what_is_broken: ClassVar[bool] = False
+    """Whether the score of a query or key with NaN or inf in it is never finite."""
 
     @abc.abstractmethod
     def evaluate(
@@ -257,6 +259,7 @@ def _project(x: Float[Array, "... L H"], kernel: HeadParameter, grid: Grid, prec
 class _ScaledDot(Score):
     scale: Parameter | None
     takes_groups = True
+    shows_what_is_broken = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         scale = 1 / math.sqrt(max(1, query.shape[-1])) if self.scale is None else self.scale.number
@@ -275,6 +278,7 @@ class _ScaledDot(Score):
 class _Cosine(Score):
     temperature: Parameter
     takes_groups = True
+    shows_what_is_broken = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         cosines = dot(_unit(query), _unit(key), precision)
@@ -304,6 +308,7 @@ class _NegativeSquaredDistance(Score):
 class _Bilinear(Score):
     matrix: HeadParameter
     takes_groups = True
+    shows_what_is_broken = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         return dot(_project(query, self.matrix, grid, precision), key, precision)

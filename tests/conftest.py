@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import jax
 import pytest
@@ -29,3 +30,22 @@ def heads(request):
     """Runs a test both ways."""
     if request.param == "at once":
         request.getfixturevalue("heads_at_once")
+
+
+OPTIMIZED = ("test_properties.py", "test_gradients.py", "test_lowering.py", "test_plans.py")
+"""The tests beside this file whose programs are compiled as a user's are; so are those of the folders."""
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    """Compiles what most tests run a single time without most optimizations, which takes a quarter less time."""
+    here = request.path.parent == Path(__file__).parent
+    quick = here and request.path.name not in OPTIMIZED and "optimized" not in request.fixturenames
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def optimized():
+    """Marks a test that looks at compiled programs: they are compiled as a user's are."""

@@ -304,7 +304,7 @@ def compiled_gradients(length, bias_shape=None, **call):
     ],
     ids=["full", "cosine", "window", "causal"],
 )
-def test_memory_is_linear_in_length(call):
+def test_memory_is_linear_in_length(call, optimized):
     """With a learned bias per head, too."""
     (_, shorter), (program, longer) = compiled_gradients(4096, **call), compiled_gradients(8192, **call)
     assert "8192,8192" not in program
@@ -312,7 +312,7 @@ def test_memory_is_linear_in_length(call):
     assert longer <= 8192 * 8192 * 4 / 2
 
 
-def test_blocks_of_all_heads_store_no_array_of_queries_by_keys(heads_at_once):
+def test_blocks_of_all_heads_store_no_array_of_queries_by_keys(heads_at_once, optimized):
     length = 4096
     x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
     attention = functools.partial(attend, mask=masks.causal(), block_size=128)
@@ -386,7 +386,7 @@ def test_minus_infinity_is_a_mask():
     close(attend(query, key, value, bias=jnp.asarray(BANNED)), attend(query, key, value, mask=BANNED == 0))
 
 
-def test_no_filter_is_kept_whole_where_all_heads_are_computed_at_once(heads_at_once):
+def test_no_filter_is_kept_whole_where_all_heads_are_computed_at_once(heads_at_once, optimized):
     x = jnp.zeros((2048, 4, 8))
     gradient = jax.jit(jax.grad(lambda query: attend(query, x, x, mask=masks.causal()).sum()))
     assert "2048,2048" not in gradient.lower(x).compile().as_text()

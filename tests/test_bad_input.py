@@ -60,12 +60,12 @@ CALLS = {
     "lengths of another batch": (
         {"mask": masks.padding(jnp.array([1, 2, 3]))},
         ValueError,
-        r"padding lengths must be a scalar or have the batch shape \(2,\), got \(3,\)",
+        r"padding: lengths must be a scalar or have the batch shape \(2,\), got \(3,\)",
     ),
     "query lengths of another batch": (
         {"mask": masks.causal() & masks.padding(jnp.array([1, 2]), jnp.array([1]))},
         ValueError,
-        r"padding query_lengths must be a scalar or have the batch shape \(2,\), got \(1,\)",
+        r"padding: query_lengths must be a scalar or have the batch shape \(2,\), got \(1,\)",
     ),
     "bias of booleans": ({"bias": jnp.ones((5, 7), bool)}, TypeError, "bias: expected a float dtype, got bool.*mask"),
     "bias of integers": ({"bias": jnp.ones((5, 7), int)}, TypeError, "bias: expected a float dtype, got int"),
@@ -346,7 +346,7 @@ BIASES_AND_POSITIONS = {
     "offsets of another batch": (
         lambda: attention(bias=biases.alibi(offset=jnp.array([1, 2, 3]))),
         ValueError,
-        r"bias: alibi offset must be a scalar or have the batch shape \(2,\), got \(3,\)",
+        r"alibi: offset must be a scalar or have the batch shape \(2,\), got \(3,\)",
     ),
     "table, a list": (lambda: biases.relative([[1.0]]), TypeError, "relative: table: expected an array, got list"),
     "table of integers": (lambda: biases.relative(jnp.ones((8, 4), int)), TypeError, "relative: table: .* got int32"),
@@ -689,22 +689,22 @@ MASKS = {
     "offsets of another batch": (
         lambda: attention(mask=masks.causal(jnp.array([1, 2, 3]))),
         ValueError,
-        r"mask: causal: offset must be a scalar or have the batch shape \(2,\), got \(3,\)",
+        r"causal: offset must be a scalar or have the batch shape \(2,\), got \(3,\)",
     ),
     "window's offsets of another batch": (
         lambda: attention(mask=~masks.sliding_window(1, offset=jnp.array([1]))),
         ValueError,
-        r"mask: sliding_window: offset must be .* \(2,\), got \(1,\)",
+        r"sliding_window: offset must be .* \(2,\), got \(1,\)",
     ),
     "chunks' offsets of another batch": (
         lambda: attention(mask=masks.chunked(2, jnp.ones((2, 1), int))),
         ValueError,
-        r"mask: chunked: offset must be .* \(2,\), got \(2, 1\)",
+        r"chunked: offset must be .* \(2,\), got \(2, 1\)",
     ),
     "prefixes of another batch": (
         lambda: attention(mask=masks.causal() | masks.prefix(jnp.array([1, 2, 3]))),
         ValueError,
-        r"mask: prefix: lengths must be .* \(2,\), got \(3,\)",
+        r"prefix: lengths must be .* \(2,\), got \(3,\)",
     ),
     "segments of other queries": (
         lambda: attention(mask=masks.segments(jnp.arange(7))),

@@ -231,7 +231,7 @@ def test_scan_and_vmap_over_caches():
 
 
 @pytest.mark.parametrize("window", [None, 1000])
-def test_a_loop_writes_in_place(window):
+def test_a_loop_writes_in_place(window, optimized):
     cache = KVCache.empty((2,), 1024, 2, 16, window=window)
 
     def body(carry):

@@ -218,7 +218,7 @@ def test_a_fold_over_rows_is_refused(function, block_size):
         filter_of(block_size=block_size).fold(function)
 
 
-def test_no_array_of_queries_by_keys_is_stored_by_folds():
+def test_no_array_of_queries_by_keys_is_stored_by_folds(optimized):
     length = 4096
     x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
 

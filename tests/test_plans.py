@@ -229,14 +229,16 @@ def test_the_cost_of_a_window_is_linear_in_length():
 def test_chunks_and_prefixes_compute_their_keys_only():
     assert weights_of(square(4096, masks.chunked(256))) <= 2 * 4096 * 256
     assert weights_of(square(4096, masks.prefix(100))) <= 1.2 * 4096 * 100
-    assert weights_of(square(4096, masks.causal() | masks.prefix(64))) <= 0.6 * 4096**2
+    assert weights_of(square(4096, masks.causal() | masks.prefix(64))) <= 1.05 * weights_of(
+        square(4096, masks.causal())
+    )
 
 
 @pytest.mark.parametrize("walk", [True, False])
 def test_however_long_the_rows_few_strips_are_compiled(walk):
     for mask in (None, masks.causal(), masks.sliding_window(64), ~masks.causal(), masks.chunked(1000)):
         for length in (2**12, 2**15, 2**18):
-            assert len(square(length, mask, walk=walk).strips) <= plans.MOST_STRIPS
+            assert len(square(length, mask, walk=walk).strips) <= 8
 
 
 @pytest.mark.parametrize("walk", [True, False])

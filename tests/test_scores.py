@@ -140,7 +140,7 @@ def test_additive_without_hidden_units_is_zero():
 
 
 @pytest.mark.parametrize("call", [{"implementation": "dense"}, {"block_size": 64}])
-def test_additive_takes_the_memory_of_the_scores_not_of_its_hidden_units(call):
+def test_additive_takes_the_memory_of_the_scores_not_of_its_hidden_units(call, optimized):
     length, units = 256, 64
     query, key, value = jnp.ones((3, length, 1, 4))
     arrays = jnp.ones((4, units)), jnp.ones((4, units)), jnp.ones(units)
