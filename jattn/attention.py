@@ -140,9 +140,18 @@ def _attend_any(
     shape = (*query.shape[:-1], key.shape[-2])
     block = functools.partial(_attend_block, dropout_rate, dropout_rng)
     sides = {"query": query}, {"key": key, "value": value}
-    careful = {} if program.mask is None else {"prepare": clean}
-    out, log_normalizer = map_blocks(block, program, *sides, shape, plan, **careful)
+    prepare = functools.partial(_prepare, program.mask is not None)
+    out, log_normalizer = map_blocks(block, program, *sides, shape, plan, prepare)
     return out.astype(value.dtype), log_normalizer
+
+
+def _prepare(masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]) -> tuple[Any, Any]:
+    if walks_heads():
+        # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go.
+        query_side, key_side = jax.tree.map(
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (query_side, key_side)
+        )
+    return clean(query_side, key_side) if masked else (query_side, key_side)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

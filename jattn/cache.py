@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
@@ -272,11 +271,9 @@ class KVCache:
         slots = positions if self.window is None else positions % self.slots
         slots = jnp.where(written, slots, positions + self.slots)
         set_slots = _per_entry(_set_slots, slots.ndim - 1)
-        # The barrier keeps XLA on CPU from writing twice, once for who reads next, and so from copying the cache.
-        key, value = lax.optimization_barrier((set_slots(self.key, key, slots), set_slots(self.value, value, slots)))
         return KVCache(
-            key=key,
-            value=value,
+            key=set_slots(self.key, key, slots),
+            value=set_slots(self.value, value, slots),
             positions=_per_entry(_set_positions, slots.ndim - 1)(self.positions, positions, slots),
             length=self.length + lengths,
             window=self.window,
@@ -363,6 +360,11 @@ def _per_entry(function: Callable[..., Array], batch_axes: int) -> Callable[...,
 def _set_slots(
     held: Float[Array, "K slots H"], new: Float[Array, "K n H"], slots: Int[Array, " n"]
 ) -> Float[Array, "K slots H"]:
+    if len(slots) == 1:
+        # XLA on CPU loops over the slots, and unrolls a loop of one: then it may write twice, once for who reads next,
+        # into a copy of the cache. A second slot, beyond the last, is dropped.
+        slots = jnp.concatenate([slots, slots + 2 * held.shape[1]])
+        new = jnp.concatenate([new, new], axis=1)
     return held.at[:, slots].set(new, mode="drop", unique_indices=True)
 
 
