@@ -140,14 +140,16 @@ def _attend_any(
     shape = (*query.shape[:-1], key.shape[-2])
     block = functools.partial(_attend_block, dropout_rate, dropout_rng)
     sides = {"query": query}, {"key": key, "value": value}
-    prepare = functools.partial(_prepare, program.mask is not None)
+    # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
+    # step of decoding would take longer to widen what it reads than to compute with it.
+    widen = walks_heads() and query.shape[-2] > FEW_ROWS
+    prepare = functools.partial(_prepare, widen, program.mask is not None)
     out, log_normalizer = map_blocks(block, program, *sides, shape, plan, prepare)
     return out.astype(value.dtype), log_normalizer
 
 
-def _prepare(masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]) -> tuple[Any, Any]:
-    if walks_heads():
-        # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go.
+def _prepare(widen: bool, masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]) -> tuple[Any, Any]:
+    if widen:
         query_side, key_side = jax.tree.map(
             lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (query_side, key_side)
         )

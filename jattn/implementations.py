@@ -72,7 +72,7 @@ def explain_implementation(
       >>> tokens = jax.ShapeDtypeStruct((8, 4096, 4, 64), jnp.float32)
       >>> explanation = explain_implementation(tokens, tokens, tokens, mask=masks.causal(), block_size=512)
       >>> print(explanation)
-      blocked: 512 query rows a block, 56% of the 4096 x 4096 scores computed, ...
+      blocked: 512 query rows a block, 62% of the 4096 x 4096 scores computed, ...
         not dense: needs block_size None, got 512
         not cudnn: needs a GPU, got backend cpu; float16 or bfloat16 inputs, got float32; block_size None, got 512
         not splash: needs a TPU, got backend cpu; block_size None, got 512

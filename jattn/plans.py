@@ -24,7 +24,7 @@ FEWEST_ROWS = 128
 """A block has at least this many rows however long they are; matrix products with fewer are slow."""
 WEIGHTS_LOST = 80_000
 """Computing a block takes about as long as if it had this many weights more; measured on CPU."""
-FEW_ROWS = 8
+FEW_ROWS = 4
 """With a mask and up to this many rows, a CPU looks for what is not finite in scores and output, not in the inputs."""
 EVEN_KEYS = 16
 """Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 import jax
 import pytest
@@ -15,8 +14,10 @@ def pytest_configure(config):
         config.add_cleanup(folder.cleanup)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
@@ -32,18 +33,17 @@ def heads(request):
         request.getfixturevalue("heads_at_once")
 
 
-OPTIMIZED = ("test_properties.py", "test_gradients.py", "test_lowering.py", "test_plans.py")
-"""The tests beside this file whose programs are compiled as a user's are; so are those of the folders."""
+OPTIMIZED = ("test_properties.py", "test_gradients.py", "test_lowering.py", "test_plans.py", "test_learning.py")
+"""The tests whose programs are compiled as a user's are."""
 
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
     """Compiles what most tests run a single time without most optimizations, which takes a quarter less time."""
-    here = request.path.parent == Path(__file__).parent
-    quick = here and request.path.name not in OPTIMIZED and "optimized" not in request.fixturenames
+    quick = request.path.name not in OPTIMIZED and "optimized" not in request.fixturenames
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -188,3 +188,22 @@ def test_half_precision_padding_may_hold_anything():
         attention = functools.partial(attend, mask=masks.padding(jnp.array([6, 6])))
         out = attention(query, plant(key, np.s_[6:], np.nan), plant(value, np.s_[6:], np.inf))
         assert_array_equal(out, attention(query, key, value))
+
+
+@pytest.mark.parametrize("score", [*SCORES, "soft_cap"])
+def test_few_queries_know_nothing_of_what_they_may_not_see(score):
+    """A step of decoding, which on a CPU looks for bad numbers in its results before it looks in its inputs."""
+    score = scores.soft_cap(scores.scaled_dot(), 5.0) if score == "soft_cap" else SCORES[score]
+    (query, key, value), bias, mask = inputs(2), jnp.ones(KEYS), masks.causal(5)
+    gradient = loss_and_gradients(np.s_[:], mask=mask, score=score)
+    attention = jax.jit(functools.partial(attend, mask=mask, score=score))
+    clean = gradient(query, plant(key, np.s_[7:], 0), plant(value, np.s_[7:], 0), bias)
+    for bad in BAD:
+        dirty = plant(key, np.s_[7:], bad), plant(value, np.s_[7:], bad)
+        close(attention(query, *dirty), attention(query, key, value))
+        jax.tree.map(close, gradient(query, *dirty, bias), clean)
+        for argument in (1, 2):
+            arguments = [query, key, value]
+            arguments[argument] = plant(arguments[argument], 6, bad)
+            seen = np.isnan(attention(*arguments)).all(axis=(0, 2, 3))
+            assert_array_equal(seen, [False, True])

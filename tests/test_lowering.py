@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jattn
 from jattn import Decoder, EncoderDecoder, attend, attention_filter, masks, normalizers, scores
+from tests.variants import NORMALIZERS, SCORES, VARIANTS, inputs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 QUERY, KEY, VALUE = jnp.ones((2, 5, 4, 6)), jnp.ones((2, 7, 2, 6)), jnp.ones((2, 7, 2, 3))
@@ -39,6 +41,32 @@ def test_attention_lowers_forward_and_backward(name, heads):
         return jnp.sum(attend(query, key, value, **CALLS[name]))
 
     lower(jax.value_and_grad(loss, argnums=(0, 1, 2)), QUERY, KEY, VALUE)
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"normalizer: {name}" for name in NORMALIZERS), *(f"score: {name}" for name in SCORES)]
+)
+def test_every_normalizer_and_score_lowers(name):
+    query, key, value = inputs()
+    lower(lambda *arguments: attend(*arguments, block_size=3, **VARIANTS[name].call), query, key, value)
+
+
+def test_drop_in_and_decoding_lower():
+    lower(lambda query, key, value: jattn.dot_product_attention(query, key, value, is_causal=True), QUERY, KEY, KEY)
+
+    def step(query, key, cache):
+        at = cache.next_positions(5)
+        return jattn.attend_cached(query, cache.append(key[:, :5], key[:, :5]), at)
+
+    lower(step, QUERY, KEY, jattn.KVCache.empty((2,), 8, 2, 6))
+
+
+def test_generation_lowers():
+    model = Decoder(vocabulary=20, width=8, num_heads=2, positions="rotary")
+    prompt = jnp.array([[0, 1, 2]])
+    variables = jax.eval_shape(model.init, jax.random.key(0), prompt)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "top_k": 3, "top_p": 0.9, "rng": jax.random.key(0)}
+    lower(lambda variables, prompt: jattn.generate(model, variables, prompt, **options), variables, prompt)
 
 
 def test_half_precision_attention_lowers(heads):
