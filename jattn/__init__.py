@@ -1,6 +1,6 @@
 """jattn: attention you can see through, in JAX and Flax."""
 
-from jattn import biases, masks, normalizers, positions, scores
+from jattn import biases, edits, folds, masks, normalizers, positions, scores
 from jattn.attention import attend
 from jattn.cache import KVCache, attend_cached
 from jattn.drop_in import dot_product_attention
@@ -8,6 +8,7 @@ from jattn.filters import AttentionFilter, attention_filter
 from jattn.generation import generate
 from jattn.grids import Grid
 from jattn.implementations import explain_implementation
+from jattn.interventions import apply_with_edits, judge, knock_out, rollout
 from jattn.layers import Block, FeedForward, LearnedPositions, MultiHeadAttention, TokenEmbedding, capture_filters
 from jattn.models import Decoder, Encoder, EncoderDecoder
 
@@ -25,16 +26,22 @@ __all__ = [
     "LearnedPositions",
     "MultiHeadAttention",
     "TokenEmbedding",
+    "apply_with_edits",
     "attend",
     "attend_cached",
     "attention_filter",
     "biases",
     "capture_filters",
     "dot_product_attention",
+    "edits",
     "explain_implementation",
+    "folds",
     "generate",
+    "judge",
+    "knock_out",
     "masks",
     "normalizers",
     "positions",
+    "rollout",
     "scores",
 ]

@@ -16,13 +16,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jattn.biases import BiasLike
 from jattn.checks import check_float
+from jattn.edits import EditLike
 from jattn.grids import Grid, whole_grid
 from jattn.kernels import KERNELS, choose_kernel
 from jattn.masks import MaskLike
 from jattn.normalizers import NormalizerLike, forbid, softmax
 from jattn.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
 from jattn.products import average, long_axis_last
-from jattn.rows import Edit, RowProgram, clean, row_program, taint
+from jattn.rows import Dropout, RowProgram, clean, row_program, taint
 from jattn.scores import ScoreLike, scaled_dot
 from jattn.walk import map_blocks
 
@@ -38,7 +39,7 @@ def attend(
     bias: BiasLike | None = None,
     mask: MaskLike | None = None,
     normalizer: NormalizerLike = softmax(),
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: PRNGKeyArray | None = None,
     implementation: str | None = None,
@@ -94,14 +95,14 @@ def attend(
     """
     shape = filter_shape(query, key)
     _check_value(key, value)
-    _check_dropout(dropout_rate, dropout_rng)
-    program = row_program(score, bias, mask, normalizer, edit, precision, shape)
+    dropout = as_dropout(dropout_rate, dropout_rng)
+    program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
     if kernel is not None:
         return KERNELS[kernel](query, key, value, program)
     plan = choose_plan(shape, program, implementation, block_size)
     query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
-    out, _ = attend_heads_first(query, key, value, program, plan, dropout_rate, dropout_rng)
+    out, _ = attend_heads_first(query, key, value, program, plan)
     return jnp.swapaxes(out, -3, -2)
 
 
@@ -111,8 +112,6 @@ def attend_heads_first(
     value: Float[Array, "*batch K S V"],
     program: RowProgram,
     plan: Plan,
-    dropout_rate: float = 0.0,
-    dropout_rng: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "*batch N T V"], Float[Array, "*batch N T"]]:
     """Attends with heads before positions.
 
@@ -122,33 +121,26 @@ def attend_heads_first(
       zeros.
     """
     few = plan.whole and query.shape[-2] <= FEW_ROWS and program.mask is not None and walks_heads()
-    drops = dropout_rng is not None and dropout_rate > 0
-    if few and program.score.shows_what_is_broken and not drops:
+    if few and program.score.shows_what_is_broken and program.dropout is None:
         return _attend_few(plan, program, query, key, value)
-    return _attend_any(plan, program, query, key, value, dropout_rate, dropout_rng)
+    return _attend_any(plan, program, query, key, value)
 
 
-def _attend_any(
-    plan: Plan,
-    program: RowProgram,
-    query: Array,
-    key: Array,
-    value: Array,
-    dropout_rate: float = 0.0,
-    dropout_rng: PRNGKeyArray | None = None,
-) -> tuple[Array, Array]:
+def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
     shape = (*query.shape[:-1], key.shape[-2])
-    block = functools.partial(_attend_block, dropout_rate, dropout_rng)
     sides = {"query": query}, {"key": key, "value": value}
     # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
     # step of decoding would take longer to widen what it reads than to compute with it.
     widen = walks_heads() and query.shape[-2] > FEW_ROWS
-    prepare = functools.partial(_prepare, widen, program.mask is not None)
-    out, log_normalizer = map_blocks(block, program, *sides, shape, plan, prepare)
+    prepare = functools.partial(prepare_sides, widen, program.mask is not None)
+    out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare)
     return out.astype(value.dtype), log_normalizer
 
 
-def _prepare(widen: bool, masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]) -> tuple[Any, Any]:
+def prepare_sides(
+    widen: bool, masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Makes queries, keys and values ready for blocks: widened to float32, and cleaned of NaN and inf for a mask."""
     if widen:
         query_side, key_side = jax.tree.map(
             lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (query_side, key_side)
@@ -165,7 +157,7 @@ def _attend_few(plan: Plan, program: RowProgram, query: Array, key: Array, value
     grid = whole_grid((*query.shape[:-1], key.shape[-2]))
     scores, _ = program.scores(query, key, grid)
     query_side, key_side = {"query": query}, {"key": key, "value": value}
-    out, log_normalizer = _attend_block(0.0, None, program, grid, query_side, key_side)
+    out, log_normalizer = _attend_block(program, grid, query_side, key_side)
     fine = jnp.all(jnp.isfinite(scores)) & jnp.all(jnp.isfinite(out))
     return lax.cond(
         fine,
@@ -227,39 +219,33 @@ def _check_value(key: Array, value: Array) -> None:
         )
 
 
-def _check_dropout(rate: float, rng: PRNGKeyArray | None) -> None:
+def as_dropout(rate: float, rng: PRNGKeyArray | None) -> Dropout | None:
+    """Makes what drops weights of the chance and the rng of a call, or None where nothing is dropped."""
     if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise ValueError(f"dropout_rate: expected a number in [0, 1), got {rate!r}")
     if rate > 0 and rng is None:
         raise ValueError(f"dropout_rng: needed for dropout_rate {rate}, got None")
     if rng is None:
-        return
+        return None
     dtype, shape = getattr(rng, "dtype", None), getattr(rng, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
         got = type(rng).__name__ if dtype is None else f"shape {shape}, dtype {dtype}"
         raise TypeError(f"dropout_rng: expected one key, as jax.random.key makes it, got {got}")
+    return Dropout(rng if typed else jax.random.wrap_key_data(rng), rate) if rate > 0 else None
 
 
 def _attend_block(
-    dropout_rate: float,
-    dropout_rng: PRNGKeyArray | None,
-    program: RowProgram,
-    grid: Grid,
-    query_side: Any,
-    key_side: Any,
+    program: RowProgram, grid: Grid, query_side: Any, key_side: Any
 ) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
     query, key, value = query_side["query"], key_side["key"], key_side["value"]
-    dropout_rng = dropout_rng if dropout_rate > 0 else None
-    if program.normalizer.is_softmax and program.edit is None and dropout_rng is None:
+    if program.is_plain_softmax:
         scores, allowed = program.scores(query, key, grid)
         sink = program.normalizer.sink_score(grid, scores.dtype)
         sink = None if sink is None else jnp.broadcast_to(sink, (*scores.shape[:-1], 1))
         out, log_normalizer = average_by_softmax(forbid(scores, allowed), value, sink, program.precision)
     else:
         weights, allowed = program.weights(query, key, grid)
-        if dropout_rng is not None:
-            weights = jnp.where(_kept(weights.shape, grid, dropout_rate, dropout_rng), weights / (1 - dropout_rate), 0)
         out = average(weights, value, program.precision)
         log_normalizer = jnp.zeros(out.shape[:-1], out.dtype)
     if allowed is None or "broken" not in query_side:
@@ -276,11 +262,11 @@ def average_by_softmax(
     precision: Any,
 ) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
     """Averages values by the softmax of the scores, dividing after the product; also returns the log-normalizer."""
-    return _average_by_exponentials(*_exponentials(scores, sink), value, precision)
+    return _average_by_exponentials(*exponentials_of(scores, sink), value, precision)
 
 
-def _exponentials(scores: Array, sink: Array | None) -> tuple[Array, Array, Array]:
-    """Returns each row's largest score, ``exp(s - largest)``, and their sum."""
+def exponentials_of(scores: Array, sink: Array | None) -> tuple[Array, Array, Array]:
+    """Returns each row's largest score, ``exp(s - largest)``, and their sum, that of the sink among them."""
     # The smallest number in place of minus infinity, and no sink at all: passes over the block cost time.
     largest = jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(scores.dtype).min)
     largest = largest if sink is None else jnp.maximum(largest, sink)
@@ -299,7 +285,7 @@ def _average_by_exponentials(
 @average_by_softmax.defjvp
 def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
     scores, value, sink = primals
-    largest, exponentials, total = _exponentials(scores, sink)
+    largest, exponentials, total = exponentials_of(scores, sink)
     out, log_normalizer = _average_by_exponentials(largest, exponentials, total, value, precision)
     total = jnp.where(total == 0, 1, total)
     weights = exponentials / total
@@ -308,15 +294,3 @@ def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
     tangent = average(weights * (tangents[0] - change), value, precision)
     tangent = tangent + average(weights, long_axis_last(tangents[1]), precision)
     return (out, log_normalizer), (tangent, change[..., 0])
-
-
-def _kept(shape: tuple[int, ...], grid: Grid, rate: float, rng: PRNGKeyArray) -> Array:
-    """Draws which weights stay: a pure function of rng, batch entry, head and query, whatever the block."""
-
-    def row(stream: Array, index: Array) -> Array:
-        rng_of_row = jax.random.fold_in(jax.random.fold_in(rng, stream), index)
-        return grid.take_keys(jax.random.bernoulli(rng_of_row, 1 - rate, grid.shape[-1:]))
-
-    streams = jnp.arange(math.prod(grid.shape[:-2])) if grid.stream is None else grid.stream[None]
-    kept = jax.vmap(lambda stream: jax.vmap(lambda index: row(stream, index))(grid.rows))(streams)
-    return kept.reshape(shape)

@@ -5,27 +5,31 @@ memory linear in length, and computes rows when they are asked for.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jattn.attention import choose_plan, filter_shape
+from jattn import folds
+from jattn.attention import as_dropout, filter_shape
 from jattn.biases import BiasLike
-from jattn.grids import Grid
-from jattn.masks import MaskLike, as_mask
+from jattn.edits import EditLike
+from jattn.grids import Grid, static
+from jattn.indexing import select
+from jattn.masks import MaskLike
 from jattn.normalizers import NormalizerLike, softmax
-from jattn.plans import Plan, check_block_size
-from jattn.rows import Edit, RowProgram, clean, row_program, taint
+from jattn.plans import check_block_size
+from jattn.rows import RowProgram, row_program
 from jattn.scores import ScoreLike, as_score, scaled_dot
-from jattn.walk import map_blocks
+from jattn.sweeps import compiled, multiply, multiply_transposed, one_block, some_rows, sweep
 
-Fold = Callable[[Float[Array, "... R S"], Grid], Any]
-"""Takes a block of weights and its index grids, returns a pytree of arrays ``[..., R, *rest]``: something per row."""
+LIMIT_GB = 2.0
+"""The most gigabytes, of 10⁹ bytes, that a filter makes into one array before it is told to."""
 
 
 def attention_filter(
@@ -36,13 +40,13 @@ def attention_filter(
     bias: BiasLike | None = None,
     mask: MaskLike | None = None,
     normalizer: NormalizerLike = softmax(),
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: PRNGKeyArray | None = None,
     block_size: int | None = None,
     precision: Any = None,
 ) -> "AttentionFilter":
     """Describes the filter that `attend` uses when it is called with the same arguments; computes nothing yet.
-
-    Dropout has no part in it: the filter holds the weights before any are dropped.
 
     Returns:
       An `AttentionFilter` of shape ``[*batch, N, T, S]``.
@@ -58,33 +62,44 @@ def attention_filter(
       >>> filter = attention_filter(zeros, zeros, mask=masks.causal())
       >>> filter
       AttentionFilter(shape=(1, 3, 3), dtype=float32)
-      >>> print(np.asarray(filter.rows([1, 2])).round(2))
-      [[[0.5  0.5  0.  ]
-        [0.33 0.33 0.33]]]
+      >>> print(np.asarray(filter[0, 1:]).round(2))
+      [[0.5  0.5  0.  ]
+       [0.33 0.33 0.33]]
     """
-    program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key))
+    dropout = as_dropout(dropout_rate, dropout_rng)
+    program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key), dropout)
     check_block_size(block_size)
     return AttentionFilter(query, key, program, block_size)
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class AttentionFilter:
     """The weights of an `attend` call as a virtual matrix of shape ``[*batch, N, T, S]``.
 
     Make one with `attention_filter`, or capture those of a model with `capture_filters`. It is a pytree: it passes
-    through jit, vmap, scan and flax's ``sow``. All folds go through the rows in blocks and are differentiable.
+    through jit, vmap, scan and flax's ``sow``. What is asked of it is computed from query and key in blocks of rows, is
+    exact, and is differentiable.
+
+    ``filter[..., 3, 100:110, :]`` computes just those rows; `weights`, `rows` and `block` are the same by name. Each of
+    the questions of `jattn.folds` is a method (`entropy`, `top_k`, `pool`, ...); `summarize` asks several in one sweep.
     """
 
     query: Float[Array, "*batch T N H"]
     key: Float[Array, "*batch S K H"]
     program: RowProgram
-    block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
+    block_size: int | None = static(default=None)
+    limit_gb: float = static(default=LIMIT_GB)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(*batch, N, T, S)``."""
         return filter_shape(self.query, self.key)
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.shape)
 
     @property
     def dtype(self) -> Any:
@@ -94,53 +109,127 @@ class AttentionFilter:
     def __repr__(self) -> str:
         return f"AttentionFilter(shape={self.shape}, dtype={np.dtype(self.dtype).name})"
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Float[Array, "..."]:
+        """Computes the part of the filter that an index in NumPy's manner asks for, and no rows besides.
+
+        Raises:
+          IndexError: if the index does not fit the shape.
+          TypeError: if it is traced, or nothing that NumPy takes.
+          ValueError: if the result is larger than `limit_gb`.
+        """
+        wanted = select(index, self.shape)
+        self._check_size("index", wanted.shape)
+        table = _rows(self, wanted.streams, wanted.rows, pairs=not wanted.outer, keys=wanted.keys)
+        return wanted.arrange(table.reshape(math.prod(table.shape[:-1]), table.shape[-1]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.weights(), dtype)
+
+    def with_limit(self, limit_gb: float) -> "AttentionFilter":
+        """Returns the same filter, ready to make arrays of up to so many gigabytes (10⁹ bytes) when asked to."""
+        if not isinstance(limit_gb, numbers.Real) or isinstance(limit_gb, bool) or not limit_gb > 0:
+            raise ValueError(f"limit_gb: expected a number above 0, got {limit_gb!r}")
+        return dataclasses.replace(self, limit_gb=float(limit_gb))
+
+    def without_dropout(self) -> "AttentionFilter":
+        """Returns the filter before any weights are dropped."""
+        return dataclasses.replace(self, program=dataclasses.replace(self.program, dropout=None))
+
+    def uniform(self) -> "AttentionFilter":
+        """Returns the filter that looks at every key it may look at alike: the chance level of this one."""
+        program = RowProgram(as_score(_no_preference), None, self.program.mask, softmax())
+        return dataclasses.replace(self, program=program)
+
     def weights(self) -> Float[Array, "*batch N T S"]:
-        """Computes the whole filter as an array; its size is quadratic in length."""
-        return self.fold(lambda weights, grid: weights)
+        """Computes the whole filter as an array.
+
+        Raises:
+          ValueError: if the array is larger than `limit_gb`.
+        """
+        self._check_size("weights", self.shape)
+        return self.fold(_whole)
 
     def rows(self, indices: Int[Array, " R"]) -> Float[Array, "*batch N R S"]:
-        """Computes the weights of some queries only.
+        """Computes the weights of some queries only, of all heads.
 
         Args:
-          indices: query indices, in any order; negative ones count from the end.
+          indices: query indices, in any order; negative ones count from the end; they may be traced. Traced ones that
+            are out of range give NaN.
 
         Raises:
           ValueError: if `indices` has another rank, or an index known at trace time is out of range.
         """
-        num_rows = self.shape[-2]
-        index_array = jnp.asarray(indices, jnp.int32 if np.size(indices) == 0 else None)
-        if index_array.ndim != 1 or not jnp.issubdtype(index_array.dtype, jnp.integer):
-            raise ValueError(
-                f"rows: expected a list of query indices, got shape {index_array.shape}, dtype {index_array.dtype}"
-            )
-        if not isinstance(index_array, Tracer):
-            wrong = [int(i) for i in np.asarray(index_array) if not -num_rows <= i < num_rows]
-            if wrong:
-                raise ValueError(f"rows: query index {wrong[0]} is out of range for {num_rows} queries")
-        index_array = jnp.where(index_array < 0, index_array + num_rows, index_array).astype(jnp.int32)
-        grid = Grid(index_array, self.shape, adjacent=False)
-        query_side, key_side = self._sides()
-        query_side = jax.tree.map(lambda x: jnp.take(x, index_array, axis=len(self.shape) - 2), query_side)
-        return _weights(self.program, grid, query_side, key_side)
+        return self._some_rows("rows", indices, slice(None))
 
-    def scores(self) -> Float[Array, "*batch N T S"]:
-        """Computes all scores, bias added, before the mask and the normalizer; quadratic in length."""
-
-        def block(program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> Array:
-            return program.scores(query_side["query"], key_side["key"], grid)[0]
-
-        query, key = (jnp.swapaxes(x, -3, -2) for x in (self.query, self.key))
-        return map_blocks(block, self.program, {"query": query}, {"key": key}, self.shape, self._plan())
-
-    def fold(self, function: Fold) -> Any:
-        """Computes something per row from the weights, a block of rows at a time.
+    def block(self, rows: slice | Int[Array, " R"], keys: slice) -> Float[Array, "*batch N R W"]:
+        """Computes the weights between some queries and some keys, of all heads.
 
         Args:
-          function: takes a block of weights ``[..., R, S]`` and its `Grid`; returns a pytree of arrays
-            ``[..., R, *rest]``.
+          rows: a slice, or query indices as in `rows`.
+          keys: a slice.
+
+        Raises:
+          ValueError, TypeError: if either is nothing of that kind, or out of range.
+        """
+        if isinstance(rows, slice):
+            rows = jnp.arange(*rows.indices(self.shape[-2]), dtype=jnp.int32)
+        if not isinstance(keys, slice):
+            raise TypeError(f"keys: expected a slice, got {type(keys).__name__}; `filter[...]` takes lists of keys")
+        return self._some_rows("rows", rows, keys)
+
+    def scores(self, indices: Int[Array, " R"] | None = None) -> Float[Array, "*batch N R S"]:
+        """Computes scores, bias added, before the mask and the normalizer.
+
+        Args:
+          indices: query indices as in `rows`; None for all of them.
+
+        Raises:
+          ValueError: as `rows` and `weights` do.
+        """
+        indices = jnp.arange(self.shape[-2], dtype=jnp.int32) if indices is None else indices
+        return self._some_rows("scores", indices, slice(None), scores=True)
+
+    def apply(self, x: Float[Array, "*batch S K V"]) -> Float[Array, "*batch T N V"]:
+        """Multiplies the filter with any values, ``Σⱼ wᵢⱼ xⱼ``: what `attend` returns for them.
+
+        Args:
+          x: values for each key head, for each query head ``[*batch, S, N, V]``, or for all heads
+            ``[*batch, S, 1, V]``.
+
+        Raises:
+          ValueError, TypeError: if `x` does not fit.
+        """
+        self._check_values("x", x, self.shape[-1], {self.key.shape[-2], self.shape[-3], 1})
+        return compiled(multiply)(self, x)
+
+    def apply_transposed(self, y: Float[Array, "*batch T N V"]) -> Float[Array, "*batch S N V"]:
+        """Multiplies the transposed filter with something per query, ``Σᵢ wᵢⱼ yᵢ``: what each key gets back.
+
+        Args:
+          y: for each query head, or for all heads ``[*batch, T, 1, V]``.
+
+        Raises:
+          ValueError, TypeError: if `y` does not fit.
+        """
+        self._check_values("y", y, self.shape[-2], {self.shape[-3], 1})
+        return compiled(multiply_transposed)(self, y)
+
+    def evaluate(self, grid: Grid) -> Float[Array, "... R S"]:
+        """Computes the block of whole rows that lies on a grid; what `jattn.edits.swap` asks for."""
+        return one_block(self, grid)
+
+    def fold(self, fold: Any) -> Any:
+        """Asks one question of the filter, a block of rows at a time.
+
+        Args:
+          fold: a fold of `jattn.folds`, its name, or a function that takes a block of weights ``[..., R, S]`` and its
+            `Grid` and returns a pytree of arrays ``[..., R, *rest]``.
 
         Returns:
-          The pytree for all rows: arrays ``[*batch, N, T, *rest]``.
+          Of a function, the pytree for all rows: arrays ``[*batch, N, T, *rest]``.
 
         Example: how far each query looks, on average.
           >>> import jax.numpy as jnp
@@ -150,70 +239,147 @@ class AttentionFilter:
           >>> filter.fold(lambda weights, grid: jnp.sum(weights * abs(grid.query - grid.key), axis=-1)).tolist()
           [[0.0, 0.5, 1.0]]
         """
-        if not callable(function):
-            raise TypeError(f"fold: expected a function of (weights, grid), got {type(function).__name__}")
+        return self.summarize(fold=fold)["fold"]
 
-        def block(program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> Any:
-            weights = _weights(program, grid, query_side, key_side)
-            folded = function(weights, grid)
-            for array in jax.tree.leaves(folded):
-                if jnp.shape(array)[: weights.ndim - 1] != weights.shape[:-1]:
-                    raise ValueError(
-                        f"fold: the function must return arrays that begin with the rows {weights.shape[:-1]} of the "
-                        f"block of weights {weights.shape}, got {jnp.shape(array)}"
-                    )
-            return folded
-
-        return map_blocks(block, self.program, *self._sides(), self.shape, self._plan())
-
-    def entropy(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's entropy, ``-Σⱼ wᵢⱼ ln wᵢⱼ``, in nats: 0 looks at one key, ``ln n`` at ``n`` keys alike.
-
-        A row whose weights do not sum to one is divided by its sum first; a row that may attend to nothing gets 0.
-        """
-
-        def entropy(weights: Array, grid: Grid) -> Array:
-            total = jnp.sum(weights, axis=-1, keepdims=True)
-            shares = weights / jnp.where(total == 0, 1, total)
-            return -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)), axis=-1)
-
-        return self.fold(entropy)
-
-    def mass(self, keys: MaskLike) -> Float[Array, "*batch N T"]:
-        """Computes how much of each row's weight lies on a set of keys, ``Σⱼ wᵢⱼ [j in the set]``.
+    def summarize(self, *names: str, **asked: Any) -> dict[str, Any]:
+        """Asks several questions in one sweep over the filter, which costs little more than one of them.
 
         Args:
-          keys: True = in the set; an array that broadcasts to ``[*batch, N, T, S]``, or a mask object.
+          *names: folds that need no arguments, by name: ``"entropy"``, ``"max"``, ``"received"`` and the others of
+            `jattn.folds.FOLDS`.
+          **asked: other folds, under names of your choice.
+
+        Returns:
+          The result of each fold by its name.
+
+        Raises:
+          ValueError, TypeError: if there is no such fold, or one does not fit the filter.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from jattn import attention_filter, folds
+          >>> query, key = jax.random.normal(jax.random.key(0), (2, 1000, 8, 64))
+          >>> filter = attention_filter(query, key)
+          >>> seen = filter.summarize("entropy", "received", best=folds.top_k(3), map=folds.pool(10, 10))
+          >>> seen["entropy"].shape, seen["received"].shape, seen["best"].keys.shape, seen["map"].shape
+          ((8, 1000), (8, 1000), (8, 1000, 3), (8, 10, 10))
         """
-        chosen = as_mask(keys).fit(self.shape)
-        return self.fold(lambda weights, grid: jnp.sum(jnp.where(chosen.evaluate(grid), weights, 0), axis=-1))
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"summarize: expected names of folds, and other folds as name=fold, got {name!r}")
+        if len({*names, *asked}) < len(names) + len(asked):
+            raise ValueError(f"summarize: expected different names, got {[*names, *asked]}")
+        wanted = {name: folds.as_fold(fold).fit(self.shape) for name, fold in ({n: n for n in names} | asked).items()}
+        for fold in wanted.values():
+            fold.check(self.program)
+        found = compiled(sweep)(self, wanted) if wanted else {}
+        return {name: found[name] for name in wanted}  # jit sorts names
+
+    def log_normalizer(self) -> Float[Array, "*batch N T"]:
+        """Computes by what each row was divided, ``ln Σⱼ exp(sᵢⱼ)``; see `folds.log_normalizer`."""
+        return self.fold(folds.log_normalizer())
+
+    def max_score(self) -> Float[Array, "*batch N T"]:
+        """Computes each row's largest score; see `folds.max_score`."""
+        return self.fold(folds.max_score())
+
+    def entropy(self) -> Float[Array, "*batch N T"]:
+        """Computes each row's entropy in nats; see `folds.entropy`."""
+        return self.fold(folds.entropy())
+
+    def effective_keys(self) -> Float[Array, "*batch N T"]:
+        """Computes how many keys each query looks at, in effect; see `folds.effective_keys`."""
+        return self.fold(folds.effective_keys())
+
+    def max(self) -> Float[Array, "*batch N T"]:
+        """Computes each row's largest weight; see `folds.max`."""
+        return self.fold(folds.max())
 
     def argmax(self) -> Int[Array, "*batch N T"]:
-        """Computes which key each query attends to most; the first of equals, 0 where it may attend to nothing."""
-        if self.shape[-1] == 0:
-            return jnp.zeros(self.shape[:-1], jnp.int32)
-        return self.fold(lambda weights, grid: jnp.argmax(weights, axis=-1).astype(jnp.int32))
+        """Computes which key each query attends to most; see `folds.argmax`."""
+        return self.fold(folds.argmax())
 
-    def uniform(self) -> "AttentionFilter":
-        """Describes the filter that looks at every key it may look at alike: the chance level of this one."""
-        program = dataclasses.replace(self.program, score=as_score(_no_preference), bias=None, edit=None)
-        return dataclasses.replace(self, program=program)
+    def top_k(self, k: int) -> folds.TopK:
+        """Computes the `k` largest weights of each row and their keys; see `folds.top_k`."""
+        return self.fold(folds.top_k(k))
 
-    def _plan(self) -> Plan:
-        # A fold gets whole rows: it may ask for keys that the mask rules out.
-        return choose_plan(self.shape, self.program, None, self.block_size, whole_rows=True)
+    def expected_distance(self, offset: int = 0) -> Float[Array, "*batch N T"]:
+        """Computes how far each query looks on average; see `folds.expected_distance`."""
+        return self.fold(folds.expected_distance(offset))
 
-    def _sides(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        query, key = (jnp.swapaxes(x, -3, -2) for x in (self.query, self.key))
-        sides = {"query": query}, {"key": key}
-        return sides if self.program.mask is None else clean(*sides)
+    def mass(self, keys: MaskLike) -> Float[Array, "*batch N T"]:
+        """Computes how much of each row's weight lies on a set of keys; see `folds.mass`."""
+        return self.fold(folds.mass(keys))
+
+    def sink_mass(self, num_keys: int = 1) -> Float[Array, "*batch N T"]:
+        """Computes how much of each row's weight lies on the first keys; see `folds.sink_mass`."""
+        return self.fold(folds.sink_mass(num_keys))
+
+    def received(self) -> Float[Array, "*batch N S"]:
+        """Computes how much weight each key gets from all queries; see `folds.received`."""
+        return self.fold(folds.received())
+
+    def pool(self, q_bins: int, k_bins: int) -> Float[Array, "*batch N q_bins k_bins"]:
+        """Computes the filter at the size of a screen; see `folds.pool`."""
+        return self.fold(folds.pool(q_bins, k_bins))
+
+    def histogram(self, bins: Any = 10) -> Float[Array, "*batch N bins"]:
+        """Counts the weights in each of some ranges; see `folds.histogram`."""
+        return self.fold(folds.histogram(bins))
+
+    def _some_rows(self, name: str, indices: Any, keys: slice, scores: bool = False) -> Array:
+        rows = _as_row_indices(name, indices, self.shape[-2])
+        width = len(range(*keys.indices(self.shape[-1])))
+        self._check_size(name, (*self.shape[:-2], rows.shape[0], width))
+        return _rows(self, None, rows, keys=keys, scores=scores)
+
+    def _check_size(self, name: str, shape: tuple[int, ...]) -> None:
+        size = math.prod(shape) * np.dtype(self.dtype).itemsize / 1e9
+        if size > self.limit_gb:
+            raise ValueError(
+                f"{name}: expected an array of at most {self.limit_gb:g} GB, got {shape} = {size:,.1f} GB; ask for "
+                f"rows or a fold of the filter (pool, top_k, ...), or raise the limit: "
+                f"filter.with_limit({math.ceil(size)})"
+            )
+
+    def _check_values(self, name: str, array: Any, length: int, heads: set[int]) -> None:
+        batch = self.shape[:-3]
+        if not hasattr(array, "dtype") or not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected a float array, got {getattr(array, 'dtype', type(array).__name__)}")
+        if array.shape[:-2] != (*batch, length) or array.shape[-2] not in heads:
+            several = " or ".join(map(str, sorted(heads)))
+            axes = ", ".join(map(str, (*batch, length)))
+            raise ValueError(f"{name}: expected shape [{axes}, {several} heads, V], got {array.shape}")
 
 
-def _weights(program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> Array:
-    weights, allowed = program.weights(query_side["query"], key_side["key"], grid)
-    if allowed is None:
-        return weights
-    return taint(weights, allowed, query_side["broken"], key_side["broken"])
+def _rows(
+    filter: AttentionFilter,
+    streams: Any,
+    rows: Any,
+    pairs: bool = False,
+    keys: slice = slice(None),
+    scores: bool = False,
+) -> Array:
+    bounds = keys.indices(filter.shape[-1])
+    return compiled(some_rows, pairs=pairs, keys=bounds, scores=scores)(filter, streams, rows)
+
+
+def _whole(weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
+    return weights
+
+
+def _as_row_indices(name: str, indices: Any, num_rows: int) -> Int[Array, " R"]:
+    try:
+        array = jnp.asarray(indices, jnp.int32 if np.size(indices) == 0 else None)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a list of query indices, got {indices!r}") from None
+    if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"{name}: expected a list of query indices, got shape {array.shape}, dtype {array.dtype}")
+    if not isinstance(array, Tracer):
+        wrong = [int(i) for i in np.asarray(array) if not -num_rows <= i < num_rows]
+        if wrong:
+            raise ValueError(f"{name}: query index {wrong[0]} is out of range for {num_rows} queries")
+    return jnp.where(array < 0, array + num_rows, array).astype(jnp.int32)
 
 
 def _no_preference(query: Float[Array, "... R H"], key: Float[Array, "... S H"]) -> Float[Array, "... R S"]:

@@ -39,6 +39,7 @@ class Grid:
       stream: where heads are walked, the index of this one among all of ``batch x N``; otherwise ``None``.
       first_key: the index of the block's first key.
       num_keys: how many keys the block holds; ``None`` for all of them.
+      row_unit: where `rows` are neighbours, a number that the first is known to be a multiple of; of 0 only 0 is one.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,6 +56,7 @@ class Grid:
     stream: Int[Array, ""] | None = None
     first_key: Int[Array, ""] | int = 0
     num_keys: int | None = static(default=None)
+    row_unit: int = static(default=1)
 
     @property
     def width(self) -> int:
@@ -150,4 +152,4 @@ class Laid:
 
 def whole_grid(shape: tuple[int, ...]) -> Grid:
     """Makes the grid of a whole filter of shape ``(*batch, N, T, S)``: one block that holds every row."""
-    return Grid(rows=jnp.arange(shape[-2], dtype=jnp.int32), shape=shape)
+    return Grid(rows=jnp.arange(shape[-2], dtype=jnp.int32), shape=shape, row_unit=0)

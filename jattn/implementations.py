@@ -8,13 +8,14 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jattn.attention import IMPLEMENTATIONS, _check_dropout, _check_value, choose_plan, filter_shape
+from jattn.attention import IMPLEMENTATIONS, _check_value, as_dropout, choose_plan, filter_shape
 from jattn.biases import BiasLike
+from jattn.edits import EditLike
 from jattn.kernels import KERNELS, choose_kernel, unmet, unwise
 from jattn.masks import MaskLike
 from jattn.normalizers import NormalizerLike, softmax
 from jattn.plans import DENSE_WEIGHTS, Plan
-from jattn.rows import Edit, row_program
+from jattn.rows import row_program
 from jattn.scores import ScoreLike, scaled_dot
 
 
@@ -46,7 +47,7 @@ def explain_implementation(
     bias: BiasLike | None = None,
     mask: MaskLike | None = None,
     normalizer: NormalizerLike = softmax(),
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: PRNGKeyArray | None = None,
     implementation: str | None = None,
@@ -81,7 +82,7 @@ def explain_implementation(
     """
     shape = filter_shape(query, key)
     _check_value(key, value)
-    _check_dropout(dropout_rate, dropout_rng)
+    as_dropout(dropout_rate, dropout_rng)
     program = jax.eval_shape(functools.partial(row_program, score, bias, mask, normalizer, edit, precision, shape))
     call = (query, key, value, program, dropout_rate, block_size)
     kernel = choose_kernel(implementation, *call)

@@ -4,12 +4,14 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` heads, ``H`` hea
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core.scope import union_filters
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
@@ -18,6 +20,9 @@ from jattn.filters import AttentionFilter
 from jattn.masks import MaskLike
 from jattn.multi_head import COLLECTION, MultiHeadAttention, Projection
 from jattn.scores import ScoreLike, scaled_dot
+
+ROOT = "attention"
+"""What a module is called that is an attention layer itself."""
 
 ONE_HOT_VOCABULARY = 256
 """Up to this many tokens the look-up is a matrix product, whose gradient is one too; a gather's is a slow scatter."""
@@ -165,7 +170,7 @@ class Block(nn.Module):
 
 
 def capture_filters(
-    module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+    module: nn.Module, variables: Mapping[str, Any], *args: Any, mutable: Any = False, **kwargs: Any
 ) -> tuple[Any, dict[str, AttentionFilter]]:
     """Applies a flax module and returns, besides its output, the filter of every attention in it.
 
@@ -173,10 +178,15 @@ def capture_filters(
       module: any linen module that contains `jattn.MultiHeadAttention` layers.
       variables: its variables.
       *args, **kwargs: what ``module.apply`` takes further.
+      mutable: as ``module.apply`` takes it: collections that the call may change, such as a ``cache``.
 
     Returns:
-      The module's output, and the filters by path (``"block_0/attention"``); a layer that was called more than once
-      has its later calls under ``"path#1"``, ``"path#2"``.
+      The module's output, with what has changed if `mutable` is given, and the filters by path
+      (``"block_0/attention"``), with numbers in their order, which jit forgets: it sorts names as text. A layer that
+      was called more than once has its later calls under ``"path#1"``, ``"path#2"``. A filter describes the weights
+      that the call used, dropout included; `AttentionFilter.without_dropout` leaves it out. Only queries, keys and what
+      else makes the weights are kept, memory linear in length. Under flax's ``scan`` over layers (with
+      ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -187,13 +197,23 @@ def capture_filters(
       >>> filters
       {'attention': AttentionFilter(shape=(2, 5, 5), dtype=float32)}
     """
-    output, sown = module.apply(variables, *args, mutable=[COLLECTION], **kwargs)
+    output, changed = module.apply(variables, *args, mutable=union_filters(mutable, COLLECTION), **kwargs)
+    others = {name: collection for name, collection in changed.items() if name != COLLECTION}
     filters: dict[str, AttentionFilter] = {}
     entries, _ = jax.tree_util.tree_flatten_with_path(
-        sown.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, AttentionFilter)
+        changed.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, AttentionFilter)
     )
     for path, entry in entries:
         *names, call = (getattr(part, "key", getattr(part, "idx", None)) for part in path)
-        name = "/".join(map(str, names[:-1])) or "attention"
+        name = "/".join(map(str, names[:-1])) or ROOT
         filters[name if call == 0 else f"{name}#{call}"] = entry
-    return output, filters
+    return output if mutable is False else (output, others), in_order(filters)
+
+
+def in_order(filters: Mapping[str, AttentionFilter]) -> dict[str, AttentionFilter]:
+    """Sorts filters by name, ``block_2`` before ``block_10``."""
+
+    def by_number(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    return {name: filters[name] for name in sorted(filters, key=by_number)}

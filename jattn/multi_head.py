@@ -23,14 +23,17 @@ from jattn.attention import attend
 from jattn.biases import BiasLike
 from jattn.cache import KVCache, attend_cached
 from jattn.decoding import DecodeCache
+from jattn.edits import EditLike, in_turn
 from jattn.filters import attention_filter
 from jattn.masks import MaskLike
 from jattn.normalizers import NormalizerLike, softmax
-from jattn.rows import Edit
 from jattn.scores import ScoreLike, scaled_dot
 
 COLLECTION = "filters"
 """The flax collection into which attention layers sow their filters."""
+
+EDITS = "edits"
+"""The flax collection from which attention layers read an edit of their filter, under the name ``edit``."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -47,7 +50,8 @@ class MultiHeadAttention(nn.Module):
     float32 or wider). Complex inputs, ``inputs_kv``, ``broadcast_dropout``, ``attention_fn``,
     ``force_fp32_for_softmax`` (always so) and the ``dot_general`` and ``einsum`` hooks are left out.
 
-    If the collection ``"filters"`` is mutable, the layer sows its `AttentionFilter` there; see `capture_filters`.
+    If the collection ``"filters"`` is mutable, the layer sows its `AttentionFilter` there; see `capture_filters`. If
+    the variables hold the collection ``"edits"``, its ``edit`` comes after that of the layer; see `apply_with_edits`.
 
     Args:
       num_heads: how many query heads share `qkv_features`.
@@ -101,7 +105,7 @@ class MultiHeadAttention(nn.Module):
     score: ScoreLike = scaled_dot()
     normalizer: NormalizerLike = softmax()
     rotary: bool | Mapping[str, Any] = False
-    edit: Edit | None = None
+    edit: EditLike | None = None
     implementation: str | None = None
     block_size: int | None = None
 
@@ -232,20 +236,25 @@ class MultiHeadAttention(nn.Module):
         held: tuple[KVCache, Int[Array, "*batch T"]] | None = None,
     ) -> Float[Array, "*batch T N H"]:
         """Attends; where a cache and the positions of the queries in it are `held`, to what it holds instead."""
-        program = {"score": self.score, "bias": bias, "mask": mask, "normalizer": self.normalizer, "edit": self.edit}
+        edit = self.edit
+        if self.has_variable(EDITS, "edit"):
+            asked = self.get_variable(EDITS, "edit")
+            edit = asked if edit is None else in_turn(edit, asked)
+        program = {"score": self.score, "bias": bias, "mask": mask, "normalizer": self.normalizer, "edit": edit}
+        how = {"block_size": self.block_size, "precision": self.precision}
+        if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
+            how |= {"dropout_rate": self.dropout_rate}
+            how |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}
         given = program
         if held is not None:
             causal = held[0].mask(held[1])
             program = program | {"mask": causal if mask is None else causal & mask}
             key = jnp.swapaxes(held[0].key, -3, -2)
-        how = {"block_size": self.block_size, "precision": self.precision}
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
             self.sow(COLLECTION, "filter", attention_filter(query, key, **program, **how))
         if sow_weights and self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "attention_weights", attention_filter(query, key, **program, **how).weights())
-        if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
-            how |= {"dropout_rate": self.dropout_rate}
-            how |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}
+            filter = attention_filter(query, key, **program, **how).without_dropout().with_limit(math.inf)
+            self.sow("intermediates", "attention_weights", filter.weights())
         if held is not None:
             return attend_cached(query, *held, **given, **how, implementation=self.implementation)
         return attend(query, key, value, **program, **how, implementation=self.implementation)

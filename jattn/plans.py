@@ -58,6 +58,17 @@ class Strip:
         """How many weights of one head are computed."""
         return len(self.first_keys) * self.block_size * self.num_keys
 
+    def once(self) -> "tuple[Strip, ...]":
+        """Splits off the rows that do not fill a block, so that no row is computed twice."""
+        first, end = self.rows
+        if end - first <= self.block_size:
+            return (self,)
+        count, rest = divmod(end - first, self.block_size)
+        if rest == 0:
+            return (self,)
+        full = Strip((first, end - rest), self.block_size, self.num_keys, self.first_keys[:count])
+        return full, Strip((end - rest, end), rest, self.num_keys, self.first_keys[count:])
+
     def cost(self, heads: int) -> int:
         """How long it takes where a block holds this many heads, up to a factor."""
         return heads * self.num_weights + WEIGHTS_LOST * len(self.first_keys)
@@ -74,6 +85,10 @@ class Plan:
     def whole(self) -> bool:
         """Whether all is one block, of which the backward pass may keep the weights."""
         return not self.walk_heads and len(self.strips) == 1 and len(self.strips[0].first_keys) == 1
+
+    def once(self) -> "Plan":
+        """Plans the same so that no row is computed twice: what blocks do not fill becomes a strip of its own."""
+        return dataclasses.replace(self, strips=tuple(part for strip in self.strips for part in strip.once()))
 
 
 def dense_plan(shape: tuple[int, ...]) -> Plan:

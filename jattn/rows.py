@@ -1,6 +1,6 @@
 """The row program: what attention does for one query.
 
-    query row --score--> scores --bias, mask--> scores --normalizer--> weights --edit--> a row of the filter
+    query row --score--> scores --bias, mask--> scores --normalizer--> weights --edit, dropout--> a row of the filter
 
 `attend` multiplies the weights with the values; `AttentionFilter` stops before that. Both map this one program over the
 blocks of a filter, so they cannot disagree. Shapes inside: ``[*batch, N, rows, H]``, heads before rows.
@@ -8,24 +8,50 @@ blocks of a filter, so they cannot disagree. Shapes inside: ``[*batch, N, rows, 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jattn.biases import Bias, BiasLike, as_bias
 from jattn.checks import check_precision
+from jattn.edits import Edit, EditLike, as_edit
 from jattn.grids import Grid, static
 from jattn.masks import Mask, MaskLike, as_mask
 from jattn.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.plans import walks_heads
 from jattn.scores import Score, ScoreLike, as_score
 
-Edit = Callable[[Float[Array, "... R S"], Grid], Float[Array, "... R S"]]
-"""Takes a block of weights and its index grids, returns new weights."""
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Drops weights, each with the chance `rate`, and scales the others by ``1/(1 - rate)``.
+
+    Which ones drop is a pure function of rng, batch entry, head, query and key, whatever the block.
+    """
+
+    rng: PRNGKeyArray
+    rate: float = static()
+
+    def apply(self, weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
+        """Drops weights of one block."""
+        heads = math.prod(grid.shape[:-2])
+        # Where calls were stacked (by a scan over layers, say), each brought an rng, and counted its own heads.
+        rngs = self.rng.reshape(-1)
+        of_each = max(1, heads // rngs.shape[0])
+
+        def row(stream: Array, index: Array) -> Array:
+            rng_of_head = jax.random.fold_in(rngs[stream // of_each], stream % of_each)
+            rng_of_row = jax.random.fold_in(rng_of_head, index)
+            return grid.take_keys(jax.random.bernoulli(rng_of_row, 1 - self.rate, grid.shape[-1:]))
+
+        streams = jnp.arange(heads) if grid.stream is None else grid.stream[None]
+        kept = jax.vmap(lambda stream: jax.vmap(lambda index: row(stream, index))(grid.rows))(streams)
+        return jnp.where(kept.reshape(weights.shape), weights / (1 - self.rate), 0)
 
 
 @jax.tree_util.register_dataclass
@@ -37,13 +63,19 @@ class RowProgram:
     bias: Bias | None
     mask: Mask | None
     normalizer: Normalizer
-    edit: Edit | None = static()
+    edit: Edit | None = None
     precision: Any = static(default=None)
+    dropout: Dropout | None = None
 
     @property
     def needs_whole_rows(self) -> bool:
         """Whether weights may depend on forbidden keys, so that these may not be left out of a block."""
         return self.edit is not None or self.normalizer.needs_whole_rows
+
+    @property
+    def is_plain_softmax(self) -> bool:
+        """Whether the weights are ``exp(s - log Σ exp(s))`` and nothing is done to them."""
+        return self.normalizer.is_softmax and self.edit is None and self.dropout is None
 
     def scores(
         self, query: Float[Array, "... R H"], key: Float[Array, "... S H"], grid: Grid
@@ -66,7 +98,7 @@ class RowProgram:
             if edited.shape != weights.shape:
                 raise ValueError(f"edit: the function must return weights of shape {weights.shape}, got {edited.shape}")
             weights = edited.astype(weights.dtype)
-        return weights, allowed
+        return weights if self.dropout is None else self.dropout.apply(weights, grid), allowed
 
 
 def row_program(
@@ -74,21 +106,21 @@ def row_program(
     bias: BiasLike | None,
     mask: MaskLike | None,
     normalizer: NormalizerLike,
-    edit: Edit | None,
+    edit: EditLike | None,
     precision: Any,
     shape: tuple[int, ...],
+    dropout: Dropout | None = None,
 ) -> RowProgram:
     """Makes the row program of a call whose filter has shape ``(*batch, N, T, S)``, or says which part does not fit."""
     check_precision(precision)
-    if edit is not None and not callable(edit):
-        raise TypeError(f"edit: expected a function of (weights, grid), got {type(edit).__name__}")
     return RowProgram(
         score=as_score(score).fit(shape),
         bias=None if bias is None else as_bias(bias).fit(shape),
         mask=None if mask is None else as_mask(mask).fit(shape),
         normalizer=as_normalizer(normalizer).fit(shape),
-        edit=edit,
+        edit=None if edit is None else as_edit(edit).fit(shape),
         precision=precision,
+        dropout=dropout,
     )
 
 

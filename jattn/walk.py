@@ -1,9 +1,10 @@
-"""The walk: maps a function over the blocks of a filter, head by head and strip by strip.
+"""The walk: maps and folds a function over the blocks of a filter, head by head and strip by strip.
 
 What belongs to a head or to a block of rows is cut out before the loop over them, not looked up inside: so the backward
 pass puts gradients together block by block, and never adds up whole arrays.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,35 @@ Block = Callable[[Any, Grid, Any, Any], Any]
 
 Prepare = Callable[[Any, Any], tuple[Any, Any]]
 """Takes the queries of a strip and all keys; returns them changed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """Says how what blocks return besides their rows becomes one total.
+
+    Args:
+      combine: takes the total so far and the parts of one block, returns the new total, of the same shapes.
+      initial: the total before the first block: a pytree whose numbers stand for whole parts.
+    """
+
+    combine: Callable[[Any, Any], Any]
+    initial: Any
+
+    def start(self, parts: Any) -> Any:
+        """Makes the total before the first block; `parts` are the shapes of what a block returns."""
+        return jax.tree.map(
+            lambda number, shapes: jax.tree.map(lambda x: _filled_like(x, number), shapes), self.initial, parts
+        )
+
+
+def _filled_like(x: Any, number: Any) -> Array:
+    """Fills an array of the shape, dtype and sharding of `x`, which has no values yet."""
+    filled = jnp.full(x.shape, number, x.dtype)
+    mesh = None if x.sharding is None else x.sharding.mesh
+    if mesh is not None and not mesh.empty and not mesh.are_all_axes_auto:
+        filled = jax.sharding.reshard(filled, x.sharding)
+    varying = tuple(getattr(x, "vma", None) or ())
+    return lax.pcast(filled, varying, to="varying") if varying else filled
 
 
 def map_blocks(
@@ -49,20 +79,55 @@ def map_blocks(
     Returns:
       The pytree that `block` would return for all rows at once: arrays ``[*batch, N, T, ...]``.
     """
+
+    def rows_alone(*arguments: Any) -> tuple[Any, tuple[()]]:
+        return block(*arguments), ()
+
+    nothing = Reduction(lambda total, parts: total, ())
+    rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare)
+    return rows
+
+
+def fold_blocks(
+    block: Callable[[Any, Grid, Any, Any], tuple[Any, Any]],
+    reduction: Reduction,
+    program: Any,
+    query_side: Any,
+    key_side: Any,
+    shape: tuple[int, ...],
+    plan: Plan,
+    prepare: Prepare = lambda *sides: sides,
+) -> tuple[Any, Any]:
+    """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
+
+    Args:
+      block: as in `map_blocks`, but returns two pytrees: arrays with a row axis, and parts, arrays
+        ``[*batch, N, ...]``, or without the leading axes where heads are walked. Where `plan` counts rows twice, so do
+        the parts.
+      reduction: how parts become a total.
+      program, query_side, key_side, shape, plan, prepare: as in `map_blocks`.
+
+    Returns:
+      The rows of all blocks, and the totals ``[*batch, N, ...]``.
+    """
     leading = shape[:-2]
     leaves, structure = jax.tree.flatten(program, is_leaf=_is_laid)
     sides = {"query": query_side, "key": key_side, "laid": [leaf.array for leaf in leaves if _is_laid(leaf)]}
 
-    def run(grid: Grid, sides: Any) -> Any:
+    def run(grid: Grid, sides: Any) -> tuple[Any, Any]:
         laid = iter(sides["laid"])
         cut = [Laid(next(laid), cut=True) if _is_laid(leaf) else leaf for leaf in leaves]
         return block(jax.tree.unflatten(structure, cut), grid, sides["query"], sides["key"])
 
+    def one_stream(sides: Any, stream: Int[Array, ""] | None) -> tuple[Any, Any]:
+        return _map_strips(run, reduction, prepare, sides, shape, plan, stream)
+
     if plan.whole:
         sides["query"], sides["key"] = prepare(query_side, key_side)
-        return run(whole_grid(shape), sides)
+        rows, parts = run(whole_grid(shape), sides)
+        return rows, reduction.combine(reduction.start(jax.tree.map(jax.typeof, parts)), parts)
     if not plan.walk_heads or math.prod(leading) == 0:
-        return _map_strips(run, prepare, sides, shape, plan, None)
+        return one_stream(sides, None)
     num_heads, num_kv_heads = leading[-1], jax.tree.leaves(key_side)[0].shape[len(leading) - 1]
     groups, axis = (num_kv_heads, num_heads // num_kv_heads), len(leading) - 1
 
@@ -73,7 +138,7 @@ def map_blocks(
     sides["key"] = jax.tree.map(lambda x: jnp.expand_dims(x, axis + 1), sides["key"])
     sides["query"], sides["laid"] = jax.tree.map(by_group, (sides["query"], sides["laid"]))
     sizes = (*leading[:-1], *groups)
-    out = _walk(lambda sides, stream: _map_strips(run, prepare, sides, shape, plan, stream), sides, sizes, jnp.int32(0))
+    out = _walk(one_stream, sides, sizes, jnp.int32(0))
     walked = sum(size > 1 for size in sizes)
     return jax.tree.map(lambda x: x.reshape((*leading, *x.shape[walked:])), out)
 
@@ -101,30 +166,33 @@ def _walk(function: Callable[[Any, Array], Any], sides: Any, sizes: tuple[int, .
 
 
 def _map_strips(
-    run: Callable[[Grid, Any], Any],
+    run: Callable[[Grid, Any], tuple[Any, Any]],
+    reduction: Reduction,
     prepare: Prepare,
     sides: Any,
     shape: tuple[int, ...],
     plan: Plan,
     stream: Int[Array, ""] | None,
-) -> Any:
+) -> tuple[Any, Any]:
     """Goes through the strips, one after the other, of one head or of all."""
     row_axis = 0 if stream is not None else len(shape) - 2
-    outs = []
+    outs, total = [], None
 
-    def one(sides: Any, strip: Strip) -> Any:
+    def one(sides: Any, total: Any, strip: Strip) -> tuple[Any, Any]:
         sides = _cut_rows(sides, strip, row_axis)
         sides["query"], sides["key"] = prepare(sides["query"], sides["key"])
-        return _map_rows(run, sides, shape, strip, stream)
+        return _map_rows(run, reduction, sides, total, shape, strip, stream)
 
     for strip in plan.strips:
         if outs:
             # Each strip waits for the one before: side by side they would compete for the cores' caches and for memory.
-            outs[-1], sides["query"]["query"] = lax.optimization_barrier((outs[-1], sides["query"]["query"]))
+            waited = (outs[-1], total, sides["query"]["query"])
+            outs[-1], total, sides["query"]["query"] = lax.optimization_barrier(waited)
         # Under checkpoint a strip keeps no rows and keys of its own for the backward pass.
-        one_strip = jax.checkpoint(lambda sides, strip=strip: one(sides, strip), prevent_cse=False)
-        outs.append(one_strip(sides))
-    return outs[0] if len(outs) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, row_axis), *outs)
+        one_strip = jax.checkpoint(lambda sides, total, strip=strip: one(sides, total, strip), prevent_cse=False)
+        rows, total = one_strip(sides, total)
+        outs.append(rows)
+    return (outs[0] if len(outs) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, row_axis), *outs)), total
 
 
 def _cut_rows(sides: Any, strip: Strip, row_axis: int) -> Any:
@@ -139,8 +207,14 @@ def _cut_rows(sides: Any, strip: Strip, row_axis: int) -> Any:
 
 
 def _map_rows(
-    run: Callable[[Grid, Any], Any], sides: Any, shape: tuple[int, ...], strip: Strip, stream: Int[Array, ""] | None
-) -> Any:
+    run: Callable[[Grid, Any], tuple[Any, Any]],
+    reduction: Reduction,
+    sides: Any,
+    total: Any,
+    shape: tuple[int, ...],
+    strip: Strip,
+    stream: Int[Array, ""] | None,
+) -> tuple[Any, Any]:
     """Goes through the blocks of one strip, of one head or of all."""
     row_axis = 0 if stream is not None else len(shape) - 2
     num_keys, strip_rows = shape[-1], strip.rows[1] - strip.rows[0]
@@ -164,7 +238,7 @@ def _map_rows(
 
     def one_block(first_row: Array, first_key: Array, here: Any) -> Any:
         rows = first_row + jnp.arange(strip.block_size, dtype=jnp.int32)
-        grid = Grid(rows, shape, True, stream, first_key, strip.num_keys)
+        grid = Grid(rows, shape, True, stream, first_key, strip.num_keys, math.gcd(*strip.first_rows))
         laid_rows = iter(here["laid"])
         laid = [next(laid_rows) if rows else x for x, rows in zip(sides["laid"], has_rows, strict=True)]
         laid = [cut_keys(x, first_key, x.ndim - 1) for x in laid]
@@ -173,10 +247,18 @@ def _map_rows(
 
     # Under checkpoint the weights of a block are computed again in the backward pass instead of being kept.
     one_block = jax.checkpoint(one_block, prevent_cse=False)
+    first = (first_rows[0], first_keys[0], jax.tree.map(lambda x: x[0], mapped))
+    total = reduction.start(jax.eval_shape(one_block, *first)[1]) if total is None else total
     if len(strip.first_keys) == 1:
-        return one_block(first_rows[0], first_keys[0], jax.tree.map(lambda x: x[0], mapped))
-    out = lax.map(lambda x: one_block(*x), (first_rows, first_keys, mapped))
-    return jax.tree.map(lambda x: _join(x, strip_rows, row_axis), out)
+        rows, parts = one_block(*first)
+        return rows, reduction.combine(total, parts)
+
+    def step(total: Any, x: Any) -> tuple[Any, Any]:
+        rows, parts = one_block(*x)
+        return reduction.combine(total, parts), rows
+
+    total, rows = lax.scan(step, total, (first_rows, first_keys, mapped))
+    return jax.tree.map(lambda x: _join(x, strip_rows, row_axis), rows), total
 
 
 def _blocks(x: Array, strip: Strip, axis: int) -> Float[Array, "blocks ..."]:

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import attend, attention_filter, masks, scores
+from jattn import attend, attention_filter, folds, masks, normalizers, scores
 from jattn.filters import AttentionFilter
 from tests import reference
 from tests.variants import HEADS, KEYS, MASKS, QUERIES, SHAPE, VARIANTS, inputs, join
@@ -36,14 +36,6 @@ def uniform_filter(**call):
 # Same call, same filter
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_filter_of_every_variant_is_the_reference(name):
-    """So is attention, in its own tests: same call, same filter."""
-    weights = filter_of(**VARIANTS[name].call).weights()
-    assert weights.shape == SHAPE
-    close(weights, weights_of(name))
-
-
 @pytest.mark.parametrize("name", ["cosine, bias, combination", "scale by head, bias, array"])
 def test_a_filter_times_the_values_is_attention(name):
     query, key, value = inputs()
@@ -67,12 +59,23 @@ def test_half_precision_attention_is_its_filter_times_the_values(dtype):
     assert_allclose(out.astype(jnp.float32), reference.average(weights, value), atol=4 * jnp.finfo(dtype).eps)
 
 
-def test_a_filter_holds_the_weights_before_dropout():
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_a_filter_of_a_call_with_dropout_holds_the_weights_that_are_left(block_size, heads):
     query, key, value = inputs()
-    seeds = jax.random.split(jax.random.key(0), 2000)
-    attention = functools.partial(attend, query, key, value, dropout_rate=0.3)
-    mean = jnp.mean(jax.lax.map(lambda rng: attention(dropout_rng=rng), seeds, batch_size=500), axis=0)
-    assert_allclose(mean, reference.average(filter_of().weights(), value), atol=0.1)
+    dropout = {"dropout_rate": 0.3, "dropout_rng": jax.random.key(5)}
+    filter = filter_of(block_size=block_size, **dropout)
+    left = np.asarray(filter.weights())
+    close(reference.average(left, value), attend(query, key, value, block_size=block_size, **dropout))
+    close(left[left != 0], weights_of("mask: no mask")[left != 0] / 0.7)
+    assert 0.2 < np.mean(left == 0) < 0.4
+    close(filter.rows([2, 4]), left[..., [2, 4], :])
+    close(filter[1, 2], left[1, 2])
+    close(filter.without_dropout().weights(), weights_of("mask: no mask"))
+
+
+def test_old_and_new_keys_drop_the_same():
+    old, new = (filter_of(dropout_rate=0.5, dropout_rng=make(3)) for make in (jax.random.PRNGKey, jax.random.key))
+    assert_array_equal(old.weights(), new.weights())
 
 
 def test_a_filter_tells_its_shape_and_dtype():
@@ -225,16 +228,194 @@ def test_a_fold_over_rows_is_refused(function, block_size):
 
 
 def test_no_array_of_queries_by_keys_is_stored_by_folds(optimized):
-    length = 4096
-    x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
+    """Blocks are all that grows, and they have a size of their own."""
 
-    def loss(query, key):
-        filter = attention_filter(query, key, mask=masks.causal())
-        return jnp.sum(filter.entropy()) + jnp.sum(filter.mass(masks.padding(jnp.array(7))))
+    def temporaries(length):
+        x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
 
-    compiled = jax.jit(jax.grad(loss)).lower(x, x).compile()
-    assert "4096,4096" not in compiled.as_text()
-    assert compiled.memory_analysis().temp_size_in_bytes < length * length * 4 / 2
+        def loss(query, key):
+            filter = attention_filter(query, key, mask=masks.from_function(lambda query, key: key <= query))
+            asked = filter.summarize("entropy", "received", map=folds.pool(16, 16), best=folds.top_k(4))
+            return sum(jnp.sum(x) for x in (asked["entropy"], asked["received"], asked["map"], asked["best"].weights))
+
+        compiled = jax.jit(jax.grad(loss)).lower(x, x).compile()
+        assert f"{length},{length}" not in compiled.as_text()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16384) < 3.2 * temporaries(8192)  # four times, if they were stored
+    assert temporaries(16384) < 4 * 16384 * 16384 * 4 / 5
+
+
+# A part of it
+
+
+INDICES = {
+    "a head": (0, 3),
+    "a head of all entries": (..., 2, slice(None), slice(None)),
+    "rows of a head": (..., 3, slice(2, 5), slice(None)),
+    "rows from the end": (slice(None), slice(None), slice(None, None, -2)),
+    "one row": (1, 2, -1),
+    "one weight": (1, 2, -1, 4),
+    "keys": (Ellipsis, slice(1, 8, 3)),
+    "keys backwards": (0, 0, slice(None), slice(None, None, -1)),
+    "no keys": (0, 0, slice(None), slice(3, 3)),
+    "no rows": (0, 0, slice(3, 3)),
+    "a list of rows": (0, slice(None), [6, 0, 0]),
+    "a list of keys": (0, 1, slice(None), [8, 0, 0]),
+    "lists in pairs": ([0, 1, 1], [3, 0, 0], [1, 2, 3]),
+    "lists across": (np.array([[0], [1]]), np.array([0, 3]), slice(None), slice(0, 2)),
+    "lists apart": (slice(None), [0, 1], slice(None), [2, 3]),
+    "a number and a list": (0, slice(None), slice(None), [2, 3]),
+    "booleans": (0, np.array([True, False, True, False])),
+    "booleans of two axes": (np.arange(8).reshape(2, 4) % 3 == 0,),
+    "a new axis": (None, 0, 1, None),
+    "a new axis at the end": (0, 1, slice(None), slice(None), None),
+    "an array of jax": (jnp.array([1, 0]),),
+    "everything": (),
+    "a number": 1,
+}
+
+
+@pytest.mark.parametrize("index", INDICES)
+def test_a_filter_is_indexed_as_numpy_does(index):
+    found = filter_of(**VARIANTS["cosine, bias, combination"].call)[INDICES[index]]
+    expected = weights_of("cosine, bias, combination")[
+        jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, INDICES[index])
+    ]
+    assert found.shape == expected.shape
+    close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["bias: array", "mask: array of heads", "score: additive by head"])
+def test_parts_of_filters_with_arrays_are_parts_of_the_weights(name, heads):
+    filter, expected = filter_of(**VARIANTS[name].call), weights_of(name)
+    close(filter[1, 2:, [3, 0]], expected[1, 2:, [3, 0]])
+    close(filter[[0, 1], [3, 1], 2], expected[[0, 1], [3, 1], 2])
+    close(filter.block(slice(1, 4), slice(2, 9, 2)), expected[..., 1:4, 2:9:2])
+    close(filter.block([5, -6], slice(8, None, -3)), expected[..., [5, 1], 8::-3])
+
+
+def test_many_rows_are_computed_some_at_a_time(heads, optimized):
+    filter = attention_filter(*jax.random.normal(jax.random.key(0), (2, 2000, 2, 8)), mask=masks.causal())
+    weights = filter.weights()
+    assert_allclose(filter[:, :1700], weights[:, :1700], atol=1e-6)
+    assert_allclose(filter.rows(np.arange(1999, 0, -1)), weights[:, :0:-1], atol=1e-6)
+
+
+def test_only_the_rows_that_are_asked_for_are_computed(optimized):
+    x = jax.ShapeDtypeStruct((4096, 8, 64), jnp.float32)
+
+    def work(ask):
+        return jax.jit(lambda q, k: ask(attention_filter(q, k))).lower(x, x).compile().cost_analysis()["flops"]
+
+    assert work(lambda filter: filter[3, 100:110]) < 3 * 10 * 4096 * 64 * 3
+    assert work(lambda filter: filter.rows([7])) < 3 * 8 * 4096 * 64 * 3
+
+
+def test_a_filter_is_indexed_and_walked_through_under_jit():
+    filter = filter_of(**VARIANTS["mask: combination"].call)
+    close(jax.jit(lambda filter: filter[0, 1, 2:4])(filter), weights_of("mask: combination")[0, 1, 2:4])
+    assert len(filter) == 2
+    close([part[1, 2] for part in filter], weights_of("mask: combination")[:, 1, 2])
+    close(np.asarray(filter), weights_of("mask: combination"))
+
+
+def test_parts_have_gradients():
+    query, key, _ = inputs()
+    weights = jax.grad(lambda query: jnp.sum(attention_filter(query, key).weights()[0, 1, 2:4] ** 2))(query)
+    close(jax.grad(lambda query: jnp.sum(attention_filter(query, key)[0, 1, 2:4] ** 2))(query), weights)
+
+
+def test_some_scores_are_rows_of_the_scores():
+    filter = filter_of(**VARIANTS["cosine, bias, combination"].call)
+    close(filter.scores([5, -7]), filter.scores()[..., [5, 0], :])
+
+
+def test_a_filter_too_large_for_an_array_says_how_large():
+    x = jax.ShapeDtypeStruct((65536, 2, 8), jnp.float32)
+    with pytest.raises(ValueError, match=r"at most 2 GB, got \(2, 65536, 65536\) = 34.4 GB.*with_limit\(35\)"):
+        jax.eval_shape(lambda q, k: attention_filter(q, k).weights(), x, x)
+    for ask in (lambda f: f[0], lambda f: f.scores(), lambda f: f.rows(range(9000)), lambda f: np.asarray(f)):
+        with pytest.raises(ValueError, match=r"at most 2 GB, got .* GB"):
+            jax.eval_shape(lambda q, k, ask=ask: ask(attention_filter(q, k)), x, x)
+    assert jax.eval_shape(lambda q, k: attention_filter(q, k)[0, :9], x, x).shape == (9, 65536)
+    raised = jax.eval_shape(lambda q, k: attention_filter(q, k).with_limit(35).weights(), x, x)
+    assert raised.shape == (2, 65536, 65536)
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "words"),
+    [
+        (lambda f: f[0, 1, 2, 3, 4], IndexError, r"at most 4 indices for a filter of shape \(2, 4, 7, 9\)"),
+        (lambda f: f[2], IndexError, "index 2 is out of bounds for axis 0 with size 2"),
+        (lambda f: f[0, 0, 0, 9], IndexError, "index 9 is out of bounds for axis 3 with size 9"),
+        (lambda f: f[..., ...], IndexError, "at most one '...'"),
+        (lambda f: f["a"], TypeError, "only integers, slices"),
+        (lambda f: f[0.5], TypeError, "only integers, slices"),
+        (lambda f: f[np.ones(3, bool)], IndexError, "boolean index did not match"),
+        (lambda f: jax.jit(lambda i: f[i])(1), TypeError, "`rows` takes traced query indices"),
+        (lambda f: f.rows("a"), TypeError, "rows: expected a list of query indices, got 'a'"),
+        (lambda f: f.rows([7]), ValueError, "rows: query index 7 is out of range for 7 queries"),
+        (lambda f: f.scores([-8]), ValueError, "scores: query index -8 is out of range for 7 queries"),
+        (lambda f: f.rows([[1]]), ValueError, r"list of query indices, got shape \(1, 1\)"),
+        (lambda f: f.block([0], [1]), TypeError, "keys: expected a slice, got list"),
+        (lambda f: f.with_limit(0), ValueError, "limit_gb: expected a number above 0, got 0"),
+        (lambda f: f.with_limit("all"), ValueError, "limit_gb: expected a number above 0, got 'all'"),
+        (lambda f: f.apply(jnp.ones((2, 9, 3, 1))), ValueError, r"x: expected shape \[2, 9, 1 or 2 or 4 heads, V\]"),
+        (lambda f: f.apply(jnp.ones((2, 7, 4, 1))), ValueError, r"x: expected shape .*got \(2, 7, 4, 1\)"),
+        (lambda f: f.apply([1.0]), TypeError, "x: expected a float array, got list"),
+        (lambda f: f.apply_transposed(jnp.ones((2, 7, 2, 1))), ValueError, r"y: expected shape \[2, 7, 1 or 4 heads"),
+        (lambda f: f.apply_transposed(jnp.ones((2, 7, 4, 1), int)), TypeError, "y: expected a float array, got int32"),
+    ],
+)
+def test_parts_that_there_are_not_are_refused(ask, error, words):
+    with pytest.raises(error, match=words):
+        ask(filter_of())
+
+
+# Products
+
+
+PRODUCTS = ["mask: causal, first rows empty", "cosine, bias, combination", "sparsemax, causal, bias"]
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("value_heads", [1, 2, 4])
+def test_a_filter_is_multiplied_with_any_values(name, value_heads):
+    x = np.random.default_rng(0).standard_normal((2, KEYS, value_heads, 3)).astype(np.float32)
+    found = filter_of(**VARIANTS[name].call).apply(jnp.asarray(x))
+    close(found, np.einsum("bnts,bsnv->btnv", weights_of(name), np.repeat(x, HEADS // value_heads, axis=2)))
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_a_filter_transposed_is_multiplied_with_anything_per_query(name, block_size, heads):
+    for value_heads in (1, HEADS):
+        y = np.random.default_rng(1).standard_normal((2, QUERIES, value_heads, 3)).astype(np.float32)
+        found = filter_of(block_size=block_size, **VARIANTS[name].call).apply_transposed(jnp.asarray(y))
+        whole = np.broadcast_to(y, (2, QUERIES, HEADS, 3))
+        close(found, np.einsum("bnts,btnv->bsnv", weights_of(name), whole))
+
+
+def test_a_transposed_product_is_the_gradient_of_attention_for_values():
+    query, key, value = inputs(heads=2, kv_heads=2)
+    y = jnp.sin(jnp.arange(2 * QUERIES * 2 * 3.0).reshape(2, QUERIES, 2, 3))
+    _, pull = jax.vjp(lambda value: attend(query, key, value, mask=masks.causal()), value)
+    close(attention_filter(query, key, mask=masks.causal()).apply_transposed(y), pull(y)[0])
+
+
+def test_products_keep_the_dtype_of_what_is_multiplied():
+    x, y = jnp.ones((2, KEYS, 1, 1), jnp.bfloat16), jnp.ones((2, QUERIES, 1, 1), jnp.bfloat16)
+    assert filter_of().apply(x).dtype == filter_of().apply_transposed(y).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_nan_reaches_the_keys_that_its_query_may_attend_to(block_size, heads):
+    y = jnp.ones((2, QUERIES, HEADS, 2)).at[0, 3, 1, 0].set(np.nan)
+    bad = np.isnan(filter_of(mask=masks.causal(), block_size=block_size).apply_transposed(y))
+    assert_array_equal(bad[0, :, 1].any(-1), np.arange(KEYS) <= 3)
+    assert not bad[1].any()
+    assert not bad[0, :, [0, 2, 3]].any()
 
 
 # Uniform
@@ -244,6 +425,11 @@ def test_uniform_looks_at_all_keys_it_may_look_at_alike():
     filter = filter_of(**join(VARIANTS["mask: combination"], VARIANTS["bias: array"]).call).uniform()
     allowed = weights_of("mask: combination") > 0
     close(filter.weights(), allowed / np.maximum(allowed.sum(axis=-1, keepdims=True), 1))
+
+
+def test_uniform_is_chance_whatever_the_normalizer():
+    filter = filter_of(normalizer=normalizers.top_k(2), mask=masks.causal()).uniform()
+    close(filter.weights()[0, 0], np.tri(QUERIES, KEYS) / np.arange(1, QUERIES + 1)[:, None])
 
 
 # A filter is a pytree

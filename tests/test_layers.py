@@ -132,12 +132,15 @@ def test_dropout_needs_its_rng():
         layer.apply(drawn_like(MultiHeadAttention(num_heads=2), X), X)
 
 
-def test_the_captured_filter_holds_the_weights_before_dropout():
+def test_the_captured_filter_holds_the_weights_after_dropout_and_before():
     layer = MultiHeadAttention(num_heads=2, dropout_rate=0.5)
     variables = drawn_like(layer, X, deterministic=True)
     _, quiet = capture_filters(layer, variables, X, deterministic=True)
     _, noisy = capture_filters(layer, variables, X, deterministic=False, rngs={"dropout": RNG})
-    assert_array_equal(noisy["attention"].weights(), quiet["attention"].weights())
+    assert_array_equal(noisy["attention"].without_dropout().weights(), quiet["attention"].weights())
+    dropped = np.asarray(noisy["attention"].weights())
+    assert 0.2 < np.mean(dropped == 0) < 0.8
+    assert_allclose(dropped[dropped != 0], 2 * np.asarray(quiet["attention"].weights())[dropped != 0], rtol=1e-6)
 
 
 # Capturing

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jattn.tasks import Batch
+from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.training.setup import Setup
 
 WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
@@ -118,19 +118,3 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
         train_chunk, mesh=setup.mesh, in_specs=(everywhere, everywhere), out_specs=everywhere, check_vma=False
     )
     return jax.jit(mapped, donate_argnums=0)
-
-
-def cross_entropy(logits: Float[Array, "B T C"], batch: Batch) -> Float[Array, "B T"]:
-    """Computes ``-ln p(target)`` of each scored query, zero elsewhere."""
-    # A one-hot product's gradient is elementwise; that of picking by index would be a scatter.
-    wanted = jax.nn.one_hot(batch.targets, logits.shape[-1], dtype=logits.dtype)
-    return jnp.where(batch.scored, optax.softmax_cross_entropy(logits, wanted), 0)
-
-
-def is_correct(logits: Float[Array, "B T C"], batch: Batch) -> Array:
-    """Tells of each query whether the likeliest token is the target; True where nothing is asked.
-
-    All of a sequence's answers are right with the right tokens before them just when greedy decoding gives the target:
-    so exact-sequence accuracy needs no decoding loop.
-    """
-    return (jnp.argmax(logits, axis=-1) == batch.targets) | ~batch.scored
