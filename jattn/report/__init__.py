@@ -3,17 +3,10 @@
 from pathlib import Path
 
 from jattn.report.files import replacing
-from jattn.report.record import (
-    Example,
-    Layer,
-    Probes,
-    RunRecord,
-    read_record,
-    save_probes,
-    save_snapshot,
-)
+from jattn.report.record import Example, Layer, Probes, RunRecord, read_record, save_probes
+from jattn.report.snapshots import Pooled, save_snapshot
 
-__all__ = ["Example", "Layer", "Probes", "RunRecord", "read_record", "render", "save_probes", "save_snapshot"]
+__all__ = ["Example", "Layer", "Pooled", "Probes", "RunRecord", "read_record", "render", "save_probes", "save_snapshot"]
 
 
 def render(run_dir: Path | str) -> Path:

@@ -15,8 +15,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from jattn.report.look import ACCENT, INVALID, ramp_colours, token_label, weight_levels
-from jattn.report.measures import oracle_mass, oracle_matrix
+from jattn.report.bins import bin_labels, tick_bins
+from jattn.report.look import ACCENT, INVALID, pooled_ink, ramp_colours, token_label, weight_levels
+from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import RunRecord
 from jattn.report.selection import Head, choose_heads, choose_snapshots, omission
 
@@ -25,6 +26,12 @@ HEADS, FRAMES = 16, 80
 
 NAMED_CELL = 9
 """The smallest cell, in pixels, whose tokens are written beside it."""
+
+FRAMED_CELL = 5
+"""The smallest cell, in pixels, that is outlined inside; an outline around smaller ones leaves their ink to be seen."""
+
+POSITION_ROOM = {"queries": 76, "keys": 24}
+"""How many pixels the positions of a map's rows and columns take."""
 
 FRAME_MS, LAST_FRAME_MS = 220, 3000
 
@@ -35,13 +42,23 @@ MARGIN, HEADING, CAPTION, LEGEND = 16, 46, 36, 34
 
 @dataclass(frozen=True)
 class _Tile:
-    """Places one head in the frame: the corner and the side of its cells, and its oracle ``[queries, keys]``."""
+    """Places one head in the frame: the corner and the side of its cells, and its oracle ``[rows, columns]``."""
 
     head: Head
     x: int
     y: int
     cell: int
     oracle: np.ndarray
+
+    @property
+    def right(self) -> int:
+        """The pixel after the last column."""
+        return self.x + self.oracle.shape[1] * self.cell
+
+    @property
+    def bottom(self) -> int:
+        """The pixel after the last row."""
+        return self.y + self.oracle.shape[0] * self.cell
 
 
 def draw_frames(record: RunRecord) -> list[Image.Image]:
@@ -61,28 +78,36 @@ def _plan_tiles(record: RunRecord) -> tuple[list[_Tile], tuple[int, int]]:
     """Lays the heads out in rows of up to four; returns the tiles and the size of the frame."""
     example = record.probes.examples[0]
     heads = choose_heads(record, HEADS)
-    queries = max((example.sequences[head.layer.queries] for head in heads), key=len)
-    keys = max((example.sequences[head.layer.keys] for head in heads), key=len)
+    sizes = [record.bins(head.layer, 0) for head in heads]
+    queries, keys = (max(counts) for counts in zip(*sizes, strict=True))
     most = max(head.layer.heads for head in heads)
     columns = min(4, len(heads) if most == 1 else most)
-    cell = max(2, (352 if len(heads) == 1 else 208) // max(len(queries), len(keys)))
+    cell = _cell_side(max(queries, keys), len(heads) == 1, record.has_maps)
     left, below = (_label_room(heads, record, cell, side) for side in ("queries", "keys"))
-    width = max(len(keys) * cell, 7 * max(len(head.name) for head in heads)) + left + MARGIN
-    height = len(queries) * cell + below + CAPTION
+    width = max(keys * cell, 7 * max(len(head.name) for head in heads)) + left + MARGIN
+    height = queries * cell + below + CAPTION
     tiles = []
     for index, head in enumerate(heads):
         x = MARGIN + left + index % columns * width
         y = HEADING + CAPTION + index // columns * height
-        tiles.append(_Tile(head, x, y, cell, oracle_matrix(head.layer, example)))
+        tiles.append(_Tile(head, x, y, cell, oracle_matrix(head.layer, example, sizes[index])))
     rows = math.ceil(len(heads) / columns)
     return tiles, (max(MARGIN + columns * width, 380), HEADING + rows * height + LEGEND)
 
 
+def _cell_side(side: int, alone: bool, pooled: bool) -> int:
+    """Returns the side of a cell in pixels, where a picture has `side` of them."""
+    if pooled:
+        return max(1, (512 if alone else 256) // side)
+    return max(2, (352 if alone else 208) // side)
+
+
 def _label_room(heads: list[Head], record: RunRecord, cell: int, side: str) -> int:
-    """Returns how many pixels the tokens beside or below take: few where cells are too small to name."""
+    """Returns how many pixels the tokens or positions beside or below take: few where cells are too small to name."""
     sequences = record.probes.examples[0].sequences
-    longest = max(len(token_label(token)) for head in heads for token in sequences[getattr(head.layer, side)])
-    return 14 + 8 * longest if cell >= NAMED_CELL else 8
+    named = [head.layer for head in heads if not record.is_pooled(head.layer)] if cell >= NAMED_CELL else []
+    longest = [len(token_label(token)) for layer in named for token in sequences[getattr(layer, side)]]
+    return max(8, *(14 + 8 * length for length in longest), POSITION_ROOM[side] if record.has_maps else 0)
 
 
 def _draw_still(record: RunRecord, tiles: list[_Tile], size: tuple[int, int]) -> Image.Image:
@@ -92,10 +117,13 @@ def _draw_still(record: RunRecord, tiles: list[_Tile], size: tuple[int, int]) ->
     sequences = record.probes.examples[0].sequences
     for tile in tiles:
         draw.text((tile.x, tile.y - CAPTION + 2), tile.head.name, INK, _font(11))
-        _draw_tokens(image, tile, sequences[tile.head.layer.queries], sequences[tile.head.layer.keys])
-        rows, columns = tile.oracle.shape
-        draw.rectangle((tile.x - 1, tile.y - 1, tile.x + columns * tile.cell, tile.y + rows * tile.cell), outline=FAINT)
-    words = [word for word in ["row: query, column: key", omission(record, len(tiles))] if word]
+        if record.is_pooled(tile.head.layer):
+            _draw_positions(image, tile, record.counts(tile.head.layer, 0))
+        else:
+            _draw_tokens(image, tile, sequences[tile.head.layer.queries], sequences[tile.head.layer.keys])
+        draw.rectangle((tile.x - 1, tile.y - 1, tile.right, tile.bottom), outline=FAINT)
+    pooling = record.pooling((tile.head.layer for tile in tiles), 0)
+    words = [word for word in ["row: query, column: key", pooling, omission(record, len(tiles))] if word]
     x, y = tiles[0].x, size[1] - LEGEND + 8
     if any(tile.oracle.any() for tile in tiles):
         draw.rectangle((x, y + 2, x + 10, y + 12), outline=ORACLE, width=2)
@@ -123,24 +151,46 @@ def _draw_tokens(image: Image.Image, tile: _Tile, queries: Sequence[str], keys: 
         image.paste(strip.rotate(90, expand=True), (x, bottom))
 
 
+def _draw_positions(image: Image.Image, tile: _Tile, counts: tuple[int, int]) -> None:
+    """Writes which queries and keys some rows and columns of a map stand for."""
+    draw, font, half = ImageDraw.Draw(image), _font(10), tile.cell / 2
+    rows, columns = (bin_labels(*side) for side in zip(tile.oracle.shape, counts, strict=True))
+    for row in tick_bins(len(rows), (tile.bottom - tile.y) // 14):
+        draw.text((tile.x - 7, tile.y + row * tile.cell + half), rows[row], GREY, font, anchor="rm")
+    for column in tick_bins(len(columns), (tile.right - tile.x) // 85):
+        anchor = "lt" if column == 0 else "rt" if column == len(columns) - 1 else "mt"
+        draw.text((tile.x + column * tile.cell + half, tile.bottom + 6), columns[column], GREY, font, anchor=anchor)
+
+
 def _draw_frame(record: RunRecord, tiles: list[_Tile], still: Image.Image, snapshot: int) -> Image.Image:
     image = still.copy()
     draw = ImageDraw.Draw(image)
     draw.text((tiles[0].x, 14), f"step {record.steps[snapshot]:,}", INK, _font(17))
     for tile in tiles:
-        filters = record.filters(snapshot, tile.head.layer, 0)
-        levels = weight_levels(filters[tile.head.head], TOP)
-        cells = levels.repeat(tile.cell, axis=0).repeat(tile.cell, axis=1)
-        image.paste(Image.fromarray(cells), (tile.x, tile.y))
+        cells = record.picture(snapshot, tile.head.layer, 0)[tile.head.head]
+        levels = weight_levels(pooled_ink(cells) if record.has_maps else cells, TOP)
+        pixels = levels.repeat(tile.cell, axis=0).repeat(tile.cell, axis=1)
+        image.paste(Image.fromarray(pixels), (tile.x, tile.y))
         if tile.oracle.any():
-            mass = oracle_mass(filters, tile.oracle)[tile.head.head]
+            mass = measure(record, snapshot, tile.head.layer, 0)["mass"][tile.head.head]
             draw.text((tile.x, tile.y - CAPTION + 16), f"mass on the oracle {mass:.2f}", GREY, _font(11))
-        width, edge = 2 if tile.cell > 9 else 1, tile.cell - 1
-        for query, key in np.argwhere(tile.oracle):
-            x, y = tile.x + key * tile.cell, tile.y + query * tile.cell
-            draw.rectangle((x, y, x + edge, y + edge), outline=ORACLE, width=width)
+            _outline_oracle(image, tile, record.is_pooled(tile.head.layer))
     image.putpalette(_palette())
     return image
+
+
+def _outline_oracle(image: Image.Image, tile: _Tile, pooled: bool) -> None:
+    """Outlines the cells of the oracle: each inside, or small ones of a map around all that touch."""
+    if pooled and tile.cell < FRAMED_CELL:
+        inside = np.pad(tile.oracle.repeat(tile.cell, axis=0).repeat(tile.cell, axis=1), 1)
+        shifted = [np.roll(inside, step, axis) for step in (-1, 1) for axis in (0, 1)]
+        around = np.logical_or.reduce(shifted)[1:-1, 1:-1] & ~inside[1:-1, 1:-1]
+        image.paste(ORACLE, (tile.x, tile.y), Image.fromarray(around))
+        return
+    draw, width, edge = ImageDraw.Draw(image), 2 if tile.cell > 9 else 1, tile.cell - 1
+    for row, column in np.argwhere(tile.oracle):
+        x, y = tile.x + column * tile.cell, tile.y + row * tile.cell
+        draw.rectangle((x, y, x + edge, y + edge), outline=ORACLE, width=width)
 
 
 def _palette() -> bytes:

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from jattn.report.bins import bin_labels, bin_starts, tick_bins
 from jattn.report.curves import Curve, Panel, run_panels
-from jattn.report.look import ACCENT, INVALID, RAMP, ramp_colours, token_label
-from jattn.report.measures import oracle_mass, oracle_matrix
-from jattn.report.record import RunRecord
+from jattn.report.look import ACCENT, INVALID, RAMP, pooled_ink, ramp_colours, token_label
+from jattn.report.measures import measure, oracle_matrix
+from jattn.report.record import Layer, RunRecord
 from jattn.report.selection import Head, choose_heads, choose_turn, omission
 
 DPI = 120
@@ -85,15 +86,16 @@ def draw_filters(record: RunRecord) -> Figure:
 
 
 def _plan_sheet(record: RunRecord, heads: list[Head], snapshots: int) -> _Sheet:
+    sizes = [record.bins(head.layer, 0) for head in heads]
+    columns_of_cells = max(keys for _, keys in sizes)
+    side = max(max(size) for size in sizes)
+    cell = _cell_side(side, len(heads), record.has_maps)
+    stride = max(columns_of_cells * cell, 1.1) + _Sheet.GAP
+    whole = {layer for layer in (head.layer for head in heads) if not record.is_pooled(layer)}
     sequences = record.probes.examples[0].sequences
-    queries = [len(sequences[head.layer.queries]) for head in heads]
-    keys = max((sequences[head.layer.keys] for head in heads), key=len)
-    longest = max(len(token_label(token)) for head in heads for token in sequences[head.layer.keys])
-    side = max(*queries, len(keys))
-    cell = max(min(0.15 * side, 3.2 if len(heads) <= 4 else 2.4), 1.5) / side
-    stride = max(len(keys) * cell, 1.1) + _Sheet.GAP
+    longest = max((len(token_label(token)) for layer in whole for token in sequences[layer.keys]), default=0)
     tops, y = [], _Sheet.TOP
-    for head, count in zip(heads, queries, strict=True):
+    for head, (count, _) in zip(heads, sizes, strict=True):
         tops.append(y + _Sheet.CAPTION)
         y = tops[-1] + count * cell + (0 if not head.last else 0.42 if longest <= 2 else 0.72)
     columns = snapshots + any(head.layer.oracle for head in heads)
@@ -101,8 +103,20 @@ def _plan_sheet(record: RunRecord, heads: list[Head], snapshots: int) -> _Sheet:
     return _Sheet(figure, record, cell, stride, tops)
 
 
+def _cell_side(side: int, heads: int, pooled: bool) -> float:
+    """Returns the side of a cell where a picture has `side` of them: of pooled ones a whole number of pixels."""
+    room = 3.2 if heads <= 4 else 2.4
+    if pooled:
+        return max(1, round(room * DPI / side)) / DPI
+    return max(min(0.15 * side, room), 1.5) / side
+
+
 def _write_heading(sheet: _Sheet, heads: list[Head], snapshots: list[int]) -> None:
-    words = ["attention filters of one example: a row per query, a column per key", omission(sheet.record, len(heads))]
+    words = [
+        "attention filters of one example: a row per query, a column per key",
+        sheet.record.pooling((head.layer for head in heads), 0),
+        omission(sheet.record, len(heads)),
+    ]
     text = "; ".join(word for word in words if word)
     sheet.figure.text(*sheet.place(sheet.LEFT, 0.3), text, fontsize=8.5, color=GREY)
     for column, snapshot in enumerate(snapshots):
@@ -115,53 +129,74 @@ def _write_heading(sheet: _Sheet, heads: list[Head], snapshots: list[int]) -> No
 
 def _add_panel(sheet: _Sheet, head: Head, row: int, column: int) -> Axes:
     """Adds the axes of one filter: with its queries in the first column, with its keys under the last of a layer."""
-    sequences = sheet.record.probes.examples[0].sequences
-    queries, keys = sequences[head.layer.queries], sequences[head.layer.keys]
-    width, height = len(keys) * sheet.cell, len(queries) * sheet.cell
+    record = sheet.record
+    height, width = (count * sheet.cell for count in record.bins(head.layer, 0))
     axes = sheet.add_axes(sheet.left(column), sheet.tops[row], width, height)
-    points = 72 * sheet.cell
-    style = {"fontsize": min(8.0, max(5.0, 0.8 * points)), "color": GREY, "parse_math": False}
-    every = math.ceil(5.5 / points)
+    size = 6.5 if record.is_pooled(head.layer) else min(8.0, max(5.0, 0.8 * 72 * sheet.cell))
+    style = {"fontsize": size, "color": GREY, "parse_math": False}
     axes.set(xticks=[], yticks=[])
     if head.last:
-        labels = [token_label(token) for token in keys[::every]]
-        upright = 90 if max(map(len, labels)) > 2 else 0
-        axes.set_xticks(range(0, len(keys), every), labels, rotation=upright, **style)
+        places, labels = _ticks(sheet, head.layer, 1)
+        upright = max(map(len, labels)) > 2 and not record.is_pooled(head.layer)
+        axes.set_xticks(places, labels, rotation=90 if upright else 0, **style)
         axes.set_xlabel("key", fontsize=8, color=GREY)
+        if record.is_pooled(head.layer):
+            for place, label in zip(places, axes.get_xticklabels(), strict=True):
+                ends = {0: "left", record.bins(head.layer, 0)[1] - 1: "right"}
+                label.set(horizontalalignment=ends.get(place, "center"))
     if column == 0:
-        axes.set_yticks(range(0, len(queries), every), [token_label(token) for token in queries[::every]], **style)
+        axes.set_yticks(*_ticks(sheet, head.layer, 0), **style)
         axes.set_ylabel("query", fontsize=8, color=GREY)
         words, place = f"{head.layer.name}\nhead {head.head}", sheet.place(0.12, sheet.tops[row] + height / 2)
         sheet.figure.text(*place, words, fontsize=8, color=INK, rotation=90, va="center", parse_math=False)
     return axes
 
 
+def _ticks(sheet: _Sheet, layer: Layer, side: int) -> tuple[list[int], list[str]]:
+    """Returns where labels stand along the queries (0) or keys (1) and what they say: tokens, or positions of bins."""
+    record = sheet.record
+    bins, count = record.bins(layer, 0)[side], record.counts(layer, 0)[side]
+    if record.is_pooled(layer):
+        places, labels = tick_bins(bins, int(bins * sheet.cell / (0.14, 0.7)[side])), bin_labels(bins, count)
+        return places, [labels[place] for place in places]
+    tokens = record.probes.examples[0].sequences[(layer.queries, layer.keys)[side]]
+    every = math.ceil(5.5 / (72 * sheet.cell))
+    return list(range(0, count, every)), [token_label(token) for token in tokens[::every]]
+
+
 def _draw_filter(axes: Axes, record: RunRecord, head: Head, snapshot: int) -> None:
-    filters = record.filters(snapshot, head.layer, 0)
+    cells = record.picture(snapshot, head.layer, 0)[head.head]
     colours = ListedColormap(ramp_colours(256) / 255).with_extremes(bad=INVALID)
-    axes.imshow(np.ma.masked_invalid(filters[head.head]), cmap=colours, vmin=0, vmax=1, aspect="auto")
+    pooled = record.is_pooled(head.layer)
+    ink = np.ma.masked_invalid(pooled_ink(cells) if record.has_maps else cells)
+    axes.imshow(ink, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest" if pooled else None)
     if head.layer.oracle:
-        mass = oracle_mass(filters, oracle_matrix(head.layer, record.probes.examples[0]))[head.head]
+        mass = measure(record, snapshot, head.layer, 0)["mass"][head.head]
         axes.set_title(f"mass on the oracle {mass:.2f}", fontsize=8, color=GREY, loc="left", pad=3)
 
 
 def _draw_oracle(axes: Axes, record: RunRecord, head: Head) -> None:
     """Fills the cells of the oracle, and shades the queries that are not scored."""
-    example = record.probes.examples[0]
-    matrix = oracle_matrix(head.layer, example)
-    axes.imshow(np.where(matrix, 1.0, np.nan), cmap=ListedColormap([ACCENT]), aspect="auto")
-    for query in np.flatnonzero(~np.array(example.scored)):
-        axes.axhspan(query - 0.5, query + 0.5, color="#f1efea", linewidth=0)
+    example, bins = record.probes.examples[0], record.bins(head.layer, 0)
+    matrix = oracle_matrix(head.layer, example, bins)
+    way = "nearest" if record.is_pooled(head.layer) else None
+    axes.imshow(np.where(matrix, 1.0, np.nan), cmap=ListedColormap([ACCENT]), aspect="auto", interpolation=way)
+    scored = np.logical_or.reduceat(example.scored, bin_starts(bins[0], len(example.scored)))
+    for row in np.flatnonzero(~scored):
+        axes.axhspan(row - 0.5, row + 0.5, color="#f1efea", linewidth=0)
     note = "" if all(example.scored) else "grey: not scored"
     axes.set_title(note, fontsize=8, color=GREY, loc="left", pad=3)
 
 
 def _draw_colour_bar(sheet: _Sheet) -> None:
+    """Draws the ramp, its ticks where weights are drawn: beside maps in proportion to their root."""
+    rooted = sheet.record.has_maps
     width, height = sheet.figure.get_size_inches()
     axes = sheet.add_axes(width - sheet.RIGHT + 0.12, sheet.tops[0], 0.11, min(1.4, height - sheet.tops[0] - 0.5))
     axes.imshow(ramp_colours(256)[::-1, None], aspect="auto", extent=(0, 1, 0, 1))
+    ticks = [0, 0.01, 0.1, 0.5, 1] if rooted else [0, 0.5, 1]
     axes.set_xticks([])
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=7, color=GREY)
+    axes.set_yticks(pooled_ink(np.array(ticks)) if rooted else ticks, [f"{t:g}" for t in ticks], fontsize=7, color=GREY)
     axes.tick_params(labelright=True, labelleft=False)
     axes.set_title("weight", fontsize=8, color=GREY, loc="left", pad=7)
 

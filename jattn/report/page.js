@@ -3,6 +3,7 @@
 const byId = (id) => document.getElementById(id);
 const last = run.steps.length - 1;
 const state = { snapshot: last, example: 0, ...bestFilter(), oracle: true, playing: false, query: null, key: null };
+state.row = firstRow(state.example, state.layer);
 const views = {};
 let colours = levelColours();
 let timer = null;
@@ -19,8 +20,10 @@ function update(changes) {
   const changed = Object.keys(changes).filter((name) => state[name] !== changes[name]);
   if (!changed.length) return;
   Object.assign(state, changes);
-  if (changed.includes("example") || changed.includes("layer")) Object.assign(state, { query: null, key: null });
-  if (changed.some((name) => !["query", "key", "playing"].includes(name))) drawFilter();
+  if (changed.includes("example") || changed.includes("layer")) {
+    Object.assign(state, { query: null, key: null, row: firstRow(state.example, state.layer) });
+  }
+  if (changed.some((name) => !["query", "key", "row", "playing"].includes(name))) drawFilter();
   if (changed.includes("layer") || changed.includes("head")) drawRunCurves();
   showState();
 }
@@ -30,12 +33,18 @@ function currentFilter() {
 }
 
 function drawFilter() {
-  views.matrix = drawMatrix(byId("matrix"), currentFilter(), state, colours);
-  views.lines = drawLines(byId("lines"), currentFilter(), state);
+  const shown = currentFilter();
+  byId("views").classList.toggle("maps", shown.pooled);
+  byId("scale-note").textContent = shown.pooled ? "(half the ink is 0.25)" : "";
+  byId("pooling").textContent = shown.pooled ? `; ${run.pooling[state.layer][state.example]}` : "";
+  views.matrix = (shown.pooled ? drawMap : drawMatrix)(byId("matrix"), shown, state, colours);
+  views.lines = shown.pooled ? { showFocus() {} } : drawLines(byId("lines"), shown, state);
   for (const button of byId("heads").querySelectorAll("button")) {
     const [layer, head] = [Number(button.dataset.layer), Number(button.dataset.head)];
     const filter = filterAt(state.snapshot, state.example, layer, head);
-    paint(button.querySelector("canvas"), filter.queries.length, filter.keys.length, filter.level, colours);
+    const canvas = button.querySelector("canvas");
+    canvas.classList.toggle("map", filter.pooled);
+    paint(canvas, filter.queries.length, filter.keys.length, filter.level, colours);
     const { mass } = measuresAt(state.snapshot, state.example, layer, head);
     button.querySelector("span").textContent = run.layers[layer].oracle ? `mass ${measureText(mass, 2)}` : "";
     button.setAttribute("aria-pressed", layer === state.layer && head === state.head);
@@ -69,7 +78,9 @@ function showState() {
   byId("play").setAttribute("aria-pressed", state.playing);
   byId("filter-name").textContent = `${run.layers[state.layer].name}, head ${state.head}`;
   byId("filter-measures").textContent = measureWords();
-  byId("focus").textContent = focusWords(currentFilter(), state);
+  const shown = currentFilter();
+  byId("focus").textContent = (shown.pooled ? mapWords : focusWords)(shown, state);
+  if (shown.pooled) showRow(shown, state);
   views.matrix.showFocus(state);
   views.lines.showFocus(state);
   views.curves.markStep(step);
@@ -96,6 +107,11 @@ function togglePlay() {
 
 function goTo(snapshot) {
   update({ snapshot: Math.max(0, Math.min(last, snapshot)) });
+}
+
+/** Chooses a query whose largest weights are listed. */
+function goToRow(row) {
+  update({ row: Math.max(0, Math.min(currentFilter().tokens.queries.length - 1, row)) });
 }
 
 /** Makes a button with a small picture for each head, one row per layer; a single head needs none. */
@@ -127,7 +143,11 @@ function followFocus(holder, view, tooltip) {
     showTooltip(tooltip && state.query !== null && state.key !== null, event);
   };
   holder.addEventListener("pointermove", point);
-  holder.addEventListener("pointerdown", point);
+  holder.addEventListener("pointerdown", (event) => {
+    point(event);
+    const { pooled, queries } = currentFilter();
+    if (pooled && state.query !== null) goToRow(queries[state.query].first);
+  });
   holder.addEventListener("pointerleave", leave);
   holder.addEventListener("focusout", leave);
   holder.addEventListener("keydown", (event) => {
@@ -135,6 +155,7 @@ function followFocus(holder, view, tooltip) {
     if (event.key === "Escape") leave();
     if (!move) return;
     event.preventDefault();
+    if (currentFilter().pooled) return goToRow(state.row + move);
     const count = currentFilter().queries.length;
     update({ query: Math.max(0, Math.min(count - 1, (state.query ?? (move > 0 ? -1 : count)) + move)), key: null });
   });
@@ -145,22 +166,25 @@ function showTooltip(shown, { clientX, clientY }) {
   const tooltip = byId("tooltip");
   tooltip.hidden = !shown;
   if (!shown) return;
-  const { query, key, example, layer } = state;
   const filter = currentFilter();
+  const lines = filter.pooled ? cellLines(filter, state) : weightLines(filter, state);
+  tooltip.replaceChildren(...lines.filter(Boolean).map((line) => element("div", {}, line)));
+  const { width, height } = tooltip.getBoundingClientRect();
+  tooltip.style.left = `${Math.max(4, Math.min(clientX + 14, innerWidth - width - 4))}px`;
+  const fitsBelow = clientY + 18 + height <= innerHeight;
+  tooltip.style.top = `${fitsBelow ? clientY + 18 : clientY - height - 12}px`;
+}
+
+function weightLines(filter, { query, key, example, layer }) {
   const answer = answerAt(example, layer, query);
   const onOracle = oracleKeys(example, layer, query).includes(key) ? "oracle: yes" : "oracle: no";
-  const lines = [
+  return [
     `query ${query} ${quoted(filter.queries[query])}`,
     answer && `its answer ${quoted(answer)}`,
     `key ${key} ${quoted(filter.keys[key])}`,
     `weight ${weightText(filter.level(query, key))}`,
     run.layers[layer].oracle && (isScored(example, layer, query) ? onOracle : "this query is not scored"),
   ];
-  tooltip.replaceChildren(...lines.filter(Boolean).map((line) => element("div", {}, line)));
-  const { width, height } = tooltip.getBoundingClientRect();
-  tooltip.style.left = `${Math.max(4, Math.min(clientX + 14, innerWidth - width - 4))}px`;
-  const fitsBelow = clientY + 18 + height <= innerHeight;
-  tooltip.style.top = `${fitsBelow ? clientY + 18 : clientY - height - 12}px`;
 }
 
 function addControls() {
@@ -170,6 +194,12 @@ function addControls() {
   byId("example").append(...run.examples.map((_, i) => element("option", { value: i }, String(i + 1))));
   byId("example").addEventListener("change", (event) => update({ example: Number(event.target.value) }));
   byId("oracle").addEventListener("change", (event) => update({ oracle: event.target.checked }));
+  byId("row-before").addEventListener("click", () => goToRow(state.row - 1));
+  byId("row-after").addEventListener("click", () => goToRow(state.row + 1));
+  byId("row").addEventListener("input", ({ target }) => {
+    if (Number.isInteger(target.valueAsNumber)) goToRow(target.valueAsNumber);
+  });
+  byId("row-step").addEventListener("click", ({ target }) => goTo(Number(target.dataset.snapshot)));
   addHeads();
   followFocus(byId("matrix"), "matrix", true);
   followFocus(byId("lines"), "lines", false);
@@ -188,9 +218,9 @@ function addWords() {
   document.body.classList.toggle("without-oracle", !run.layers.some((layer) => layer.oracle));
   for (const name of ["folder", "title", "result", "config"]) byId(name).textContent = run[name];
   byId("lines-note").textContent = `Lines below weight ${LEAST_LINE} are left out.`;
-  if (run.snapshots_taken > run.steps.length) {
-    byId("thinned").textContent = `Of ${run.snapshots_taken} snapshots the page holds ${run.steps.length}.`;
-  }
+  const fewer = run.snapshots_taken > run.steps.length;
+  const thinned = fewer ? `Of ${run.snapshots_taken} snapshots the page holds ${run.steps.length}. ` : "";
+  byId("thinned").textContent = thinned + leftOutWords();
   showByLength(byId("by-length"));
 }
 

@@ -4,8 +4,7 @@ The page is `page.html` with the style and the scripts beside it written in, and
 policy allows exactly that style and that script, by their hashes, and no connection. The scripts write text as text
 only, and the policy forbids them to do otherwise.
 
-Weights travel as one byte each: level n of 0 to 254 stands for weight n / 254, so what the page shows is within 0.002
-of the weight, and 255 stands for what is not a finite number. Masses, rates and curves travel as exact numbers.
+`jattn.report.packing` says how weights travel. Masses, rates and curves travel as exact numbers.
 """
 
 import base64
@@ -19,18 +18,24 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-import numpy as np
-
 from jattn.report.curves import run_panels
-from jattn.report.look import style_variables, weight_levels
-from jattn.report.measures import entropy, hit_rate, oracle_mass, oracle_matrix
+from jattn.report.look import style_variables
+from jattn.report.measures import measure
+from jattn.report.packing import choose_contents, pack_rows, pack_weights
 from jattn.report.record import Layer, RunRecord
-from jattn.report.selection import choose_snapshots
 
-SCRIPTS = ("page_data.js", "page_views.js", "page_curves.js", "page_tables.js", "page.js")
-TOP_LEVEL = 254
+SCRIPTS = (
+    "page_data.js",
+    "page_views.js",
+    "page_map.js",
+    "page_rows.js",
+    "page_curves.js",
+    "page_tables.js",
+    "page.js",
+)
 WEIGHTS_LIMIT = 16_000_000
-"""The most weights that a page holds; of longer runs it shows fewer snapshots, evenly spaced."""
+"""The most bytes of weights that a page holds. Of longer runs it shows rows on demand of fewer snapshots and examples,
+and then fewer snapshots, evenly spaced; the last one always, with the rows of at least one example."""
 
 
 def build_page(record: RunRecord) -> str:
@@ -49,19 +54,21 @@ def build_page(record: RunRecord) -> str:
 
 def page_data(record: RunRecord) -> dict[str, Any]:
     """Returns all that the page shows, as plain lists, texts and numbers."""
-    layers = record.probes.layers
-    per_snapshot = sum(record.snapshots[0][layer.name].size for layer in layers)
-    chosen = choose_snapshots(len(record.steps), max(2, WEIGHTS_LIMIT // per_snapshot))
+    layers, examples = record.probes.layers, record.probes.examples
+    contents = choose_contents(record, WEIGHTS_LIMIT)
+    pooling = [[record.pooling([layer], example) for example in range(len(examples))] for layer in layers]
     return {
         "title": _title(record),
         "folder": record.name,
         "result": result_line(record),
-        "steps": [record.steps[snapshot] for snapshot in chosen],
+        "steps": [record.steps[snapshot] for snapshot in contents.snapshots],
         "snapshots_taken": len(record.steps),
-        "layers": [asdict(layer) for layer in layers],
-        "examples": [asdict(example) for example in record.probes.examples],
-        "weights": [_weights(record, layer, chosen) for layer in layers],
-        "measures": [[_measures(record, layer, snapshot) for snapshot in chosen] for layer in layers],
+        "layers": [asdict(layer) | {"pooled": record.is_pooled(layer)} for layer in layers],
+        "examples": [asdict(example) for example in examples],
+        "pooling": pooling,
+        "weights": [pack_weights(record, layer, contents) for layer in layers],
+        "rows": [pack_rows(record, layer, contents) for layer in layers],
+        "measures": [[_measures(record, layer, snapshot) for snapshot in contents.snapshots] for layer in layers],
         "panels": [asdict(panel) for panel in run_panels(record)],
         "by_length": _last(record, "test").get("by_length", {}),
         "predictions": [
@@ -120,22 +127,10 @@ def _key_lines(table: Mapping[str, Any]) -> str:
     return "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in table.items())
 
 
-def _weights(record: RunRecord, layer: Layer, chosen: list[int]) -> dict[str, Any]:
-    """Packs a layer's weights ``[snapshots, examples, heads, queries, keys]``, one byte each."""
-    weights = np.stack([record.snapshots[snapshot][layer.name] for snapshot in chosen])
-    levels = weight_levels(weights, TOP_LEVEL)
-    return {"shape": levels.shape, "levels": base64.b64encode(levels.tobytes()).decode()}
-
-
 def _measures(record: RunRecord, layer: Layer, snapshot: int) -> list[dict[str, list[float]]]:
     """Measures a layer's filters at one snapshot: for each example, a number per head."""
-    measures = []
-    for index, example in enumerate(record.probes.examples):
-        filters, oracle = record.filters(snapshot, layer, index), oracle_matrix(layer, example)
-        numbers = {"mass": oracle_mass(filters, oracle), "hit_rate": hit_rate(filters, oracle)}
-        numbers["entropy"] = entropy(filters)
-        measures.append({name: values.round(5).tolist() for name, values in numbers.items()})
-    return measures
+    measures = (measure(record, snapshot, layer, example) for example in range(len(record.probes.examples)))
+    return [{name: values.astype(float).round(5).tolist() for name, values in numbers.items()} for numbers in measures]
 
 
 def _embed(data: Any) -> str:

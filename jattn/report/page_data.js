@@ -3,21 +3,30 @@
 const run = JSON.parse(document.getElementById("data").textContent);
 const TOP_LEVEL = 254;
 
-for (const weights of run.weights) {
-  weights.levels = Uint8Array.from(atob(weights.levels), (letter) => letter.charCodeAt(0));
+/** Returns the bytes of a base64 text. */
+function bytesOf(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** Returns one filter: its tokens, and level(query, key), 0 to 254 for weight 0 to 1, 255 for what is not a number. */
+for (const weights of run.weights) weights.levels = bytesOf(weights.levels);
+
+/**
+ * Returns one filter: its tokens, and level(query, key), 0 to 254 for weight 0 to 1, 255 for what is not a number.
+ *
+ * Of one that is pooled, `queries` and `keys` are the bins of its map, each with the positions that it holds; `tokens`
+ * are the tokens of either kind.
+ */
 function filterAt(snapshot, example, layer, head) {
   const { shape, levels } = run.weights[layer];
   const [, examples, heads, rows, columns] = shape;
   const start = ((snapshot * examples + example) * heads + head) * rows * columns;
   const { sequences } = run.examples[example];
-  return {
-    queries: sequences[run.layers[layer].queries],
-    keys: sequences[run.layers[layer].keys],
-    level: (query, key) => levels[start + query * columns + key],
-  };
+  const { pooled, ...sides } = run.layers[layer];
+  const tokens = { queries: sequences[sides.queries], keys: sequences[sides.keys] };
+  const level = (query, key) => levels[start + query * columns + key];
+  if (!pooled) return { ...tokens, tokens, level, pooled };
+  const [queries, keys] = [binsOf(rows, tokens.queries.length), binsOf(columns, tokens.keys.length)];
+  return { queries, keys, tokens, level, pooled };
 }
 
 /** Returns mass, hit rate and entropy of one filter; null for what is not known. */
@@ -39,6 +48,23 @@ function oracleKeys(example, layer, query) {
 /** Returns the answer at a query, or nothing where the layer's queries are not those of the inputs. */
 function answerAt(example, layer, query) {
   return run.layers[layer].queries === "inputs" ? run.examples[example].targets[query] : "";
+}
+
+/** Returns the bins of `count` positions on an axis of the map: the first and the last position of each. */
+function binsOf(axis, count) {
+  const bins = Math.min(axis, count);
+  const start = (bin) => Math.ceil((bin * count) / bins);
+  return Array.from({ length: bins }, (_, bin) => ({ first: start(bin), last: start(bin + 1) - 1 }));
+}
+
+/** Returns the bin that holds a position. */
+function binAt(bins, position) {
+  return Math.floor((position * bins.length) / (bins.at(-1).last + 1));
+}
+
+/** Writes which positions a bin holds. */
+function binText({ first, last }) {
+  return first === last ? String(first) : `${first}–${last}`;
 }
 
 /** Writes a weight as what is known of it after rounding to one of 255 levels. */
@@ -99,8 +125,10 @@ function levelColours() {
 /** Paints a grid of levels on a canvas, one pixel per cell. */
 function paint(canvas, rows, columns, level, colours) {
   Object.assign(canvas, { width: columns, height: rows });
-  const colour = (_, i) => colours[level(Math.floor(i / columns), i % columns)];
-  const pixels = Uint32Array.from({ length: rows * columns }, colour);
+  const pixels = new Uint32Array(rows * columns);
+  for (let i = 0, row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) pixels[i++] = colours[level(row, column)];
+  }
   const image = new ImageData(new Uint8ClampedArray(pixels.buffer), columns, rows);
   canvas.getContext("2d").putImageData(image, 0, 0);
 }

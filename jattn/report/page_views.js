@@ -150,16 +150,22 @@ function markLabels(svg, query, key) {
 /** Says in words what a token in focus attends to, or what attends to it: the largest weights first. */
 function focusWords(filter, { query, key }) {
   const name = (side, tokens, index) => `${side} ${index} ${quoted(tokens[index])}`;
-  const largest = (count, level, words) => Array.from({ length: count }, (_, i) => [level(i), i])
-    .filter(([value]) => value > 0).sort((a, b) => b[0] - a[0]).slice(0, 3)
-    .map(([value, i]) => `${words(i)} ${weightText(value)}`).join(", ") || "nothing";
   if (query !== null) {
-    const found = largest(filter.keys.length, (i) => filter.level(query, i), (i) => name("key", filter.keys, i));
+    const words = (i) => `${name("key", filter.keys, i)} ${weightText(filter.level(query, i))}`;
+    const found = largest(filter.keys.length, (i) => filter.level(query, i), words);
     return `${name("query", filter.queries, query)} attends to ${found}`;
   }
   if (key !== null) {
-    const found = largest(filter.queries.length, (i) => filter.level(i, key), (i) => name("query", filter.queries, i));
+    const words = (i) => `${name("query", filter.queries, i)} ${weightText(filter.level(i, key))}`;
+    const found = largest(filter.queries.length, (i) => filter.level(i, key), words);
     return `${name("key", filter.keys, key)} is attended to by ${found}`;
   }
   return "Point at a token or a cell to see it alone.";
+}
+
+/** Names the three of `count` that have the largest levels above zero. */
+function largest(count, level, words) {
+  return Array.from({ length: count }, (_, i) => [level(i), i])
+    .filter(([value]) => value > 0).sort((a, b) => b[0] - a[0]).slice(0, 3)
+    .map(([, i]) => words(i)).join(", ") || "nothing";
 }

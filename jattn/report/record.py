@@ -5,7 +5,8 @@
 | `config.toml`               | the resolved config: tables of simple keys                                         |
 | `metrics.jsonl`             | one JSON object per line, with at least `kind` and `step`                          |
 | `filters/probes.json`       | `Probes`: the layers, and the few examples whose filters are kept                  |
-| `filters/step_00000000.npz` | the filters at one step: layer name -> weights ``[examples, heads, queries, keys]`` |
+| `filters/step_00000000.npz` | the filters at one step: layer name -> weights ``[examples, heads, queries, keys]``, |
+|                             | float32; of a layer longer than the screen `name:field` -> each field of a `Pooled` |
 
 Kinds of metrics:
 
@@ -20,15 +21,16 @@ Kinds of metrics:
 
 import json
 import tomllib
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jattn.report.bins import cell_words, pool_weights
 from jattn.report.files import replacing
+from jattn.report.snapshots import Kept, Pooled, read_snapshot
 
 INPUTS = "inputs"
 """The sequence whose positions are scored: targets, scored and oracle hold one entry for each of its tokens."""
@@ -127,7 +129,7 @@ class RunRecord:
       metrics: the rows of `metrics.jsonl`, in the order of the file.
       probes: the layers and the examples.
       steps: the training steps of the snapshots, rising.
-      snapshots: for each step, layer name -> weights ``[examples, heads, queries, keys]``, float32.
+      snapshots: for each step, layer name -> weights ``[examples, heads, queries, keys]``, float32, or a `Pooled`.
     """
 
     name: str
@@ -135,7 +137,7 @@ class RunRecord:
     metrics: Sequence[Mapping[str, Any]]
     probes: Probes
     steps: Sequence[int]
-    snapshots: Sequence[Mapping[str, np.ndarray]]
+    snapshots: Sequence[Mapping[str, Kept]]
 
     def rows(self, kind: str) -> list[Mapping[str, Any]]:
         """Returns the metrics of one kind, by rising step; of two rows at one step, the later written."""
@@ -143,10 +145,58 @@ class RunRecord:
         return [by_step[step] for step in sorted(by_step)]
 
     def filters(self, snapshot: int, layer: Layer, example: int) -> np.ndarray:
-        """Returns one layer's filters for one example, without padding: ``[heads, queries, keys]``."""
+        """Returns one layer's filters for one example, without padding: ``[heads, queries, keys]``.
+
+        Raises:
+          ValueError: the snapshot keeps them pooled.
+        """
+        kept = self.snapshots[snapshot][layer.name]
+        if isinstance(kept, Pooled):
+            raise ValueError(f"layer '{layer.name}' is kept pooled at step {self.steps[snapshot]}, expected weights")
+        queries, keys = self.counts(layer, example)
+        return kept[example, :, :queries, :keys]
+
+    def is_pooled(self, layer: Layer) -> bool:
+        """Tells whether a layer is shown pooled: where any snapshot keeps it so, all are."""
+        return any(isinstance(snapshot[layer.name], Pooled) for snapshot in self.snapshots)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether any layer is shown pooled."""
+        return any(map(self.is_pooled, self.probes.layers))
+
+    def counts(self, layer: Layer, example: int) -> tuple[int, int]:
+        """Returns how many queries and keys a layer has for one example."""
         sequences = self.probes.examples[example].sequences
-        queries, keys = len(sequences[layer.queries]), len(sequences[layer.keys])
-        return self.snapshots[snapshot][layer.name][example, :, :queries, :keys]
+        return len(sequences[layer.queries]), len(sequences[layer.keys])
+
+    def bins(self, layer: Layer, example: int) -> tuple[int, int]:
+        """Returns how many rows and columns `picture` has: those of the map, else one for each query and key."""
+        queries, keys = self.counts(layer, example)
+        maps = (kept.map.shape for kept in self._kept(layer) if isinstance(kept, Pooled))
+        rows, columns = next(maps, (0, 0, queries, keys))[2:]
+        return min(rows, queries), min(columns, keys)
+
+    def picture(self, snapshot: int, layer: Layer, example: int) -> np.ndarray:
+        """Returns what is drawn of one layer's filters for one example: float32 ``[heads, rows, columns]``.
+
+        These are the filters where every snapshot holds them whole, else maps; what was kept whole is then pooled here.
+        """
+        rows, columns = self.bins(layer, example)
+        kept = self.snapshots[snapshot][layer.name]
+        if isinstance(kept, Pooled):
+            return kept.map[example, :, :rows, :columns].astype(np.float32)
+        filters = self.filters(snapshot, layer, example)
+        return pool_weights(filters, (rows, columns)) if self.is_pooled(layer) else filters
+
+    def pooling(self, layers: Iterable[Layer], example: int) -> str:
+        """Says how many queries and keys a cell stands for in the maps of some layers; nothing where none is pooled."""
+        pooled = [layer for layer in layers if self.is_pooled(layer)]
+        words = {cell_words(self.bins(layer, example), self.counts(layer, example)): None for layer in pooled}
+        return f"pooled: each cell is {' or '.join(words)}" if words else ""
+
+    def _kept(self, layer: Layer) -> Iterator[Kept]:
+        return (snapshot[layer.name] for snapshot in self.snapshots)
 
 
 def save_probes(run_dir: Path | str, probes: Probes) -> None:
@@ -154,32 +204,6 @@ def save_probes(run_dir: Path | str, probes: Probes) -> None:
     text = json.dumps(asdict(probes), default=lambda array: array.tolist())
     with replacing(Path(run_dir) / "filters" / "probes.json") as file:
         file.write(text.encode())
-
-
-def snapshot_path(run_dir: Path | str, step: int) -> Path:
-    """Returns where the filters at one step are kept."""
-    return Path(run_dir) / "filters" / f"step_{step:08d}.npz"
-
-
-def save_snapshot(run_dir: Path | str, step: int, weights: Mapping[str, np.ndarray]) -> None:
-    """Writes the filters at one step in one step; a failed write leaves the old file.
-
-    Args:
-      run_dir: the run's folder.
-      step: the training step, 0 before the first update.
-      weights: layer name -> weights ``[examples, heads, queries, keys]``; kept as float32.
-
-    Raises:
-      ValueError: the step is negative, or an array has not four axes.
-    """
-    if step < 0:
-        raise ValueError(f"expected a step >= 0, got {step}")
-    arrays = {name: np.asarray(array, np.float32) for name, array in weights.items()}
-    for name, array in arrays.items():
-        if array.ndim != 4:
-            raise ValueError(f"layer '{name}': expected [examples, heads, queries, keys], got shape {array.shape}")
-    with replacing(snapshot_path(run_dir, step)) as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_record(run_dir: Path | str) -> RunRecord:
@@ -200,13 +224,14 @@ def read_record(run_dir: Path | str) -> RunRecord:
     if not files:
         raise FileNotFoundError(f"no filter snapshots in {folder}; has the run started?")
     probes = _read_probes(folder / "filters" / "probes.json")
+    least_shapes = {layer.name: _least_shape(layer, probes) for layer in probes.layers}
     return RunRecord(
         name=folder.resolve().name,
         config=_read_config(folder / "config.toml"),
         metrics=_read_metrics(folder / "metrics.jsonl"),
         probes=probes,
         steps=sorted(files),
-        snapshots=[_read_snapshot(files[step], probes) for step in sorted(files)],
+        snapshots=[read_snapshot(files[step], least_shapes) for step in sorted(files)],
     )
 
 
@@ -244,22 +269,7 @@ def _read_probes(path: Path) -> Probes:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_snapshot(path: Path, probes: Probes) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            snapshot = {layer.name: np.asarray(arrays[layer.name], np.float32) for layer in probes.layers}
-    except KeyError as error:
-        raise ValueError(f"{path}: {error.args[0]}") from error
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a snapshot of filters: {error}") from error
-    for layer in probes.layers:
-        _check_shape(path, layer, probes, snapshot[layer.name].shape)
-    return snapshot
-
-
-def _check_shape(path: Path, layer: Layer, probes: Probes, shape: tuple[int, ...]) -> None:
+def _least_shape(layer: Layer, probes: Probes) -> tuple[int, int, int, int]:
     queries = max(len(example.sequences[layer.queries]) for example in probes.examples)
     keys = max(len(example.sequences[layer.keys]) for example in probes.examples)
-    least = (len(probes.examples), layer.heads, queries, keys)
-    if len(shape) != 4 or shape[:2] != least[:2] or shape[2] < queries or shape[3] < keys:
-        raise ValueError(f"{path}: layer '{layer.name}': expected shape {least} or padded beyond it, got {shape}")
+    return len(probes.examples), layer.heads, queries, keys

@@ -41,7 +41,8 @@ def choose_turn(record: RunRecord) -> list[int]:
     count = len(record.steps)
     if count < 3:
         return list(range(count))
-    flat = [np.concatenate([array[0].ravel() for array in snapshot.values()]) for snapshot in record.snapshots]
+    layers = record.probes.layers
+    flat = [np.concatenate([record.picture(i, layer, 0).ravel() for layer in layers]) for i in range(count)]
     excess = [abs(np.abs(now - flat[0]).sum() - np.abs(now - flat[-1]).sum()) for now in flat[1:-1]]
     return [0, 1 + int(np.argmin(excess)), count - 1]
 

@@ -105,6 +105,12 @@ class RunConfig(_Section):
     log_every: int = Field(default=50, ge=1, description="steps between rows of metrics")
     snapshots: int = Field(default=20, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
     probes: int = Field(default=4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
+    screen: int = Field(
+        default=256,
+        ge=16,
+        le=4096,
+        description="filters with more queries or keys are kept as maps of so many rows and columns at most",
+    )
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints kept besides the best")
     devices: int = Field(

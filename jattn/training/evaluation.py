@@ -16,9 +16,12 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jattn import folds
 from jattn.filters import AttentionFilter
 from jattn.layers import capture_filters
 from jattn.tasks import Batch, make_batch
+from jattn.tasks.layouts import PAD
+from jattn.training.pooling import on_oracle, pool_filters
 from jattn.training.setup import Setup
 from jattn.training.step import cross_entropy, is_correct
 
@@ -33,26 +36,29 @@ class Measured:
       sums: nested sums and counts.
       batch: the first examples.
       predictions: the likeliest token at each of their queries.
-      weights: their filters, by layer, ``[examples, N, T, S]``.
+      weights: their filters, by layer, ``[examples, N, T, S]``, where queries and keys fit the screen.
+      pooled: what is kept of their other filters, by layer: the fields of `jattn.report.Pooled`, or zeros.
     """
 
     sums: dict[str, Any]
     batch: Batch
     predictions: Int[Array, "P T"]
     weights: dict[str, Float[Array, "P N T S"]]
+    pooled: dict[str, dict[str, Array]]
 
 
 jax.tree_util.register_dataclass(Measured)
 
 
 def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
-    """Compiles ``measure(params, rng, start, shortest, longest)``: makes `size` examples and judges a model on them.
+    """Makes ``measure(params, rng, start, shortest, longest)``: makes `size` examples and judges a model on them.
 
     Example ``start + i`` of the stream `rng` is the same whatever the size. `room` is the longest source that fits; for
-    the run's own training lengths, give ``None`` for `shortest` and `longest`.
+    the run's own training lengths, give ``None`` for `shortest` and `longest`. With ``pools=True`` it computes what is
+    kept of filters longer than the screen, too, which takes one more sweep over those of the first examples.
     """
 
-    def measure(params: Any, rng: PRNGKeyArray, start: Array, shortest: Any = None, longest: Any = None) -> Measured:
+    def judge(params: Any, rng: PRNGKeyArray, start: Array, shortest: Any, longest: Any, pools: Any) -> Measured:
         indices = start + jnp.arange(size, dtype=jnp.int32)
         indices = lax.with_sharding_constraint(indices, jax.NamedSharding(setup.mesh, PartitionSpec("data")))
         if shortest is None:
@@ -70,27 +76,67 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             "layers": {name: _layer_sums(setup, name, layer, batch) for name, layer in filters.items()},
         }
         few = min(setup.config.run.probes, size)
-        first = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
-        return Measured(sums, first[0], first[1], {name: layer.weights() for name, layer in first[2].items()})
+        batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
+        return Measured(sums, batch, predictions, *_keep(setup, filters, batch, pools))
 
-    return jax.jit(measure)
+    judge = jax.jit(judge)
+
+    def measure(
+        params: Any, rng: PRNGKeyArray, start: Any, shortest: Any = None, longest: Any = None, *, pools: bool = False
+    ) -> Measured:
+        # Always traced, so that both ways are one compiled program.
+        return judge(params, rng, start, shortest, longest, pools)
+
+    return measure
+
+
+def _keep(setup: Setup, filters: dict[str, AttentionFilter], batch: Batch, pools: Bool[Array, ""]) -> tuple[Any, Any]:
+    """Returns the weights of the filters that fit the screen and, where `pools`, what is kept of the others."""
+    screen = setup.config.run.screen
+    fitting = {name for name, layer in filters.items() if max(layer.shape[-2:]) <= screen}
+    weights = {name: layer.weights() for name, layer in filters.items() if name in fitting}
+    if len(fitting) == len(filters):
+        return weights, {}
+
+    def pool() -> dict[str, dict[str, Array]]:
+        return {name: _pool(setup, name, layer, batch) for name, layer in filters.items() if name not in fitting}
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(pool))
+    return weights, lax.cond(pools, pool, lambda: nothing)
 
 
 def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Any]:
     queries, _ = setup.layout.sides(name)
     real = batch.scored if queries == "tokens" else _real(batch, queries)
-    sums = {"entropy": _over(layer.entropy(), real), "queries": jnp.sum(real)}
-    if name.split("/")[-1] == setup.layout.oracle_layer:
-        judged = batch.scored & jnp.any(batch.oracle, axis=-1)
-        oracle = batch.oracle[:, None]
-        hits = jnp.any(oracle & jax.nn.one_hot(layer.argmax(), oracle.shape[-1], dtype=bool), axis=-1)
-        sums |= {
-            "mass": _over(layer.mass(oracle), judged),
-            "hits": _over(hits, judged),
-            "chance": _over(layer.uniform().mass(oracle), judged),
-            "judged": jnp.sum(judged),
-        }
-    return sums
+    counted = {"queries": jnp.sum(real)}
+    if not _is_judged(setup, name):
+        return {"entropy": _over(layer.entropy(), real), **counted}
+    judged, on_keys = batch.scored & jnp.any(batch.oracle, axis=-1), folds.mass(batch.oracle[:, None])
+    found = layer.summarize("entropy", "argmax", mass=on_keys)
+    return {
+        "entropy": _over(found["entropy"], real),
+        "mass": _over(found["mass"], judged),
+        "hits": _over(on_oracle(batch.oracle, found["argmax"]), judged),
+        "chance": _over(layer.uniform().fold(on_keys), judged),
+        "judged": jnp.sum(judged),
+        **counted,
+    }
+
+
+def _is_judged(setup: Setup, name: str) -> bool:
+    return name.split("/")[-1] == setup.layout.oracle_layer
+
+
+def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Array]:
+    """Computes what is kept of a layer's filters, over the real queries and keys of each example."""
+    padded = any(name.endswith("lengths") for name in batch.inputs)
+    pad = setup.vocabulary().index(PAD)
+    queries, keys = (
+        jnp.sum(jnp.cumprod(batch.inputs[side] != pad, axis=-1, dtype=jnp.int32), axis=-1)
+        for side in setup.layout.sides(name)
+    )
+    oracle = batch.oracle & batch.scored[..., None] if _is_judged(setup, name) else None
+    return pool_filters(layer, setup.config.run.screen, (queries, keys) if padded else None, oracle)
 
 
 def _real(batch: Batch, name: str) -> Bool[Array, "B S"]:

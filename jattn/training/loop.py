@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes, save_snapshot, snapshot_path
+from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes
+from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.tasks.layouts import PAD
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
@@ -141,13 +142,14 @@ class Run:
 
     def _look(self, snapshot: bool) -> dict[str, Any]:
         """Looks at the probes: returns what their filters are like, and keeps the filters of the first few."""
-        measured = self.measure(self.state.params, self.setup.rng("probes"), 0)
-        fetched = (measured.sums, measured.weights if snapshot else {}, self.state.sums)
-        sums, weights, watched = jax.device_get(fetched)
+        measured = self.measure(self.state.params, self.setup.rng("probes"), 0, pools=snapshot)
+        kept = (measured.weights, measured.pooled) if snapshot else ({}, {})
+        sums, (weights, pooled), watched = jax.device_get((measured.sums, kept, self.state.sums))
         if snapshot:
             if self.step == 0:
                 save_probes(self.folder.path, describe_probes(self.setup, measured))
-            save_snapshot(self.folder.path, self.step, weights)
+            maps = {name: Pooled(**fields) for name, fields in pooled.items()}
+            save_snapshot(self.folder.path, self.step, weights | maps)
         return summarize(add_up([sums])) | {"watched": watched}
 
     def _log(self, look: dict[str, Any]) -> None:
@@ -211,10 +213,12 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
     text, batch = setup.vocabulary(), jax.device_get(measured.batch)
     role = {"tokens": INPUTS, "source": "source"}
     layers = []
-    for name, weights in measured.weights.items():
+    heads = {name: weights.shape[1] for name, weights in measured.weights.items()}
+    heads |= {name: fields["map"].shape[1] for name, fields in measured.pooled.items()}
+    for name in sorted(heads):
         queries, keys = (role[side] for side in setup.layout.sides(name))
         judged = name.split("/")[-1] == setup.layout.oracle_layer
-        layers.append(Layer(name, weights.shape[1], queries, keys, judged))
+        layers.append(Layer(name, heads[name], queries, keys, judged))
     examples = []
     for i in range(batch.targets.shape[0]):
         sequences = {}

@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jattn.report.record import Example, Layer, Probes, save_probes, save_snapshot
+from jattn.report.bins import pool_weights
+from jattn.report.measures import entropy, hit_rate, oracle_mass, oracle_matrix
+from jattn.report.record import Example, Layer, Probes, save_probes
+from jattn.report.snapshots import Pooled, save_snapshot
+from tests.report.browsing import started
 
 ONE_HEAD = (Layer("block_0/attention", 1, oracle=True),)
 CONFIG = '[task]\nname = "reverse"\nlength = 5\n\n[training]\nlearning_rate = 0.003\nsteps = 100\n'
 
 MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Returns a headless browser."""
+    yield from started(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +47,47 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         return run_dir
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_pooled_run(make_run: MakeRun) -> MakeRun:
+    """Returns a function that writes a run whose examples are longer than the screen, and of different lengths."""
+
+    def make(
+        layers: Sequence[Layer] = ONE_HEAD,
+        lengths: Sequence[int] = (40, 24),
+        bins: int = 16,
+        steps: Sequence[int] = (0, 50, 100),
+    ) -> Path:
+        run_dir = make_run(layers, tokens=[str(place % 10) for place in range(max(lengths))], steps=steps)
+        probes = Probes(layers, [reversal(layers, [str(i % 10) for i in range(n)]).examples[0] for n in lengths])
+        save_probes(run_dir, probes)
+        for step in steps:
+            kept = {layer.name: pooled(layer, probes, step / max(*steps, 1), bins) for layer in layers}
+            save_snapshot(run_dir, step, kept)
+        return run_dir
+
+    return make
+
+
+def pooled(layer: Layer, probes: Probes, turned: float, bins: int) -> Pooled:
+    """Pools the filters that `turning` makes for the length of each example; padding is zero."""
+    room = max(len(example.targets) for example in probes.examples)
+    maps = np.zeros((len(probes.examples), layer.heads, bins, bins))
+    rows = (
+        np.zeros((len(probes.examples), layer.heads, room, 8)),
+        np.zeros((len(probes.examples), layer.heads, room, 8)),
+    )
+    measures = []
+    for index, example in enumerate(probes.examples):
+        count = len(example.targets)
+        weights, side = turning(layer, count, turned)[0], min(bins, count)
+        maps[index, :, :side, :side] = pool_weights(weights, (side, side))
+        rows[1][index, :, :count] = keys = np.argsort(-weights, axis=-1)[..., :8]
+        rows[0][index, :, :count] = np.take_along_axis(weights, keys, axis=-1)
+        oracle = oracle_matrix(layer, example)
+        measures.append((oracle_mass(weights, oracle), hit_rate(weights, oracle), entropy(weights)))
+    return Pooled(maps, rows[0], rows[1].astype(int), *np.swapaxes(measures, 0, 1))
 
 
 def reversal(layers: Sequence[Layer], tokens: Sequence[str]) -> Probes:

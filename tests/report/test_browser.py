@@ -1,61 +1,14 @@
 """The page in a headless Chromium: what a person does with it, and what it must never do."""
 
-import json
-import os
-import shutil
-import time
-
 import pytest
-
-try:
-    from selenium import webdriver
-except ImportError:
-    webdriver = None
 
 from jattn.report import render
 from jattn.report.record import Layer
+from tests.report.browsing import opened, requested
 
 TOKENS = ["3", "</script><b>x", "<img src=x onerror=window.pwned=1>", "a\u2028b", "\u202egnol", "$&'\""]
 LAYERS = (Layer("block_0/<b>attention</b>", 2, oracle=True), Layer("block_1/attention", 1))
 STEPS = (0, 10, 40, 70, 100)
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,1000",
-)
-
-
-def missing_parts():
-    programs = {"chromium": find_chromium(), "chromedriver": shutil.which("chromedriver")}
-    missing = [name for name, path in programs.items() if path is None]
-    return missing + ["package selenium"] * (webdriver is None)
-
-
-def find_chromium():
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Starts Chromium with logs of its console and its network; skips where it is not installed."""
-    missing = missing_parts()
-    if missing:
-        tell = pytest.fail if os.environ.get("JATTN_REQUIRE_BROWSER") == "1" else pytest.skip
-        tell(f"the page is tested in a browser, and here is no {' and no '.join(missing)}")
-    options = webdriver.ChromeOptions()
-    options.binary_location = find_chromium()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -65,63 +18,8 @@ def address(make_run):
 
 @pytest.fixture
 def page(browser, address):
-    """Opens the page anew, and demands in the end that the console is empty and that nothing was fetched."""
-    browser.get(address)
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.refresh()
-    yield Page(browser)
-    assert browser.get_log("browser") == []
-    assert requested(browser) <= {address}
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-
-
-def requested(browser):
-    """Returns the addresses that were asked for since the last call, data in the page itself aside."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    return {url for url in sent if not url.startswith("data:")}
-
-
-class Page:
-    """The page as a person sees and moves it."""
-
-    def __init__(self, browser):
-        self.browser = browser
-
-    def run(self, script, *arguments):
-        return self.browser.execute_script(script, *arguments)
-
-    def find(self, selector):
-        return self.browser.find_element("css selector", selector)
-
-    @property
-    def state(self):
-        return self.run("return {...document.getElementById('report').dataset}")
-
-    def picture(self, selector="#matrix canvas"):
-        return self.run("return document.querySelector(arguments[0]).toDataURL()", selector)
-
-    def shown_lines(self):
-        script = "return [...document.querySelectorAll('#lines line:not(.off)')].map((line) => ({...line.dataset}))"
-        return self.run(script)
-
-    def press(self, *keys):
-        webdriver.ActionChains(self.browser).send_keys(*keys).perform()
-
-    def point_at(self, selector):
-        self.run("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
-        webdriver.ActionChains(self.browser).move_to_element(self.find(selector)).perform()
-
-    def slide_to(self, snapshot):
-        script = "const slider = document.getElementById('step'); slider.value = arguments[0];"
-        self.run(script + "slider.dispatchEvent(new Event('input', { bubbles: true }))", snapshot)
-
-    def wait_for(self, name, value):
-        deadline = time.monotonic() + 10
-        while self.state[name] != value:
-            assert time.monotonic() < deadline, f"expected {name} = {value}, got {self.state}"
-            time.sleep(0.02)
+    """Opens the page of short sequences."""
+    yield from opened(browser, address)
 
 
 def test_the_page_opens_at_the_last_step_with_the_best_head(page):
@@ -241,7 +139,7 @@ def test_the_oracle_can_be_hidden(page):
 
 def test_a_click_on_a_curve_goes_to_its_step(page):
     page.point_at("#curves svg")
-    webdriver.ActionChains(page.browser).click().perform()
+    page.click()
     assert page.state["step"] == "40"
 
 

@@ -2,13 +2,14 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from jattn.report import render
 from jattn.report.animation import FRAME_MS, FRAMES, LAST_FRAME_MS, draw_frames, save_frames
 from jattn.report.figures import DPI, HEADS, draw_curves, draw_filters, save_figure
 from jattn.report.look import ACCENT
 from jattn.report.record import Layer, read_record
+from jattn.report.snapshots import save_snapshot
 
 HOSTILE = ["<img onerror=x>", "</script>", "$x^{2$", "\n", "\u2028", "\u202e", "日本", "", " ", "\\", "{}"]
 
@@ -45,6 +46,13 @@ def test_filters_show_first_halfway_last_and_oracle(make_run):
     assert "mass on the oracle 1.00" in texts(figure)
     image = png(figure)
     np.testing.assert_allclose(image.size, DPI * figure.get_size_inches(), atol=1)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_every_row_of_filters_is_named(make_run, make_pooled_run, pooled):
+    layers = (Layer("a", 2, oracle=True), Layer("b", 1))
+    figure = draw_filters(read_record((make_pooled_run if pooled else make_run)(layers)))
+    assert {"a\nhead 0", "a\nhead 1", "b\nhead 0"} <= set(texts(figure))
 
 
 def test_a_layer_without_an_oracle_has_no_column_for_it(make_run):
@@ -105,3 +113,80 @@ def test_filters_that_are_not_numbers_are_drawn(make_run):
     record.snapshots[-1]["block_0/attention"][:, :, 2] = np.nan
     assert "mass on the oracle nan" in texts(draw_filters(record))
     draw_frames(record)
+
+
+def ink(figure, panel):
+    return np.ma.getdata(figure.axes[panel].images[0].get_array())
+
+
+def test_a_pooled_filter_is_drawn_as_its_map_with_positions_and_words(make_pooled_run):
+    record = read_record(make_pooled_run(lengths=(40, 24)))
+    figure = draw_filters(record)
+    assert any(text.endswith("; pooled: each cell is 2 to 3 queries x 2 to 3 keys") for text in texts(figure))
+    assert "mass on the oracle 1.00" in texts(figure)
+    first = figure.axes[0]
+    queries, keys = (
+        [label.get_text() for label in labels] for labels in (first.get_yticklabels(), first.get_xticklabels())
+    )
+    assert queries == ["0–2", "10–12", "20–22", "28–29", "38–39"]
+    assert (keys[0], keys[-1]) == ("0–2", "38–39")
+    np.testing.assert_allclose(ink(figure, 0) ** 2, record.picture(0, record.probes.layers[0], 0)[0], atol=1e-6)
+    oracle = [[row * 40 // 16, 39 - row * 40 // 16] for row in range(16)]
+    assert all(ink(figure, 3)[query * 16 // 40, key * 16 // 40] == 1 for query, key in oracle)
+    png(figure)
+
+
+def test_cells_of_a_map_are_whole_pixels(make_pooled_run):
+    figure = draw_filters(read_record(make_pooled_run(lengths=(70, 50), bins=64)))
+    width = figure.axes[0].get_position().width * figure.get_size_inches()[0] * DPI
+    assert round(width, 6) == 6 * 64
+
+
+def test_colours_of_a_map_are_told_in_proportion_to_the_root(make_run, make_pooled_run):
+    for run_dir, rooted in ((make_run(), False), (make_pooled_run(), True)):
+        bar = draw_filters(read_record(run_dir)).axes[-1]
+        places = dict(zip([label.get_text() for label in bar.get_yticklabels()], bar.get_yticks(), strict=True))
+        assert places["0.5"] == pytest.approx(0.5**0.5 if rooted else 0.5)
+
+
+def test_queries_that_are_not_scored_are_grey_where_none_of_a_row_is(make_pooled_run):
+    record = read_record(make_pooled_run(lengths=(32, 24)))
+    record.probes.examples[0].scored[:] = [False] * 5 + [True] * 27
+    oracle = draw_filters(record).axes[3]
+    assert [patch.get_y() for patch in oracle.patches] == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize(("bins", "inside"), [(16, True), (200, False)])
+def test_frames_outline_the_oracle_of_a_map_and_leave_its_ink_to_be_seen(make_pooled_run, bins, inside):
+    record = read_record(make_pooled_run(lengths=(400, 300), bins=bins))
+    *_, last = draw_frames(record)
+    accent = (np.array(last.convert("RGB")) == [int(ACCENT[at : at + 2], 16) for at in (1, 3, 5)]).all(-1)
+    _, top, cell = 92, 82, 512 // bins
+    corner = accent[top : top + cell, 92 + (bins - 1) * cell : 92 + bins * cell]
+    assert corner.any() == inside
+    around = accent[top : top + cell, 92 + (bins - 1) * cell - 1]
+    assert around.all() == (not inside)
+
+
+def test_frames_of_a_pooled_run_tell_positions_and_what_a_cell_is(make_pooled_run, monkeypatch):
+    said = []
+    write = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, *a, **k: (said.append(text), write(self, place, text, *a, **k)),
+    )
+    draw_frames(read_record(make_pooled_run(lengths=(40, 24))))
+    assert {"0–2", "38–39", "mass on the oracle 1.00"} <= set(said)
+    assert "the oracle; row: query, column: key; pooled: each cell is 2 to 3 queries x 2 to 3 keys" in said
+
+
+def test_maps_beside_whole_filters_are_drawn(make_pooled_run):
+    layers = (Layer("long", 2, oracle=True), Layer("short", 1))
+    run_dir = make_pooled_run(layers, lengths=(40, 24))
+    for step in (0, 50, 100):
+        kept = read_record(run_dir).snapshots[0]["long"]
+        save_snapshot(run_dir, step, {"long": kept, "short": np.full((2, 1, 40, 40), 1 / 40)})
+    record = read_record(run_dir)
+    assert len(draw_filters(record).axes) == 3 * 3 + 2 + 1
+    assert len(draw_frames(record)) == 3

@@ -25,6 +25,14 @@ def test_the_oracle_is_silent_on_queries_that_are_not_scored():
     assert not oracle_matrix(Layer("layer", 1), EXAMPLE).any()
 
 
+def test_the_oracle_of_a_map_is_in_each_cell_that_holds_any_of_it():
+    tokens = list("abcdefgh")
+    oracle = [[7], [6], [5], [4], [3], [2], [1], []]
+    example = Example({"inputs": tokens}, tokens, [True] * 6 + [False] * 2, oracle)
+    drawn = oracle_matrix(Layer("layer", 1, oracle=True), example, (4, 3))
+    assert ["".join(".#"[cell] for cell in row) for row in drawn.astype(int)] == ["..#", ".#.", "##.", "..."]
+
+
 def test_measures_by_head():
     oracle = oracle_matrix(Layer("layer", 1, oracle=True), EXAMPLE)
     np.testing.assert_allclose(oracle_mass(FILTERS, oracle), [(0.7 + 0.75) / 2])

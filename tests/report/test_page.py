@@ -10,6 +10,7 @@ import pytest
 from jattn.report import page
 from jattn.report.page import build_page, page_data, result_line
 from jattn.report.record import Layer, read_record
+from jattn.report.snapshots import save_snapshot
 
 HOSTILE = [
     "</script><script>window.pwned = 1</script>",
@@ -138,3 +139,82 @@ def test_layers_without_an_oracle_have_no_mass(make_run):
     data = page_data(read_record(make_run((Layer("a", 2), Layer("b", 1, oracle=True)))))
     assert data_of(build_page(read_record(make_run((Layer("a", 2),)))))["measures"][0][0][0]["mass"] == [None, None]
     assert data["measures"][1][-1][0]["mass"] == [1.0]
+
+
+POOLED = Layer("block_0/attention", 1, oracle=True)
+
+
+def unpacked(packed, name, dtype):
+    return np.frombuffer(base64.b64decode(packed[name]), dtype).reshape(packed["shape"])
+
+
+def test_cells_of_a_map_are_within_half_a_level_of_their_root(make_pooled_run):
+    record = read_record(make_pooled_run(lengths=(40, 12)))
+    packed = page_data(record)["weights"][0]
+    assert packed["shape"] == (3, 2, 1, 16, 16)
+    roots = unpacked(packed, "levels", np.uint8) / 254
+    for snapshot in range(3):
+        for example, side in ((0, 16), (1, 12)):
+            cells = record.picture(snapshot, POOLED, example)[0]
+            found = roots[snapshot, example, 0, :side, :side]
+            np.testing.assert_allclose(found, np.sqrt(cells), atol=0.5 / 254 + 1e-6)
+
+
+def test_rows_on_demand_are_the_largest_weights_and_their_keys(make_pooled_run):
+    record = read_record(make_pooled_run())
+    packed = page_data(record)["rows"][0]
+    kept = record.snapshots[1]["block_0/attention"]
+    assert packed["snapshots"] == [0, 1, 2]
+    assert packed["key_bytes"] == 2
+    np.testing.assert_array_equal(unpacked(packed, "keys", "<u2")[1], kept.top_keys)
+    weights = unpacked(packed, "levels", "<u2")[1] / 65_534
+    np.testing.assert_allclose(weights, kept.top_weights, atol=0.5 / 65_534 + 1e-6)
+
+
+def test_rows_that_are_not_numbers_are_told_apart(make_pooled_run):
+    record = read_record(make_pooled_run())
+    record.snapshots[0]["block_0/attention"].top_weights[0, 0, 3] = np.nan
+    assert (unpacked(page_data(record)["rows"][0], "levels", "<u2")[0, 0, 0, 3] == 65_535).all()
+
+
+MAPS, ROWS = 2 * 16 * 16, 40 * 8 * 4
+"""The bytes of a snapshot's maps, and of one example's rows."""
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps", "row_steps", "row_examples"),
+    [
+        (5 * (MAPS + 2 * ROWS), 5, [0, 1, 2, 3, 4], 2),
+        (5 * MAPS + 6 * ROWS, 5, [0, 2, 4], 2),
+        (5 * MAPS + 5 * ROWS, 5, [0, 4], 2),
+        (5 * MAPS + 2 * ROWS, 5, [4], 2),
+        (5 * MAPS + ROWS, 5, [4], 1),
+        (5 * MAPS, 5, [4], 1),
+        (3 * MAPS, 3, [2], 1),
+        (1, 2, [1], 1),
+    ],
+)
+def test_rows_are_left_out_before_maps_and_of_the_last_step_last(
+    make_pooled_run, monkeypatch, limit, steps, row_steps, row_examples
+):
+    monkeypatch.setattr(page, "WEIGHTS_LIMIT", limit)
+    data = page_data(read_record(make_pooled_run(steps=(0, 25, 50, 75, 100))))
+    assert len(data["steps"]) == steps
+    assert data["rows"][0]["snapshots"] == row_steps
+    assert data["rows"][0]["shape"][1] == row_examples
+
+
+def test_steps_that_were_kept_whole_have_no_rows_on_demand(make_pooled_run):
+    run_dir = make_pooled_run()
+    save_snapshot(run_dir, 100, {POOLED.name: np.full((2, 1, 40, 40), 1 / 40)})
+    data = page_data(read_record(run_dir))
+    assert data["rows"][0]["snapshots"] == [0, 1]
+    assert data["measures"][0][2][0]["mass"] == [0.025]
+
+
+def test_layers_say_whether_they_are_pooled_and_what_a_cell_is(make_run, make_pooled_run):
+    data = page_data(read_record(make_pooled_run(lengths=(32, 16))))
+    assert data["layers"][0]["pooled"] is True
+    assert data["pooling"] == [["pooled: each cell is 2 queries x 2 keys", "pooled: each cell is 1 query x 1 key"]]
+    whole = page_data(read_record(make_run()))
+    assert (whole["layers"][0]["pooled"], whole["pooling"], whole["rows"]) == (False, [["", ""]], [None])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jattn.report import record as record_module
-from jattn.report.record import Example, Layer, Probes, RunRecord, read_record, save_probes, save_snapshot
+from jattn.report.record import Example, Layer, Probes, RunRecord, read_record, save_probes
+from jattn.report.snapshots import save_snapshot
 
 LAYER = Layer("block_0/attention", 1, oracle=True)
 

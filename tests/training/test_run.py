@@ -124,6 +124,23 @@ def test_the_snapshots_hold_rows_of_weights(whole):
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
 
 
+def test_a_run_of_sequences_longer_than_the_screen_keeps_maps_and_draws_them(tmp_path):
+    folder = tmp_path / "long"
+    options = ("--task.max-length", "20", "--run.screen", "16", "--training.steps", "2", "--run.log-every", "1")
+    status, printed = run(folder, *options)
+    assert status == 0, printed
+    name = "block_0/attention"
+    for step in (0, 1, 2):
+        with np.load(folder / "filters" / f"step_{step:08}.npz") as snapshot:
+            shapes = {field: array.shape for field, array in snapshot.items()}
+            total = snapshot[f"{name}:map"].astype(float).sum(-1)
+        assert shapes.pop(f"{name}:map") == (4, 1, 16, 16)
+        assert shapes.pop(f"{name}:top_weights") == shapes.pop(f"{name}:top_keys") == (4, 1, 20, 8)
+        assert shapes == {f"{name}:{measure}": (4, 1) for measure in ("mass", "hit_rate", "entropy")}
+        np.testing.assert_allclose(total[total > 0], 1, rtol=2e-3)
+    assert "pooled: each cell is" in (folder / "report.html").read_text()
+
+
 def test_the_same_command_again_does_nothing_but_draw(whole):
     folder, _ = whole
     before = (folder / "metrics.jsonl").read_text()
