@@ -1,6 +1,6 @@
 """jattn: attention you can see through, in JAX and Flax."""
 
-from jattn import biases, edits, folds, masks, normalizers, positions, scores
+from jattn import biases, edits, folds, masks, normalizers, patterns, positions, scores
 from jattn.attention import attend
 from jattn.cache import KVCache, attend_cached
 from jattn.drop_in import dot_product_attention
@@ -11,6 +11,7 @@ from jattn.implementations import explain_implementation
 from jattn.interventions import apply_with_edits, judge, knock_out, rollout
 from jattn.layers import Block, FeedForward, LearnedPositions, MultiHeadAttention, TokenEmbedding, capture_filters
 from jattn.models import Decoder, Encoder, EncoderDecoder
+from jattn.portraits import HeadPortraits, head_portraits
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "EncoderDecoder",
     "FeedForward",
     "Grid",
+    "HeadPortraits",
     "KVCache",
     "LearnedPositions",
     "MultiHeadAttention",
@@ -37,10 +39,12 @@ __all__ = [
     "explain_implementation",
     "folds",
     "generate",
+    "head_portraits",
     "judge",
     "knock_out",
     "masks",
     "normalizers",
+    "patterns",
     "positions",
     "rollout",
     "scores",

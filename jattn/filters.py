@@ -7,11 +7,13 @@ memory linear in length, and computes rows when they are asked for.
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -221,12 +223,35 @@ class AttentionFilter:
         """Computes the block of whole rows that lies on a grid; what `jattn.edits.swap` asks for."""
         return one_block(self, grid)
 
-    def fold(self, fold: Any) -> Any:
+    def plot(self, axes: Any = None, **options: Any) -> Any:
+        """Draws heads of the filter, pooled if it is larger than the picture; see `jattn.pictures.plot`."""
+        from jattn import pictures
+
+        return pictures.plot(self, axes, **options)
+
+    def save_map(self, path: Any, size: Any = 1024, **options: Any) -> Any:
+        """Writes one head of the filter as an image, at any length; see `jattn.images.save_map`."""
+        from jattn import images
+
+        return images.save_map(self, path, size, **options)
+
+    def _repr_html_(self) -> str:
+        from jattn import images
+
+        return images.as_html(self)
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from jattn import images
+
+        return images.treescope_repr(self, path, subtree_renderer)
+
+    def fold(self, fold: Any, *, heads: Sequence[int] | None = None) -> Any:
         """Asks one question of the filter, a block of rows at a time.
 
         Args:
           fold: a fold of `jattn.folds`, its name, or a function that takes a block of weights ``[..., R, S]`` and its
             `Grid` and returns a pytree of arrays ``[..., R, *rest]``.
+          heads: as in `summarize`.
 
         Returns:
           Of a function, the pytree for all rows: arrays ``[*batch, N, T, *rest]``.
@@ -239,14 +264,16 @@ class AttentionFilter:
           >>> filter.fold(lambda weights, grid: jnp.sum(weights * abs(grid.query - grid.key), axis=-1)).tolist()
           [[0.0, 0.5, 1.0]]
         """
-        return self.summarize(fold=fold)["fold"]
+        return self.summarize(heads=heads, fold=fold)["fold"]
 
-    def summarize(self, *names: str, **asked: Any) -> dict[str, Any]:
+    def summarize(self, *names: str, heads: Sequence[int] | None = None, **asked: Any) -> dict[str, Any]:
         """Asks several questions in one sweep over the filter, which costs little more than one of them.
 
         Args:
           *names: folds that need no arguments, by name: ``"entropy"``, ``"max"``, ``"received"`` and the others of
             `jattn.folds.FOLDS`.
+          heads: of which heads; the others are not computed, and the axis ``N`` of results holds these alone. None for
+            all.
           **asked: other folds, under names of your choice.
 
         Returns:
@@ -272,7 +299,9 @@ class AttentionFilter:
         wanted = {name: folds.as_fold(fold).fit(self.shape) for name, fold in ({n: n for n in names} | asked).items()}
         for fold in wanted.values():
             fold.check(self.program)
-        found = compiled(sweep)(self, wanted) if wanted else {}
+        found = compiled(sweep)(self, wanted, self._streams(heads)) if wanted else {}
+        if heads is not None:
+            found = jax.tree.map(lambda x: x.reshape(*self.shape[:-3], len(heads), *x.shape[1:]), found)
         return {name: found[name] for name in wanted}  # jit sorts names
 
     def log_normalizer(self) -> Float[Array, "*batch N T"]:
@@ -326,6 +355,18 @@ class AttentionFilter:
     def histogram(self, bins: Any = 10) -> Float[Array, "*batch N bins"]:
         """Counts the weights in each of some ranges; see `folds.histogram`."""
         return self.fold(folds.histogram(bins))
+
+    def _streams(self, heads: Sequence[int] | None) -> Int[np.ndarray, " M"] | None:
+        if heads is None:
+            return None
+        *batch, num_heads, _, _ = self.shape
+        if not isinstance(heads, Sequence) or not all(isinstance(head, numbers.Integral) for head in heads):
+            raise TypeError(f"heads: expected a list of head indices, got {heads!r}")
+        wrong = [head for head in heads if not -num_heads <= head < num_heads]
+        if wrong:
+            raise ValueError(f"heads: head index {wrong[0]} is out of range for {num_heads} heads")
+        of_each = np.array([head % num_heads for head in heads], np.int32)
+        return (np.arange(math.prod(batch), dtype=np.int32)[:, None] * num_heads + of_each).ravel()
 
     def _some_rows(self, name: str, indices: Any, keys: slice, scores: bool = False) -> Array:
         rows = _as_row_indices(name, indices, self.shape[-2])
@@ -383,4 +424,5 @@ def _as_row_indices(name: str, indices: Any, num_rows: int) -> Int[Array, " R"]:
 
 
 def _no_preference(query: Float[Array, "... R H"], key: Float[Array, "... S H"]) -> Float[Array, "... R S"]:
-    return jnp.zeros((*query.shape[:-1], key.shape[-2]), jnp.float32)
+    # Behind the barrier, for XLA would compute all that follows from zeros while it compiles.
+    return lax.optimization_barrier(jnp.zeros((*query.shape[:-1], key.shape[-2]), jnp.float32))

@@ -197,6 +197,8 @@ def capture_filters(
       >>> filters
       {'attention': AttentionFilter(shape=(2, 5, 5), dtype=float32)}
     """
+    # Filters that an earlier call left among the variables would come first.
+    variables = {name: collection for name, collection in variables.items() if name != COLLECTION}
     output, changed = module.apply(variables, *args, mutable=union_filters(mutable, COLLECTION), **kwargs)
     others = {name: collection for name, collection in changed.items() if name != COLLECTION}
     filters: dict[str, AttentionFilter] = {}

@@ -16,7 +16,7 @@ from jattn.folding import FilterBlock, Fold, HeadFold
 from jattn.grids import Grid
 from jattn.plans import WALKED_BLOCK_WEIGHTS, WHOLE_BLOCK_WEIGHTS, walks_heads
 from jattn.rows import finite, repeat_heads, taint
-from jattn.walk import Prepare, Reduction, fold_blocks
+from jattn.walk import Prepare, Reduction, cut_stream, fold_blocks
 
 if TYPE_CHECKING:
     from jattn.filters import AttentionFilter
@@ -40,8 +40,17 @@ def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], *
     return jax.jit(functools.partial(function, **dict(static)))
 
 
-def sweep(filter: "AttentionFilter", folds: dict[str, Fold]) -> dict[str, Any]:
-    """Asks all folds of each block of a filter in turn."""
+def sweep(
+    filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array, " M"] | None = None
+) -> dict[str, Any]:
+    """Asks all folds of each block of a filter in turn.
+
+    Args:
+      filter: the filter.
+      folds: fit to it, by name.
+      streams: of which heads, each an index among all of ``batch x N``; results have one axis ``M`` for them. None for
+        all, with the axes ``[*batch, N]``.
+    """
     of_heads = {name: fold for name, fold in folds.items() if isinstance(fold, HeadFold)}
     whole_rows = any(fold.whole_rows for fold in folds.values())
     plan = choose_plan(filter.shape, filter.program, None, filter.block_size, whole_rows)
@@ -65,6 +74,7 @@ def sweep(filter: "AttentionFilter", folds: dict[str, Fold]) -> dict[str, Any]:
         filter.shape,
         plan.once() if of_heads else plan,
         _prepare(filter),
+        streams,
     )
     finished = {name: fold.finish(totals[name], filter.shape) for name, fold in of_heads.items()}
     return {name: (finished if name in finished else rows)[name] for name in folds}
@@ -138,7 +148,7 @@ def some_rows(
     kept = np.arange(*keys)
 
     def one(stream: Array | None, rows: Int[Array, " R"]) -> Float[Array, "... R W"]:
-        query_side, key_side = sides if stream is None else _one_stream(sides, shape[:-2], stream)
+        query_side, key_side = sides if stream is None else cut_stream(sides, shape[:-2], stream)
         axis = len(shape) - 2 if stream is None else 0
         query_side = jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), query_side)
         block = FilterBlock(filter.program, Grid(rows, shape, adjacent=False, stream=stream), query_side, key_side)
@@ -159,7 +169,7 @@ def one_block(filter: "AttentionFilter", grid: Grid) -> Float[Array, "... R S"]:
     """Computes the block of a filter that lies where a block of another one, of the same shape, lies."""
     query_side, key_side = _sides(filter)
     if grid.stream is not None:
-        query_side, key_side = _one_stream((query_side, key_side), filter.shape[:-2], grid.stream)
+        query_side, key_side = cut_stream((query_side, key_side), filter.shape[:-2], grid.stream)
     query_side = {"query": grid.take_rows(query_side["query"])}
     return FilterBlock(filter.program, grid, *_prepare(filter)(query_side, key_side)).weights
 
@@ -186,17 +196,3 @@ def _sides(filter: "AttentionFilter") -> tuple[dict[str, Array], dict[str, Array
 
 def _prepare(filter: "AttentionFilter") -> Prepare:
     return functools.partial(prepare_sides, walks_heads(), filter.program.mask is not None)
-
-
-def _one_stream(sides: Any, leading: tuple[int, ...], stream: Int[Array, ""]) -> Any:
-    """Cuts one head of one batch entry out of arrays whose leading axes are those of the filter, or key heads."""
-
-    def cut(x: Array) -> Array:
-        stride = math.prod(leading)
-        for size in leading:
-            stride //= size
-            index = (stream // stride) % size // (size // x.shape[0])
-            x = lax.dynamic_index_in_dim(x, index, axis=0, keepdims=False)
-        return x
-
-    return jax.tree.map(cut, sides)

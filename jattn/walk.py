@@ -97,6 +97,7 @@ def fold_blocks(
     shape: tuple[int, ...],
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
+    streams: Int[Array, " M"] | None = None,
 ) -> tuple[Any, Any]:
     """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
 
@@ -106,9 +107,10 @@ def fold_blocks(
         the parts.
       reduction: how parts become a total.
       program, query_side, key_side, shape, plan, prepare: as in `map_blocks`.
+      streams: goes through these heads only, one at a time; each is an index among all of ``batch x N``.
 
     Returns:
-      The rows of all blocks, and the totals ``[*batch, N, ...]``.
+      The rows of all blocks, and the totals ``[*batch, N, ...]``; of some heads, both with one axis ``M`` for them.
     """
     leading = shape[:-2]
     leaves, structure = jax.tree.flatten(program, is_leaf=_is_laid)
@@ -122,6 +124,8 @@ def fold_blocks(
     def one_stream(sides: Any, stream: Int[Array, ""] | None) -> tuple[Any, Any]:
         return _map_strips(run, reduction, prepare, sides, shape, plan, stream)
 
+    if streams is not None:
+        return lax.map(lambda stream: one_stream(cut_stream(sides, leading, stream), stream), streams)
     if plan.whole:
         sides["query"], sides["key"] = prepare(query_side, key_side)
         rows, parts = run(whole_grid(shape), sides)
@@ -141,6 +145,20 @@ def fold_blocks(
     out = _walk(one_stream, sides, sizes, jnp.int32(0))
     walked = sum(size > 1 for size in sizes)
     return jax.tree.map(lambda x: x.reshape((*leading, *x.shape[walked:])), out)
+
+
+def cut_stream(sides: Any, leading: tuple[int, ...], stream: Int[Array, ""]) -> Any:
+    """Cuts one head of one batch entry out of arrays whose first axes are those of a filter, or 1, or key heads."""
+
+    def cut(x: Array) -> Array:
+        stride = math.prod(leading)
+        for size in leading:
+            stride //= size
+            index = (stream // stride) % size // (size // x.shape[0])
+            x = lax.dynamic_index_in_dim(x, index, axis=0, keepdims=False)
+        return x
+
+    return jax.tree.map(cut, sides)
 
 
 def _is_laid(leaf: Any) -> bool:

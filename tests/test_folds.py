@@ -245,6 +245,20 @@ def test_keys_that_a_mask_rules_out_are_not_computed_by_folds(optimized):
     assert flops(masks.sliding_window(63)) < 0.6 * flops(masks.from_function(lambda query, key: key <= query))
 
 
+def test_some_heads_are_asked_alone(heads):
+    query, key, _ = inputs()
+    filter = attention_filter(query, key, bias=biases.alibi(), mask=masks.causal(1), block_size=3)
+    asked = {"map": folds.pool(3, 4), "best": folds.top_k(2), "near": folds.mass(MASKS["array of heads"].call["mask"])}
+    every = filter.summarize("entropy", "received", **asked)
+    some = filter.summarize("entropy", "received", heads=[3, -4], **asked)
+    jax.tree.map(functools.partial(assert_allclose, rtol=1e-5), some, jax.tree.map(lambda x: x[:, [3, 0]], every))
+    assert filter.fold("max", heads=[1]).shape == (2, 1, QUERIES)
+    with pytest.raises(ValueError, match="head index 4 is out of range for 4 heads"):
+        filter.fold("max", heads=[4])
+    with pytest.raises(TypeError, match="heads: expected a list of head indices, got 1"):
+        filter.fold("max", heads=1)
+
+
 def test_nothing_asked_is_nothing_said():
     query, key, _ = inputs()
     assert attention_filter(query, key).summarize() == {}
