@@ -63,7 +63,7 @@ class Options:
 def ask(query: jax.Array, key: jax.Array, mask: str) -> dict[str, Any]:
     """Asks the five folds in one sweep."""
     filter = jattn.attention_filter(query, key, mask=MASKS[mask]())
-    asked = {"best": folds.top_k(BEST), "map": folds.pool(BINS, BINS)}
+    asked: dict[str, Any] = {"best": folds.top_k(BEST), "map": folds.pool(BINS, BINS)}
     return filter.summarize("entropy", "max", "received", **asked)
 
 
@@ -145,11 +145,8 @@ def print_memory(options: Options) -> None:
     """Prints the largest memory of processes that look at one filter each."""
     print("\nLargest memory of a whole process, and the seconds of its second call\n")
     print_row("T", "heads", "mask", "way", "GB", "seconds", head=True)
-    cases: list[tuple[int, int, str, Way]] = [
-        (length, HEADS, mask, way) for length in options.lengths for mask in MASKS for way in ("folds", "dense")
-    ]
-    cases += [(options.long, 1, mask, "folds") for mask in MASKS]
-    for length, heads, mask, way in cases:
+    sizes = [(length, HEADS, mask, way) for length in options.lengths for mask in MASKS for way in ("folds", "dense")]
+    for length, heads, mask, way in [*sizes, *((options.long, 1, mask, "folds") for mask in MASKS)]:
         if way == "dense" and HEADS * length**2 * 4 / 1e9 > options.dense_gb:
             print_row(length, heads, mask, way, "left out", "")
             continue

@@ -40,9 +40,7 @@ def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], *
     return jax.jit(functools.partial(function, **dict(static)))
 
 
-def sweep(
-    filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array, " M"] | None = None
-) -> dict[str, Any]:
+def sweep(filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array, " M"] | None = None) -> dict[str, Any]:
     """Asks all folds of each block of a filter in turn.
 
     Args:

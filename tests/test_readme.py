@@ -15,6 +15,14 @@ def test_the_examples_run():
     assert found.failed == 0
 
 
+def test_the_examples_of_the_page_on_filters_run(optimized):
+    """Sixty-five thousand tokens among them: this test takes longer than most."""
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    found = doctest.testfile(str(ROOT / "docs" / "filters.md"), module_relative=False, optionflags=options)
+    assert found.attempted > 40
+    assert found.failed == 0
+
+
 def test_the_two_commands_are_there_word_for_word():
     lines = README.splitlines()
     assert "pip install -e . && python train.py configs/reverse.toml" in lines
@@ -32,5 +40,6 @@ def test_every_extra_named_exists():
 
 
 def test_every_link_leads_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == []
