@@ -110,10 +110,12 @@ class FilterBlock:
         if bins == 1:
             return 0, jnp.sum(weights, axis=-2, keepdims=True)
         bin_of_row = jnp.asarray(bins_of(num_rows, bins))[self.grid.rows]
-        first = bin_of_row[0]
-        if num_rows % bins == 0 and self.grid.row_unit % (num_rows // bins) == 0 == size % (num_rows // bins):
-            even = (*weights.shape[:-2], size * bins // num_rows, num_rows // bins, self.grid.width)
-            return first, jnp.sum(weights.reshape(even), axis=-2)
+        first, rows_of_bin, unit = bin_of_row[0], num_rows // bins, self.grid.row_unit
+        if num_rows % bins == 0 and unit % rows_of_bin == 0 == size % rows_of_bin:
+            whole_bins = (*weights.shape[:-2], size // rows_of_bin, rows_of_bin, self.grid.width)
+            return first, jnp.sum(weights.reshape(whole_bins), axis=-2)
+        if num_rows % bins == 0 and unit % size == 0 == rows_of_bin % size:
+            return first, jnp.sum(weights, axis=-2, keepdims=True)
         longest = min(size, -(-num_rows // bins))
 
         def one(bin: Array) -> Array:
@@ -135,14 +137,20 @@ class FilterBlock:
         """Puts what belongs to the keys of the block among all keys, with zeros for those that it leaves out."""
         if self.grid.width == self.grid.shape[-1]:
             return of_block
-        whole = jnp.zeros((*of_block.shape[:-1], self.grid.shape[-1]), of_block.dtype)
-        return lax.dynamic_update_slice_in_dim(whole, of_block, self.grid.first_key, axis=-1)
+        return put(of_block, self.grid.first_key, self.grid.shape[-1] - self.grid.width, axis=-1)
 
     def tainted(self, rows: Float[Array, "... R X"]) -> Float[Array, "... R X"]:
         """Sets the rows to NaN whose query, or some key that it may attend to, is not finite."""
         if self.allowed is None or "broken" not in self._query_side:
             return rows
         return taint(rows, self.allowed, self._query_side["broken"], self._key_side["broken"])
+
+
+def put(part: Array, start: Any, room: int, axis: int) -> Array:
+    """Puts an array at a place of one axis, with `room` zeros around it; other axes stay sharded as they are."""
+    widths = [(0, 0)] * part.ndim
+    widths[axis] = (0, room)
+    return lax.dynamic_update_slice_in_dim(jnp.pad(jnp.zeros_like(part), widths), part, start, axis=axis)
 
 
 def bins_of(size: int, bins: int) -> Int[np.ndarray, " size"]:

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
-from jattn.folding import FilterBlock, HeadFold, bins_of
+from jattn.folding import FilterBlock, HeadFold, bins_of, put
 from jattn.grids import Grid, static
 
 
@@ -43,8 +42,7 @@ class Pool(HeadFold):
         first, sums = block.bin_sums(self.q_bins)
         sums = sum_bins(block.all_keys(sums), self.k_bins)
         # Sums beyond the last bin are zero; with room for them, none of the others is moved.
-        whole = jnp.zeros((*sums.shape[:-2], self.q_bins + sums.shape[-2], self.k_bins), sums.dtype)
-        return lax.dynamic_update_slice_in_dim(whole, sums, first, axis=-2)[..., : self.q_bins, :]
+        return put(sums, first, self.q_bins, axis=-2)[..., : self.q_bins, :]
 
     def finish(self, total: Array, shape: tuple[int, ...]) -> Array:
         sizes = np.bincount(bins_of(shape[-2], self.q_bins), minlength=self.q_bins)

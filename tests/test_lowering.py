@@ -77,7 +77,15 @@ def test_half_precision_attention_lowers(heads):
 def test_folds_lower(heads):
     def folds(query, key):
         filter = attention_filter(query, key, mask=masks.causal(), block_size=2)
-        return filter.entropy(), filter.mass(masks.causal()), filter.argmax(), filter.rows(jnp.array([-1, 0]))
+        asked = {"mass": jattn.folds.mass(masks.causal()), "map": jattn.folds.pool(3, 2), "best": jattn.folds.top_k(2)}
+        found = filter.summarize("entropy", "argmax", "received", "histogram", "log_normalizer", **asked)
+        return (
+            found["entropy"],
+            found,
+            filter.rows(jnp.array([-1, 0])),
+            filter[0, 1, 2:],
+            filter.apply_transposed(query),
+        )
 
     lower(folds, QUERY, KEY)
     lower(jax.grad(lambda query, key: jnp.sum(folds(query, key)[0])), QUERY, KEY)

@@ -11,6 +11,8 @@ import pytest
 
 BATCH_AND_HEADS = ("batch", None, "heads", None)
 CALLS = ("full", "causal", "padding", "bias by head", "offsets, causal and a sink by head", "in blocks")
+FOLDED = ("full", "padding", "in blocks")
+"""The calls whose filters are folded, too."""
 COLLECTIVES = r"\b(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)\b"
 
 
@@ -21,7 +23,7 @@ def check_all(kind):
     import numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    from jattn import attend, masks, normalizers
+    from jattn import attend, attention_filter, folds, masks, normalizers
 
     assert jax.device_count() == 8
     mesh = jax.make_mesh((4, 2), ("batch", "heads"), axis_types=(AxisType[kind],) * 2)
@@ -73,6 +75,25 @@ def check_all(kind):
                 )
                 np.testing.assert_allclose(np.asarray(out), np.asarray(alone), rtol=1e-5, atol=1e-5)
 
+    def check_folds(extra, axes, call):
+        def ask(query, key, *extra):
+            filter = attention_filter(query, key, **call(*extra))
+            asked = {"best": folds.top_k(3), "map": folds.pool(4, 3)}
+            found = filter.summarize("entropy", "received", **asked)
+            return found, filter.apply_transposed(jnp.ones_like(query))
+
+        sharded = [place(x, *BATCH_AND_HEADS) for x in arrays[:2]]
+        placed = [place(x, *axis) for x, axis in zip(extra, axes, strict=True)]
+        compiled = jax.jit(ask).lower(*sharded, *placed).compile()
+        moved = re.findall(COLLECTIVES, compiled.as_text())
+        assert not moved, f"folds move data: {sorted(set(moved))}"
+        (found, product), expected = compiled(*sharded, *placed), jax.jit(ask)(*arrays[:2], *extra)
+        for out, alone in zip(jax.tree.leaves((found, product)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(np.asarray(out), np.asarray(alone), rtol=1e-5, atol=1e-5)
+        for out in jax.tree.leaves(found):
+            spec = NamedSharding(mesh, PartitionSpec("batch", "heads"))
+            assert out.sharding.is_equivalent_to(spec, out.ndim), f"folds are sharded as {out.sharding}"
+
     def check_that_moves_are_seen():
         def gradient(bias, *arguments):
             return jax.grad(lambda bias: attend(*arguments, bias=bias).sum())(bias)
@@ -89,6 +110,8 @@ def check_all(kind):
         try:
             with jax.set_mesh(mesh):
                 check(*calls[name])
+                if name in FOLDED:
+                    check_folds(*calls[name])
             wrong[name] = ""
         except Exception:
             wrong[name] = traceback.format_exc()
