@@ -6,6 +6,9 @@ An edit takes a block of weights, after the normalizer, and its index grids, and
 An edit of this module may be limited to some heads: a list of head indices, or a float array of how much of each head
 is edited, 0 none and 1 all: ``[N]``, or what broadcasts to ``[*batch, N, T, 1]``. An array may be traced, has a
 gradient, and may differ from call to call without compiling anew.
+
+Rows and keys are those of the call. Where a model decodes token by token these are the tokens of the call and the slots
+of the cache, not positions of the text: there, edit by heads, or by keys alone.
 """
 
 import abc

@@ -165,6 +165,8 @@ def knock_out(
       block_0/attention, head 1 ...
       all of these ...
     """
+    if isinstance(layers, str):
+        raise TypeError(f"layers: expected a list of names, got {layers!r}")
     known = _layers(module, variables, **batch.inputs)
     chosen = list(known) if layers is None else list(layers)
     for name in chosen:

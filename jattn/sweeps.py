@@ -104,7 +104,10 @@ def multiply_transposed(filter: "AttentionFilter", y: Float[Array, "*batch T N V
 
     def part(program: Any, grid: Grid, query_side: Any, key_side: Any) -> tuple[tuple[()], Array]:
         block = FilterBlock(program, grid, query_side, key_side)
-        weights = block.weights if block.allowed is None else jnp.where(block.allowed, block.weights, 0)
+        weights = block.weights
+        if block.allowed is not None:
+            # A row of NaN is NaN for the keys that it may attend to; an edit may put weight on any key.
+            weights = jnp.where(block.allowed | ~jnp.isnan(weights), weights, 0)
         # With the long axis last, which XLA on CPU computes several times faster.
         sums = jnp.einsum("...rv,...rw->...vw", query_side["rows"].astype(weights.dtype), weights)
         if block.allowed is not None:

@@ -397,6 +397,14 @@ def test_a_filter_transposed_is_multiplied_with_anything_per_query(name, block_s
         close(found, np.einsum("bnts,btnv->bsnv", weights_of(name), whole))
 
 
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_products_of_a_filter_edited_beyond_its_mask_are_those_of_its_weights(block_size):
+    filter = filter_of(mask=masks.causal(), edit=lambda weights, grid: weights + 0.1, block_size=block_size)
+    weights, ones = np.asarray(filter.weights()), jnp.ones((2, QUERIES, 1, 1))
+    close(filter.apply_transposed(ones)[..., 0], np.moveaxis(weights.sum(-2), -1, -2))
+    close(filter.apply(jnp.ones((2, KEYS, 1, 1)))[..., 0], np.moveaxis(weights.sum(-1), -1, -2))
+
+
 def test_a_transposed_product_is_the_gradient_of_attention_for_values():
     query, key, value = inputs(heads=2, kv_heads=2)
     y = jnp.sin(jnp.arange(2 * QUERIES * 2 * 3.0).reshape(2, QUERIES, 2, 3))
