@@ -8,10 +8,11 @@ from jattn.filters import AttentionFilter, attention_filter
 from jattn.generation import generate
 from jattn.grids import Grid
 from jattn.implementations import explain_implementation
-from jattn.interventions import apply_with_edits, judge, knock_out, rollout
+from jattn.interventions import apply_with_edits, judge, knock_out
 from jattn.layers import Block, FeedForward, LearnedPositions, MultiHeadAttention, TokenEmbedding, capture_filters
 from jattn.models import Decoder, Encoder, EncoderDecoder
 from jattn.portraits import HeadPortraits, head_portraits
+from jattn.rollouts import rollout
 
 __version__ = "0.1.0"
 
