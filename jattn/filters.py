@@ -5,6 +5,7 @@ memory linear in length, and computes rows when they are asked for.
 """
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from jattn.normalizers import NormalizerLike, softmax
 from jattn.plans import check_block_size
 from jattn.rows import RowProgram, row_program
 from jattn.scores import ScoreLike, as_score, scaled_dot
-from jattn.sweeps import compiled, multiply, multiply_transposed, one_block, some_rows, sweep
+from jattn.sweeps import compiled, multiply, multiply_transposed, one_block, some_cells, some_rows, sweep
 
 LIMIT_GB = 2.0
 """The most gigabytes, of 10⁹ bytes, that a filter makes into one array before it is told to."""
@@ -122,8 +123,7 @@ class AttentionFilter:
           TypeError: if it is traced, or nothing that NumPy takes.
           ValueError: if the result is larger than `limit_gb`.
         """
-        wanted = select(index, self.shape)
-        self._check_size("index", wanted.shape)
+        wanted = select(index, self.shape, functools.partial(self._check_size, "index"))
         table = _rows(self, wanted.streams, wanted.rows, pairs=not wanted.outer, keys=wanted.keys)
         return wanted.arrange(table.reshape(math.prod(table.shape[:-1]), table.shape[-1]))
 
@@ -398,9 +398,11 @@ def _rows(
     streams: Any,
     rows: Any,
     pairs: bool = False,
-    keys: slice = slice(None),
+    keys: Any = slice(None),
     scores: bool = False,
 ) -> Array:
+    if not isinstance(keys, slice):
+        return compiled(some_cells)(filter, streams, rows, keys)
     bounds = keys.indices(filter.shape[-1])
     return compiled(some_rows, pairs=pairs, keys=bounds, scores=scores)(filter, streams, rows)
 

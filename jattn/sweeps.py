@@ -166,6 +166,18 @@ def some_rows(
     return out.reshape(*shape[:-2], *out.shape[1:]) if streams is None else out
 
 
+def some_cells(
+    filter: "AttentionFilter", streams: Int[Array, " M"], rows: Int[Array, " M"], keys: Int[Array, " M"]
+) -> Float[Array, "M 1"]:
+    """Computes one weight of each of some rows: of a head, a query and a key."""
+
+    def one(cell: Any) -> Array:
+        row = some_rows(filter, cell[0][None], cell[1][None], pairs=True, keys=(0, filter.shape[-1], 1), scores=False)
+        return row[0, cell[2], None]
+
+    return lax.map(one, (streams, rows, keys))
+
+
 def one_block(filter: "AttentionFilter", grid: Grid) -> Float[Array, "... R S"]:
     """Computes the block of a filter that lies where a block of another one, of the same shape, lies."""
     query_side, key_side = _sides(filter)

@@ -268,6 +268,10 @@ INDICES = {
     "a number and a list": (0, slice(None), slice(None), [2, 3]),
     "booleans": (0, np.array([True, False, True, False])),
     "booleans of two axes": (np.arange(8).reshape(2, 4) % 3 == 0,),
+    "a diagonal": (0, 1, list(range(7)), list(range(7))),
+    "one key": (0, slice(None), slice(None), -2),
+    "one key of rows in a list": (slice(None), [0, 3], slice(None), 5),
+    "a number of numpy and one of jax": (np.int64(1), jnp.int32(2)),
     "a new axis": (None, 0, 1, None),
     "a new axis at the end": (0, 1, slice(None), slice(None), None),
     "an array of jax": (jnp.array([1, 0]),),
@@ -276,11 +280,16 @@ INDICES = {
 }
 
 
+def is_list(part):
+    """Keeps lists in an index whole."""
+    return isinstance(part, list)
+
+
 @pytest.mark.parametrize("index", INDICES)
 def test_a_filter_is_indexed_as_numpy_does(index):
     found = filter_of(**VARIANTS["cosine, bias, combination"].call)[INDICES[index]]
     expected = weights_of("cosine, bias, combination")[
-        jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, INDICES[index])
+        jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, INDICES[index], is_leaf=is_list)
     ]
     assert found.shape == expected.shape
     close(found, expected)
@@ -310,6 +319,15 @@ def test_only_the_rows_that_are_asked_for_are_computed(optimized):
 
     assert work(lambda filter: filter[3, 100:110]) < 3 * 10 * 4096 * 64 * 3
     assert work(lambda filter: filter.rows([7])) < 3 * 8 * 4096 * 64 * 3
+
+
+def test_an_index_makes_nothing_larger_than_its_result(optimized):
+    filter = attention_filter(*jnp.ones((2, 8192, 1, 2))).with_limit(0.01)
+    column, diagonal = filter[0, :, 5], filter[0, range(8192), np.arange(8192)[::-1]]
+    close(column, np.full(8192, 1 / 8192))
+    close(diagonal, np.full(8192, 1 / 8192))
+    with pytest.raises(ValueError, match=r"at most 0.01 GB, got \(67108864,\) = 0.3 GB"):
+        filter[0, :, list(range(8192))]
 
 
 def test_a_filter_is_indexed_and_walked_through_under_jit():
