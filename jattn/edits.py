@@ -187,6 +187,9 @@ class _Limited(Edit):
         if self.share is None:
             return jnp.where(jnp.isin(grid.head, jnp.array(self.heads, int)), edited, weights)
         share = grid.part(self.share).astype(weights.dtype)
+        # No part of what is not finite is nothing; of numbers, it still has a derivative.
+        weights = jnp.where((share == 1) & ~jnp.isfinite(weights), 0, weights)
+        edited = jnp.where((share == 0) & ~jnp.isfinite(edited), 0, edited)
         return (1 - share) * weights + share * edited
 
     def fit(self, shape: tuple[int, ...]) -> Edit:

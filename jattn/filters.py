@@ -110,6 +110,8 @@ class AttentionFilter:
         return jnp.promote_types(jnp.result_type(self.query, self.key), jnp.float32)
 
     def __repr__(self) -> str:
+        if not all(hasattr(side, "shape") and hasattr(side, "dtype") for side in (self.query, self.key)):
+            return f"AttentionFilter(query={self.query!r}, key={self.key!r})"  # as tree.map may leave it
         return f"AttentionFilter(shape={self.shape}, dtype={np.dtype(self.dtype).name})"
 
     def __len__(self) -> int:
@@ -299,9 +301,14 @@ class AttentionFilter:
         wanted = {name: folds.as_fold(fold).fit(self.shape) for name, fold in ({n: n for n in names} | asked).items()}
         for fold in wanted.values():
             fold.check(self.program)
-        found = compiled(sweep)(self, wanted, self._streams(heads)) if wanted else {}
-        if heads is not None:
-            found = jax.tree.map(lambda x: x.reshape(*self.shape[:-3], len(heads), *x.shape[1:]), found)
+        streams, batch = self._streams(heads), self.shape[:-3]
+        if streams is not None and 0 in self.shape[:-1]:
+            found = compiled(sweep)(self, wanted)
+            found = jax.tree.map(lambda x: jnp.take(x, np.asarray(heads, int), axis=len(batch)), found)
+        else:
+            found = compiled(sweep)(self, wanted, streams) if wanted else {}
+            if heads is not None:
+                found = jax.tree.map(lambda x: x.reshape(*batch, len(heads), *x.shape[1:]), found)
         return {name: found[name] for name in wanted}  # jit sorts names
 
     def log_normalizer(self) -> Float[Array, "*batch N T"]:
@@ -360,7 +367,10 @@ class AttentionFilter:
         if heads is None:
             return None
         *batch, num_heads, _, _ = self.shape
-        if not isinstance(heads, Sequence) or not all(isinstance(head, numbers.Integral) for head in heads):
+        heads = heads.tolist() if isinstance(heads, np.ndarray | jax.Array) else heads
+        if not isinstance(heads, Sequence) or not all(
+            isinstance(head, numbers.Integral) and not isinstance(head, bool) for head in heads
+        ):
             raise TypeError(f"heads: expected a list of head indices, got {heads!r}")
         wrong = [head for head in heads if not -num_heads <= head < num_heads]
         if wrong:
@@ -403,8 +413,14 @@ def _rows(
 ) -> Array:
     if not isinstance(keys, slice):
         return compiled(some_cells)(filter, streams, rows, keys)
-    bounds = keys.indices(filter.shape[-1])
-    return compiled(some_rows, pairs=pairs, keys=bounds, scores=scores)(filter, streams, rows)
+    kept = range(*keys.indices(filter.shape[-1]))
+    if len(kept) == filter.shape[-1] and kept.step == 1:
+        return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, None)
+    if kept.step == 1:
+        # Where the keys begin is data, so that the next ones need no other program.
+        first = np.int32(kept.start)
+        return compiled(some_rows, pairs=pairs, scores=scores, width=len(kept))(filter, streams, rows, first)
+    return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, np.array(kept, np.int32))
 
 
 def _whole(weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:

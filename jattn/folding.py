@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jattn.attention import exponentials_of
 from jattn.grids import Grid
 from jattn.normalizers import forbid
-from jattn.rows import RowProgram, taint
+from jattn.rows import RowProgram, sees_broken
 
 
 class FilterBlock:
@@ -58,9 +58,8 @@ class FilterBlock:
 
     @functools.cached_property
     def exponentials(self) -> tuple[Float[Array, "... R 1"], Float[Array, "... R W"], Float[Array, "... R 1"]]:
-        """Each row's largest score, ``exp(s - largest)``, and their sum, NaN where `tainted` says so."""
-        most, exponentials, total = exponentials_of(self.scores, None)
-        return most, exponentials, self.tainted(total)
+        """Each row's largest score, ``exp(s - largest)``, and their sum; what is made of them must be `tainted`."""
+        return exponentials_of(self.scores, None)
 
     @functools.cached_property
     def _scale(self) -> Float[Array, "... R 1"]:
@@ -78,7 +77,7 @@ class FilterBlock:
     def weights(self) -> Float[Array, "... R W"]:
         """The weights."""
         if self.program.is_plain_softmax:
-            return self.exponentials[1] * self._scale
+            return self.tainted(self.exponentials[1] * self._scale)
         weights, _ = self.program.weights(self._query_side["query"], self._key_side["key"], self.grid)
         return self.tainted(weights)
 
@@ -87,7 +86,7 @@ class FilterBlock:
         """The largest weight of each row, zero where there is no key."""
         if self.program.is_plain_softmax:
             # The largest exponential is one.
-            return jnp.where(self.exponentials[2] == 0, 0, self._scale)[..., 0]
+            return self.tainted(jnp.where(self.exponentials[2] == 0, 0, self._scale))[..., 0]
         return jnp.max(self.weights, axis=-1) if self.grid.width else jnp.zeros(self.weights.shape[:-1])
 
     @functools.cached_property
@@ -140,10 +139,18 @@ class FilterBlock:
         return put(of_block, self.grid.first_key, self.grid.shape[-1] - self.grid.width, axis=-1)
 
     def tainted(self, rows: Float[Array, "... R X"]) -> Float[Array, "... R X"]:
-        """Sets the rows to NaN whose query, or some key that it may attend to, is not finite."""
+        """Sets the rows to NaN whose query, or some key that it may attend to, is not finite.
+
+        Set at the end, and not on the way there, a NaN has no gradient that others could share.
+        """
+        return rows if self._bad_rows is None else jnp.where(self._bad_rows[..., None], jnp.nan, rows)
+
+    @functools.cached_property
+    def _bad_rows(self) -> Bool[Array, "... R"] | None:
         if self.allowed is None or "broken" not in self._query_side:
-            return rows
-        return taint(rows, self.allowed, self._query_side["broken"], self._key_side["broken"])
+            return None
+        shape = self.raw_scores.shape[:-1]
+        return sees_broken(shape, self.allowed, self._query_side["broken"], self._key_side["broken"])
 
 
 def put(part: Array, start: Any, room: int, axis: int) -> Array:

@@ -79,9 +79,11 @@ def from_function(
       combine: takes two results and returns one, such as ``jnp.add`` or ``jnp.maximum``; the order in which blocks are
         combined must not matter.
       initial: the total before the first block, which combining must leave as it is: 0 for sums, ``-jnp.inf`` for
-        maxima; a number, or a pytree of numbers for a pytree of results.
+        maxima of floats; a number, or a pytree of numbers for a pytree of results.
       whole_rows: whether a block holds all keys. If the function reads key indices from ``grid.key`` and never counts
         columns, False saves the work for keys that the mask rules out, half of it for a causal mask.
+
+    A function is compiled when it is first asked. Define it once, outside of loops: a new one is compiled anew.
 
     Example: how much weight each head puts on keys of each distance, in bands of 1, 2, 4, ... keys.
       >>> import jax.numpy as jnp, numpy as np
@@ -102,7 +104,7 @@ def from_function(
         return PerRow(function, whole_rows)
     if not callable(combine):
         raise TypeError(f"combine: expected a function of two results, got {type(combine).__name__}")
-    return Combined(function, combine, initial, whole_rows)
+    return Combined(function, combine, whole_rows, initial)
 
 
 def as_fold(fold: Any) -> Fold:
@@ -113,6 +115,8 @@ def as_fold(fold: Any) -> Fold:
         if fold not in FOLDS:
             raise ValueError(f"fold: expected one of {', '.join(FOLDS)}, or a fold with its arguments, got {fold!r}")
         return FOLDS[fold]()
+    if getattr(fold, "__module__", None) == __name__:
+        raise TypeError(f"fold: expected a fold, got the function {fold.__name__}; call it: folds.{fold.__name__}(...)")
     return from_function(fold)
 
 
@@ -185,7 +189,11 @@ def mass(keys: MaskLike) -> Fold:
       keys: True = in the set; a mask object, or an array that broadcasts to ``[*batch, N, T, S]`` (an oracle
         ``[*batch, T, S]`` needs an axis for heads: ``oracle[..., None, :, :]``).
     """
-    return Mass(as_mask(keys))
+    try:
+        return Mass(as_mask(keys))
+    except TypeError:
+        got = f"dtype {keys.dtype}" if hasattr(keys, "dtype") else type(keys).__name__
+        raise TypeError(f"mass: keys: expected booleans (True = in the set) or a mask object, got {got}") from None
 
 
 def sink_mass(num_keys: int = 1) -> Fold:

@@ -78,8 +78,8 @@ class Histogram(HeadFold):
 class Combined(HeadFold):
     function: Callable[[Array, Grid], Any] = static()
     combiner: Callable[[Any, Any], Any] = static()
-    initial: Any = static()
     whole_rows: bool = static()
+    initial: Any = 0
 
     def evaluate(self, block: FilterBlock) -> Any:
         result, leading = self.function(block.weights, block.grid), block.weights.shape[:-2]

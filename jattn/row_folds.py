@@ -41,7 +41,7 @@ class LogNormalizer(Fold):
         empty = total == 0
         lse = jnp.where(empty, -jnp.inf, most + jnp.log(jnp.where(empty, 1, total)))
         sink = block.program.normalizer.sink_score(block.grid, most.dtype)
-        return (lse if sink is None else jnp.logaddexp(lse, sink))[..., 0]
+        return block.tainted(lse if sink is None else jnp.logaddexp(lse, sink))[..., 0]
 
 
 @jax.tree_util.register_dataclass
@@ -59,8 +59,8 @@ class Entropy(Fold):
             # A sink takes the same share of every weight, so that the shares among the keys do not know of it.
             most, exponentials, total = block.exponentials
             below = jnp.where(exponentials > 0, block.scores - most, 0)
-            total = jnp.where(total == 0, 1, total)[..., 0]
-            return jnp.log(total) - jnp.sum(exponentials * below, axis=-1) / total
+            total = jnp.where(total == 0, 1, total)
+            return block.tainted(jnp.log(total) - jnp.sum(exponentials * below, axis=-1, keepdims=True) / total)[..., 0]
         total = block.row_sums[..., None]
         shares = block.weights / jnp.where(total == 0, 1, total)
         return -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)), axis=-1)
@@ -118,7 +118,7 @@ def _largest_of(block: FilterBlock, k: int) -> TopK:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ExpectedDistance(Fold):
-    offset: int = static()
+    offset: int
 
     def evaluate(self, block: FilterBlock) -> Array:
         distance = jnp.abs(block.grid.query + self.offset - block.grid.key).astype(block.weights.dtype)
@@ -132,7 +132,11 @@ class Mass(Fold):
     keys: Mask
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
-        return Mass(self.keys.fit(shape))
+        try:
+            return Mass(self.keys.fit(shape))
+        except ValueError as error:
+            text = str(error).replace("mask:", "mass: keys:", 1)
+            raise ValueError(f"{text}; a set that is the same for all heads has an axis of size 1 for them") from None
 
     def evaluate(self, block: FilterBlock) -> Array:
         return jnp.sum(jnp.where(self.keys.evaluate(block.grid), block.weights, 0), axis=-1)

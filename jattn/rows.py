@@ -168,15 +168,25 @@ def taint(
     may not see leaves no trace, forward or backward.
     """
 
+    which = sees_broken(rows.shape[:-1], allowed, broken_query, broken_key)
+    return jnp.where(which[..., None], jnp.nan, rows)
+
+
+def sees_broken(
+    shape: tuple[int, ...],
+    allowed: Bool[Array, "..."],
+    broken_query: Bool[Array, "... R"],
+    broken_key: Bool[Array, "... W"],
+) -> Bool[Array, "... R"]:
+    """Tells of each row of the given shape whether its query, or some key that it may attend to, is not finite."""
+
     def tainted() -> Array:
         of_keys = repeat_heads(broken_key, broken_query, axis=-2)
         sees = allowed & (broken_query[..., :, None] | of_keys[..., None, :])
-        return jnp.broadcast_to(jnp.any(sees, axis=-1), rows.shape[:-1])
+        return jnp.broadcast_to(jnp.any(sees, axis=-1), shape)
 
     if walks_heads():
         # On one CPU device: look again only where something is broken. On several it would be a question to all.
         broken = jnp.any(broken_query) | jnp.any(broken_key)
-        which = lax.cond(broken, tainted, lambda: jnp.zeros(rows.shape[:-1], bool))
-    else:
-        which = tainted()
-    return jnp.where(which[..., None], jnp.nan, rows)
+        return lax.cond(broken, tainted, lambda: jnp.zeros(shape, bool))
+    return tainted()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -35,7 +34,7 @@ def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
     return call
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], *context: Any) -> Callable[..., Any]:
     return jax.jit(functools.partial(function, **dict(static)))
 
@@ -125,10 +124,11 @@ def some_rows(
     filter: "AttentionFilter",
     streams: Int[Array, " M"] | None,
     rows: Int[Array, " R"],
+    keys: Int[Array, " W"] | Int[Array, ""] | None = None,
     *,
-    pairs: bool,
-    keys: tuple[int, int, int],
-    scores: bool,
+    pairs: bool = False,
+    scores: bool = False,
+    width: int | None = None,
 ) -> Float[Array, "... R W"]:
     """Computes some rows of a filter, or of its scores.
 
@@ -136,9 +136,10 @@ def some_rows(
       filter: the filter.
       streams: of which heads, each an index among all of ``batch x N``; None for all.
       rows: query indices.
+      keys: those that are kept; with `width`, the first of as many neighbours; None for all.
       pairs: whether each row is asked of the head beside it, not all of every head.
-      keys: start, end and step of the keys that are kept.
       scores: whether scores are asked for.
+      width: see `keys`.
 
     Returns:
       ``[*batch, N, R, W]`` for all heads, ``[M, R, W]`` for some, ``[M, W]`` for pairs.
@@ -146,7 +147,6 @@ def some_rows(
     shape, sides = filter.shape, _sides(filter)
     # Scores hold their own NaN; weights must not hand one to keys that a row may not see.
     sides = sides if scores else _prepare(filter)(*sides)
-    kept = np.arange(*keys)
 
     def one(stream: Array | None, rows: Int[Array, " R"]) -> Float[Array, "... R W"]:
         query_side, key_side = sides if stream is None else cut_stream(sides, shape[:-2], stream)
@@ -154,7 +154,9 @@ def some_rows(
         query_side = jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), query_side)
         block = FilterBlock(filter.program, Grid(rows, shape, adjacent=False, stream=stream), query_side, key_side)
         whole = block.raw_scores if scores else block.weights
-        return whole[..., keys[0] : keys[1]] if keys[2] == 1 else whole[..., kept]
+        if keys is None:
+            return whole
+        return jnp.take(whole, keys, axis=-1) if width is None else lax.dynamic_slice_in_dim(whole, keys, width, -1)
 
     heads, walked = math.prod(shape[:-2]), walks_heads()
     if streams is None and (not walked or heads * rows.shape[0] * shape[-1] <= WALKED_BLOCK_WEIGHTS):
@@ -172,8 +174,7 @@ def some_cells(
     """Computes one weight of each of some rows: of a head, a query and a key."""
 
     def one(cell: Any) -> Array:
-        row = some_rows(filter, cell[0][None], cell[1][None], pairs=True, keys=(0, filter.shape[-1], 1), scores=False)
-        return row[0, cell[2], None]
+        return some_rows(filter, cell[0][None], cell[1][None], cell[2], pairs=True, width=1)[0]
 
     return lax.map(one, (streams, rows, keys))
 

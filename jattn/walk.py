@@ -39,7 +39,16 @@ class Reduction:
     initial: Any
 
     def start(self, parts: Any) -> Any:
-        """Makes the total before the first block; `parts` are the shapes of what a block returns."""
+        """Makes the total before the first block; `parts` are the shapes of what a block returns.
+
+        Raises:
+          ValueError: if `initial` does not fit the parts.
+        """
+        try:
+            jax.tree.map(lambda number, shapes: None, self.initial, parts)
+        except ValueError:
+            expected, got = jax.tree.structure(parts), jax.tree.structure(self.initial)
+            raise ValueError(f"initial: expected a number for each result, {expected}, got {got}") from None
         return jax.tree.map(
             lambda number, shapes: jax.tree.map(lambda x: _filled_like(x, number), shapes), self.initial, parts
         )

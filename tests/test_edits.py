@@ -500,3 +500,11 @@ def test_indices_of_heads_must_be_known():
         TypeError, match="heads: expected a list of head indices, or a float array of one per head, got"
     ):
         jax.eval_shape(edits.knock_out, jax.ShapeDtypeStruct((2,), jnp.int32))
+
+
+def test_a_share_of_nothing_lets_no_nan_through():
+    bad = attention_filter(jnp.full((3, 2, 4), np.nan), jnp.ones((3, 2, 4)))
+    zeros = jnp.zeros((3, 2, 4))
+    weights = attention_filter(zeros, zeros, edit=edits.swap(bad, jnp.array([0.0, 1.0]))).weights()
+    assert np.isfinite(weights[0]).all()
+    assert np.isnan(weights[1]).all()

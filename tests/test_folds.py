@@ -257,8 +257,10 @@ def test_some_heads_are_asked_alone(heads):
     assert filter.fold("max", heads=[1]).shape == (2, 1, QUERIES)
     with pytest.raises(ValueError, match="head index 4 is out of range for 4 heads"):
         filter.fold("max", heads=[4])
-    with pytest.raises(TypeError, match="heads: expected a list of head indices, got 1"):
-        filter.fold("max", heads=1)
+    for wrong in (1, [True], ["a"]):
+        with pytest.raises(TypeError, match="heads: expected a list of head indices, got"):
+            filter.fold("max", heads=wrong)
+    assert attention_filter(query[:, :0], key).fold("max", heads=np.array([1])).shape == (2, 1, 0)
 
 
 def test_nothing_asked_is_nothing_said():
@@ -391,6 +393,28 @@ def test_a_row_of_nan_stays_in_its_bin(block_size):
     assert_array_equal(np.isnan(filter.pool(4, 2)).any(-1)[:, 0], np.broadcast_to([False, False, False, True], (2, 4)))
 
 
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_a_nan_that_no_row_of_a_loss_sees_has_no_part_in_its_gradient(block_size):
+    """Padding may be queries too: whoever leaves their rows out of a loss gets the gradient of the others alone."""
+    query, key, _ = inputs(6, 6, batch=(), heads=1, kv_heads=1)
+
+    def loss(query, key):
+        filter = attention_filter(query, key, mask=masks.causal(), block_size=block_size)
+        names = ["entropy", "max", "effective_keys", "log_normalizer"]
+        found = filter.summarize(*names, whole=folds.from_function(whole), best=folds.top_k(2))
+        return sum(jnp.sum(found[name][:, :5]) for name in names) + jnp.sum(found["whole"][:, :5] ** 2)
+
+    def whole(weights, grid):
+        return weights
+
+    gradients = jax.grad(loss, argnums=(0, 1))
+    for dirty in (query.at[5].set(np.nan), query.at[5].set(np.inf)):
+        found = gradients(dirty, key.at[5].set(np.nan))
+        for gradient, clean in zip(found, gradients(query, key), strict=True):
+            close(gradient[:5], clean[:5])
+            assert not gradient[5].any()
+
+
 # The largest numbers of a row
 
 
@@ -427,8 +451,18 @@ def test_the_largest_of_short_rows_go_on_with_minus_infinity():
         (lambda f: f.histogram("many"), ValueError, "bins: expected a positive int or"),
         (lambda f: f.sink_mass(10), ValueError, "at most the 9 keys of the filter, got 10"),
         (lambda f: f.expected_distance(0.5), TypeError, "offset: expected an int, got 0.5"),
-        (lambda f: f.mass(np.ones((2, 7, 9), bool)), ValueError, r"broadcasts to .* \(2, 4, 7, 9\), got \(2, 7, 9\)"),
-        (lambda f: f.mass(np.ones(9)), TypeError, "mask: expected dtype bool"),
+        (
+            lambda f: f.mass(np.ones((2, 7, 9), bool)),
+            ValueError,
+            r"mass: keys: .* \(2, 4, 7, 9\), got \(2, 7, 9\); a set that is the same for all heads has an axis",
+        ),
+        (lambda f: f.mass(np.ones(9)), TypeError, "mass: keys: expected booleans .* got dtype float64"),
+        (lambda f: f.fold(folds.entropy), TypeError, r"the function entropy; call it: folds.entropy\("),
+        (
+            lambda f: f.fold(folds.from_function(lambda w, grid: w.sum((-1, -2)), jnp.add, initial={"a": 0})),
+            ValueError,
+            "initial: expected a number for each result",
+        ),
         (lambda f: f.fold("entropi"), ValueError, "expected one of log_normalizer, .*got 'entropi'"),
         (lambda f: f.fold(3), TypeError, "fold: expected a function of"),
         (lambda f: f.summarize(folds.entropy()), TypeError, "names of folds, and other folds as name=fold"),
