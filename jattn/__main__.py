@@ -1,6 +1,7 @@
-"""Small commands: ``python -m jattn report RUN_FOLDER`` and ``python -m jattn tasks``."""
+"""Small commands: ``python -m jattn report RUN_FOLDER`` and ``python -m jattn tasks [NAME]``."""
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
 
@@ -12,8 +13,15 @@ def main(arguments: list[str] | None = None) -> int:
     report = commands.add_parser("report", help="draw the report of a run again, from the files in its folder")
     report.add_argument("run_folder", type=Path)
     report.set_defaults(command=lambda options: draw_report(options.run_folder))
-    tasks = commands.add_parser("tasks", help="list the tasks, each with an example and its oracle")
-    tasks.set_defaults(command=lambda options: list_tasks())
+    tasks = commands.add_parser("tasks", help="list the tasks, or show examples of one with the oracle drawn")
+    tasks.add_argument("name", nargs="?", help="the task to show")
+    tasks.add_argument("--length", type=int, help="how long sources may be; by default what suits the task")
+    tasks.add_argument("--examples", type=int, default=3, help="how many to show")
+    tasks.set_defaults(
+        command=lambda options: (
+            list_tasks() if options.name is None else show_task(options.name, options.length, options.examples)
+        )
+    )
     options = parser.parse_args(arguments)
     return options.command(options)
 
@@ -31,21 +39,42 @@ def draw_report(run_folder: Path) -> int:
 
 
 def list_tasks() -> int:
-    """Prints each task with its description, an example, and the oracle drawn: a row per query, ``#`` an answer."""
-    import jax
-    import jax.numpy as jnp
+    """Prints the tasks by family, each with its first line of description."""
+    from jattn.tasks import FAMILIES
 
-    from jattn import masks
-    from jattn.tasks import TASKS
+    width = max(len(make.__name__) for family in FAMILIES.values() for make in family)
+    for family, makes in FAMILIES.items():
+        print(f"{family}:")
+        for make in makes:
+            print(f"  {make.__name__:{width}}  {(make.__doc__ or '').split(chr(10))[0].replace('``', '')}")
+    print("\npython -m jattn tasks NAME shows examples of one, with the oracle drawn")
+    return 0
 
-    length = 6
-    for name, make in TASKS.items():
-        task = make(10)
-        example = task.sample(jax.random.key(0), jnp.int32(length), length)
-        source, target = (" ".join(task.symbols[token] for token in x) for x in (example.source, example.target))
-        summary = (make.__doc__ or "").split("\n")[0]
-        print(f"{name}: {summary}\n\n    {source} -> {target}\n")
-        print("\n".join(f"    {line}" for line in masks.draw(example.alignment, length, length).split("\n")) + "\n")
+
+def show_task(name: str, length: int | None, examples: int) -> int:
+    """Prints what a task is, its options, and examples: a line per answer, ``#`` where it is found."""
+    import inspect
+
+    from jattn.tasks import TASKS, draw
+    from jattn.tasks.options import task_options
+
+    if name not in TASKS:
+        near = difflib.get_close_matches(name.lower(), TASKS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+        print(f"tasks: there is no task {name!r}; {hint}", file=sys.stderr)
+        return 2
+    task, text = TASKS[name](), inspect.getdoc(TASKS[name]) or ""
+    options = ", ".join(f"{key} = {value}" for key, value in task_options(name).items()) or "none"
+    try:
+        drawn = [draw(task, length, seed) for seed in range(examples)]
+    except ValueError as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return 2
+    print(f"{name}: {text.split(chr(10) + 'Args:')[0].split(chr(10) + 'Example')[0].strip()}\n")
+    longest = f"{task.shortest} to {task.longest}"
+    print(f"options: {options}\nlengths: {longest}, by default {task.length}\nlayouts: {', '.join(task.layouts)}")
+    for text in drawn:
+        print("\n" + "\n".join(f"    {line}" for line in text.split("\n")))
     return 0
 
 

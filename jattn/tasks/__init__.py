@@ -2,12 +2,59 @@
 
 from collections.abc import Callable
 
-from jattn.tasks.aligned import copy, reverse
+from jattn.tasks.aligned import copy, needle, odds_first, permute, reverse, selective_copy, shift, sort
+from jattn.tasks.arithmetic import addition, modular_addition
 from jattn.tasks.batches import make_batch
+from jattn.tasks.counting import balanced, dyck, histogram, majority, most_frequent, parity
 from jattn.tasks.layouts import LAYOUTS, Batch, Layout
+from jattn.tasks.pictures import draw
+from jattn.tasks.recall import associative_recall, induction, mqar, variable_tracking
 from jattn.tasks.sequences import Sequence, Task
+from jattn.tasks.words import agreement, pronoun, reading
 
-TASKS: dict[str, Callable[[int], Task]] = {"copy": copy, "reverse": reverse}
-"""Every task by name; a function of the number of symbols."""
+FAMILIES: dict[str, tuple[Callable[..., Task], ...]] = {
+    "aligned": (copy, reverse, shift, odds_first, sort, permute, selective_copy, needle),
+    "recall": (associative_recall, mqar, induction, variable_tracking),
+    "counting": (histogram, most_frequent, majority, parity, dyck, balanced),
+    "arithmetic": (addition, modular_addition),
+    "words": (pronoun, agreement, reading),
+}
+"""Every task by family."""
 
-__all__ = ["LAYOUTS", "TASKS", "Batch", "Layout", "Sequence", "Task", "copy", "make_batch", "reverse"]
+TASKS: dict[str, Callable[..., Task]] = {make.__name__: make for family in FAMILIES.values() for make in family}
+"""Every task by name; a function of its options, each with a default."""
+
+__all__ = [
+    "FAMILIES",
+    "LAYOUTS",
+    "TASKS",
+    "Batch",
+    "Layout",
+    "Sequence",
+    "Task",
+    "addition",
+    "agreement",
+    "associative_recall",
+    "balanced",
+    "copy",
+    "draw",
+    "dyck",
+    "histogram",
+    "induction",
+    "majority",
+    "make_batch",
+    "modular_addition",
+    "most_frequent",
+    "mqar",
+    "needle",
+    "odds_first",
+    "parity",
+    "permute",
+    "pronoun",
+    "reading",
+    "reverse",
+    "selective_copy",
+    "shift",
+    "sort",
+    "variable_tracking",
+]

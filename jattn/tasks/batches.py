@@ -30,7 +30,8 @@ def make_batch(
         lengths, and the model needs no mask.
 
     Raises:
-      ValueError: if lengths known at trace time do not lie in ``1 .. room``, shortest first.
+      ValueError: if lengths known at trace time do not lie in ``task.shortest .. room``, shortest first, or `room` is
+        more than ``task.longest``.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -44,9 +45,13 @@ def make_batch(
       [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
     """
     shortest, longest = lengths
-    known = [length for length in (1, shortest, longest, room) if isinstance(length, int)]
+    known = [length for length in (task.shortest, shortest, longest, room) if isinstance(length, int)]
     if known != sorted(known):
-        raise ValueError(f"lengths: expected 1 <= shortest <= longest <= room {room}, got {lengths}")
+        raise ValueError(
+            f"lengths: expected {task.shortest} <= shortest <= longest <= room {room}, got {(shortest, longest)}"
+        )
+    if room > task.longest:
+        raise ValueError(f"room: expected at most {task.longest} for task {task.name!r}, got {room}")
 
     def example(index: Int[Array, ""]) -> Batch:
         length_rng, rng_of_tokens = jax.random.split(jax.random.fold_in(rng, index))
@@ -57,7 +62,7 @@ def make_batch(
         sequence = task.sample(jax.random.fold_in(rng, index), jnp.int32(room), room)
         return layout.arrange(sequence, len(task.symbols))
 
-    if isinstance(shortest, int) and shortest == longest == room:
+    if isinstance(shortest, int) and shortest == longest == room and task.fills(room):
         batch = jax.vmap(full_example)(indices)
         inputs = {name: x for name, x in batch.inputs.items() if not name.endswith("lengths")}
         return dataclasses.replace(batch, inputs=inputs)

@@ -39,12 +39,13 @@ class Layout:
     """One way to put a sequence task before a model.
 
     Attributes:
-      name: ``"encoder"``, ``"decoder"`` or ``"encoder_decoder"``; the kind of model too.
+      name: ``"encoder"``, ``"causal"``, ``"decoder"`` or ``"encoder_decoder"``.
       specials: the tokens it adds after the task's symbols.
       arrange: makes a `Batch` of one example from a `Sequence` and the number of symbols.
       oracle_layer: the last name in the path of the attention layers that the oracle speaks of.
       sides: tells from a layer's path which inputs its queries and its keys come from.
-      num_positions: how many positions the model needs for sources of a given length.
+      num_positions: how many positions the model needs for sources of a given length, and targets of another, or as
+        long.
     """
 
     name: str
@@ -52,19 +53,30 @@ class Layout:
     arrange: Callable[[Sequence, int], Batch]
     oracle_layer: str
     sides: Callable[[str], tuple[str, str]]
-    num_positions: Callable[[int], int]
+    num_positions: Callable[..., int]
 
 
 def encoder(sequence: Sequence, num_symbols: int) -> Batch:
-    """Reads the source whole; the answer at place ``i`` is read at query ``i``, so the oracle is the alignment."""
-    place = jnp.arange(sequence.source.shape[0], dtype=jnp.int32)
-    pad = num_symbols
-    real = place < sequence.source_length
+    """Reads the source; answer ``i`` is read at the query where it stands, `Sequence.read_at`, else at query ``i``.
+
+    The oracle's rows are those of the alignment, moved alike. So it is for a model that reads from left to right, too.
+    """
+    room = sequence.source.shape[0]
+    place = jnp.arange(room, dtype=jnp.int32)
+    inputs = {
+        "tokens": jnp.where(place < sequence.source_length, sequence.source, num_symbols),
+        "lengths": sequence.source_length,
+    }
+    if sequence.read_at is None:
+        return Batch(inputs, sequence.target, place < sequence.target_length, sequence.alignment)
+    real = jnp.arange(sequence.target.shape[0]) < sequence.target_length
+    here = (sequence.read_at == place[:, None]) & real
+    scored, answer = jnp.any(here, axis=-1), jnp.argmax(here, axis=-1)
     return Batch(
-        inputs={"tokens": jnp.where(real, sequence.source, pad), "lengths": sequence.source_length},
-        targets=sequence.target,
-        scored=place < sequence.target_length,
-        oracle=sequence.alignment,
+        inputs=inputs,
+        targets=jnp.sum(here * sequence.target, axis=-1, dtype=jnp.int32),
+        scored=scored,
+        oracle=jnp.take(sequence.alignment, answer, axis=0) & scored[:, None],
     )
 
 
@@ -125,18 +137,31 @@ def _two_sequences(layer: str) -> tuple[str, str]:
     return ("source", "source") if layer.startswith("encoder") else ("tokens", "tokens")
 
 
+def _as_long(source: int, target: int | None = None) -> int:
+    return source
+
+
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("encoder", (PAD,), encoder, "attention", _one_sequence, lambda length: length),
-        Layout("decoder", (PAD, "<sep>"), decoder, "attention", _one_sequence, lambda length: 2 * length),
+        Layout("encoder", (PAD,), encoder, "attention", _one_sequence, _as_long),
+        Layout("causal", (PAD,), encoder, "attention", _one_sequence, _as_long),
+        Layout(
+            "decoder",
+            (PAD, "<sep>"),
+            decoder,
+            "attention",
+            _one_sequence,
+            lambda source, target=None: source + (source if target is None else target),
+        ),
         Layout(
             "encoder_decoder",
             (PAD, "<bos>"),
             encoder_decoder,
             "cross_attention",
             _two_sequences,
-            lambda length: length,
+            lambda source, target=None: source if target is None else max(source, target),
         ),
     )
 }
+"""How a task is put before a model, by name: ``causal`` is ``encoder`` for a model that sees only what came before."""

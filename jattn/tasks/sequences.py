@@ -8,8 +8,10 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+EVERY_LAYOUT = ("encoder", "decoder", "encoder_decoder")
+"""The layouts of a task whose answers may depend on the whole source."""
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +24,9 @@ class Sequence:
       source_length: how many tokens of `source` are real.
       target: tokens to answer with.
       target_length: how many tokens of `target` are real.
-      alignment: ``[i, j]`` is True where source token ``j`` holds the answer for target token ``i``; several may.
+      alignment: ``[i, j]`` is True where source token ``j`` holds the answer for target token ``i``; several may, or
+        none.
+      read_at: the place of the source at which a model that only reads gives answer ``i``; None where that is ``i``.
     """
 
     source: Int[Array, " S"]
@@ -30,6 +34,7 @@ class Sequence:
     target: Int[Array, " L"]
     target_length: Int[Array, ""]
     alignment: Bool[Array, "L S"]
+    read_at: Int[Array, " L"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +44,42 @@ class Task:
     Attributes:
       name: its name in the table of tasks.
       symbols: the vocabulary, a text per token.
-      sample: makes one `Sequence` from ``(rng, length, room)``: `length` source tokens in arrays of size `room`.
+      sample: makes one `Sequence` from ``(rng, length, room)``: at most `length` source tokens, as many as the task can
+        use, in arrays of size `room`.
+      shortest: the least length of a source.
+      longest: the greatest.
+      length: a length to begin with.
+      target_room: the size of the target's arrays for a given room.
+      fills: tells whether all sources of a given length, in as much room, fill it, and all targets theirs.
+      layouts: the names of the layouts that it makes sense in.
     """
 
     name: str
     symbols: tuple[str, ...]
     sample: Callable[[PRNGKeyArray, Int[Array, ""], int], Sequence]
+    shortest: int = 1
+    longest: int = 4096
+    length: int = 16
+    target_room: Callable[[int], int] = lambda room: room
+    fills: Callable[[int], bool] = lambda length: True
+    layouts: tuple[str, ...] = EVERY_LAYOUT
 
 
-def uniform_tokens(rng: PRNGKeyArray, num_symbols: int, room: int) -> Int[Array, " S"]:
-    """Draws tokens from ``0 .. num_symbols - 1``, each as likely to within ``num_symbols / 2²³``."""
-    return jnp.floor(jax.random.uniform(rng, (room,), jnp.float32) * num_symbols).astype(jnp.int32)
+def one_answer(
+    source: Int[Array, " S"], length: Int[Array, ""], answer: Int[Array, ""], holds: Bool[Array, " S"]
+) -> Sequence:
+    """Makes the `Sequence` of a task with a single answer, read at the last place of the source.
+
+    Args:
+      source: tokens to read.
+      length: how many of them are real.
+      answer: the token to say.
+      holds: which places of the source hold the answer.
+    """
+    return Sequence(source, length, answer[None], length * 0 + 1, holds[None], (length - 1)[None])
+
+
+def check_at_least(name: str, least: int, value: int) -> None:
+    """Raises a ValueError if an argument of a task is less than what works."""
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")

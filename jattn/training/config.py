@@ -3,13 +3,14 @@
 Every key has a default; a config file says what differs, and options on the command line come on top.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from jattn.models import POSITIONS, QUERIES
-from jattn.tasks import LAYOUTS, TASKS
+from jattn.tasks import LAYOUTS, TASKS, Task
+from jattn.tasks.options import make_task, task_options
 
 
 class _Section(pydantic.BaseModel):
@@ -28,14 +29,60 @@ else:
     QueriesName = Literal[QUERIES]
 
 
+def _own(**limits: Any) -> Any:
+    """Declares a key that each task has a default of its own for, if it has the key at all."""
+    return Field(default=None, **limits)
+
+
 class TaskConfig(_Section):
-    """What is learned, and how the model sees it."""
+    """What is learned, and how the model sees it; tasks differ in the keys they have."""
 
     name: TaskName = Field(default="reverse", description="the task")
     layout: LayoutName = Field(default="encoder", description="how the model sees it; decides the kind of model")
-    symbols: int = Field(default=10, ge=2, le=10_000, description="how many different symbols there are")
-    min_length: int = Field(default=16, ge=1, le=4096, description="the shortest sequence trained on")
-    max_length: int = Field(default=16, ge=1, le=4096, description="the longest sequence trained on")
+    min_length: int = _own(ge=1, le=4096, description="the shortest source trained on")
+    max_length: int = _own(ge=1, le=4096, description="the longest source trained on")
+    symbols: int = _own(ge=2, le=10_000, description="how many different symbols there are")
+    by: int = _own(ge=-4096, le=4096, description="shift: how many places to the right")
+    places: int = _own(ge=1, le=2048, description="permute: how many tokens there are to arrange at most")
+    items: int = _own(ge=1, le=2048, description="selective_copy: how many tokens stand among the blanks")
+    hay: int = _own(ge=1, le=10_000, description="needle: how many different letters the heap has")
+    keys: int = _own(ge=1, le=10_000, description="associative_recall: how many different keys there are")
+    values: int = _own(ge=1, le=10_000, description="associative_recall, variable_tracking: how many different values")
+    vocabulary: int = _own(ge=2, le=100_000, description="mqar: how many keys and values there are together")
+    pairs: int = _own(ge=1, le=1024, description="mqar: how many pairs of a key and a value, and how many questions")
+    names: int = _own(ge=1, le=10_000, description="variable_tracking: how many different names there are")
+    hops: int = _own(ge=1, le=100, description="variable_tracking: how many names lie between the value and the end")
+    max_count: int = _own(ge=1, le=4096, description="histogram: the greatest count, and so the greatest length")
+    base: int = _own(ge=2, le=10_000, description="addition: how many different digits there are")
+    modulus: int = _own(ge=2, le=10_000, description="modular_addition: how many different numbers there are")
+    facts: int = _own(ge=1, le=3, description="reading: how many sentences of the story decide the answer")
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> "TaskConfig":
+        """Fills in what the task has by default, and refuses what it does not have or cannot do."""
+        options = {key: value for key, value in self._given().items() if key not in _EVERY_TASK}
+        try:
+            task = make_task(self.name, options)
+        except ValueError as error:
+            raise ValueError(f"task.{error}") from None
+        lengths = {"min_length": task.length, "max_length": task.length}
+        # What is filled in does not count as given: another task, named later, brings its own.
+        vars(self).update(lengths | task_options(self.name) | self._given())
+        return self
+
+    def _given(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in type(self).model_fields if key in self.model_fields_set}
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_the_others(self, serialize: Any) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if value is not None}
+
+    def make(self) -> Task:
+        """Makes the task with its options."""
+        return make_task(self.name, {key: getattr(self, key) for key in task_options(self.name)})
+
+
+_EVERY_TASK = ("name", "layout", "min_length", "max_length")
 
 
 class ModelConfig(_Section):
@@ -148,12 +195,11 @@ def _is_path(text: str) -> bool:
 
 def _problems(config: Config) -> list[str]:
     """Lists what does not fit together, each as ``key: what was expected, what came``."""
-    task, model, evaluation = config.task, config.model, config.evaluation
+    task, model = config.task, config.model
     problems = []
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
-    if task.min_length > task.max_length:
-        problems.append(f"task.min_length: expected at most task.max_length {task.max_length}, got {task.min_length}")
+    problems += _task_problems(config)
     if model.width % model.num_heads:
         divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
@@ -175,13 +221,33 @@ def _problems(config: Config) -> list[str]:
             )
     if model.positions == "sinusoidal" and model.width % 2:
         problems.append(f"model.width: sinusoidal positions need an even width, got {model.width}")
-    for length in evaluation.test_lengths:
-        if not 1 <= length <= 4096:
-            problems.append(f"evaluation.test_lengths: expected lengths from 1 to 4096, got {length}")
-    positions_needed = LAYOUTS[task.layout].num_positions(config.longest())
+    target_room = task.make().target_room(config.longest())
+    positions_needed = LAYOUTS[task.layout].num_positions(config.longest(), target_room)
     if model.positions == "learned" and positions_needed > model.max_length:
         problems.append(
             f"model.max_length: learned positions must reach {positions_needed} for sequences of {config.longest()} "
             f"in layout {task.layout!r}, got {model.max_length}"
+        )
+    return problems
+
+
+def _task_problems(config: Config) -> list[str]:
+    """Lists what a task cannot do: a layout, or lengths with its options."""
+    section, task, problems = config.task, config.task.make(), []
+    options = " and ".join(f"{key} = {getattr(section, key)}" for key in task_options(task.name))
+    wanted = f"task {task.name!r}" + (f" with {options}" if options else "")
+    if section.layout not in task.layouts:
+        expected = ", ".join(repr(layout) for layout in task.layouts)
+        problems.append(f"task.layout: expected one of {expected} for task {task.name!r}, got {section.layout!r}")
+    lengths = [("task.min_length", section.min_length), ("task.max_length", section.max_length)]
+    for key, length in lengths + [("evaluation.test_lengths", length) for length in config.evaluation.test_lengths]:
+        if not task.shortest <= length <= min(task.longest, 4096):
+            problems.append(
+                f"{key}: {wanted} needs lengths from {task.shortest} to {min(task.longest, 4096)}, got {length}; "
+                f"nearest: {min(max(length, task.shortest), task.longest, 4096)}"
+            )
+    if section.min_length > section.max_length:
+        problems.append(
+            f"task.min_length: expected at most task.max_length {section.max_length}, got {section.min_length}"
         )
     return problems

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Optional, get_args
 
 import pydantic
 import tyro
@@ -83,7 +83,11 @@ def check(values: dict[str, Any], source: str) -> Config:
       ConfigError: with a line per mistake; `source` says where the values came from.
     """
     values = {
-        table: {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+        table: {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in entries.items()
+            if value is not None
+        }
         if isinstance(entries, dict)
         else entries
         for table, entries in values.items()
@@ -101,10 +105,10 @@ def differences(config: Config, other: Config) -> list[str]:
     ours, theirs = config.model_dump(), other.model_dump()
     ignored = {"run.folder", "run.overwrite", "run.cache"}
     return [
-        f"{table}.{key}: {value!r} | {theirs[table][key]!r}"
-        for table, entries in ours.items()
-        for key, value in entries.items()
-        if f"{table}.{key}" not in ignored and value != theirs[table][key]
+        f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
+        for table in ours
+        for key in get_section(table).model_fields
+        if f"{table}.{key}" not in ignored and ours[table].get(key) != theirs[table].get(key)
     ]
 
 
@@ -137,11 +141,15 @@ def _unknown_option(options: list[str], unknown: str, program: str) -> str:
 
 
 def _plain(name: str, section: pydantic.BaseModel) -> Any:
-    fields = [
-        (key, Annotated[field.annotation, tyro.conf.arg(help=field.description)])
-        for key, field in type(section).model_fields.items()
-    ]
-    return dataclasses.make_dataclass(name.title(), fields, frozen=True)(**section.model_dump())
+    # A key without a common default is None until it is given.
+    fields, values = [], {}
+    for key, field in type(section).model_fields.items():
+        optional, given = field.default is None, key in section.model_fields_set
+        metavar = "INT" if optional else None
+        kind: Any = Optional[field.annotation] if optional else field.annotation  # noqa: UP045
+        fields.append((key, Annotated[kind, tyro.conf.arg(help=field.description, metavar=metavar)]))
+        values[key] = None if optional and not given else getattr(section, key)
+    return dataclasses.make_dataclass(name.title(), fields, frozen=True)(**values)
 
 
 def _explain(mistake: dict[str, Any]) -> str:

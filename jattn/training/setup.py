@@ -11,11 +11,16 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jattn import scores
 from jattn.models import Decoder, Encoder, EncoderDecoder, Transformer
-from jattn.tasks import LAYOUTS, TASKS, Batch, Layout, Task, make_batch
+from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.training.config import Config, ModelConfig, TrainingConfig
 from jattn.training.options import ConfigError
 
-MODELS: dict[str, type[Transformer]] = {"encoder": Encoder, "decoder": Decoder, "encoder_decoder": EncoderDecoder}
+MODELS: dict[str, type[Transformer]] = {
+    "encoder": Encoder,
+    "causal": Decoder,
+    "decoder": Decoder,
+    "encoder_decoder": EncoderDecoder,
+}
 """The model that reads each layout."""
 
 STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
@@ -65,7 +70,7 @@ def make_setup(config: Config) -> Setup:
     Raises:
       ConfigError: if the devices do not fit the batch sizes.
     """
-    task, layout = TASKS[config.task.name](config.task.symbols), LAYOUTS[config.task.layout]
+    task, layout = config.task.make(), LAYOUTS[config.task.layout]
     schedule = make_schedule(config.training)
     return Setup(
         config=config,

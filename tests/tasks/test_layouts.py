@@ -42,6 +42,39 @@ DRAWN = {
 }
 
 
+# A question of one answer, 7 1 9 2 ? -> 9 in arrays with room for six, read at the last place: at "?".
+QUESTION = Sequence(
+    source=jnp.array([7, 1, 9, 2, 10, 3]),
+    source_length=jnp.int32(5),
+    target=jnp.array([9]),
+    target_length=jnp.int32(1),
+    alignment=jnp.array([[0, 0, 1, 0, 0, 0]], bool),
+    read_at=jnp.array([4]),
+)
+ASKED = {
+    "encoder": """
+      7      ......  -
+      1      ......  -
+      9      ......  -
+      2      ......  -
+      ?      ..#...  9
+      <pad>  ......  -
+    """,
+    "decoder": """
+      7      .......  -
+      1      .......  -
+      9      .......  -
+      2      .......  -
+      ?      .......  -
+      <sep>  ..#....  9
+      <pad>  .......  -
+    """,
+    "encoder_decoder": """
+      <bos>  ..#...  9
+    """,
+}
+
+
 def draw(batch, text):
     """Draws a batch of one example as above."""
     return [
@@ -60,7 +93,37 @@ def draw(batch, text):
 def test_a_sequence_looks_as_drawn(layout):
     batch = LAYOUTS[layout].arrange(SEQUENCE, 10)
     text = tuple("0123456789") + LAYOUTS[layout].specials
-    assert draw(batch, text) == [line.split() for line in DRAWN[layout].strip().splitlines()]
+    wanted = DRAWN["encoder" if layout == "causal" else layout]
+    assert draw(batch, text) == [line.split() for line in wanted.strip().splitlines()]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_question_of_one_answer_looks_as_drawn(layout):
+    batch = LAYOUTS[layout].arrange(QUESTION, 11)
+    text = (*"0123456789?", *LAYOUTS[layout].specials)
+    wanted = ASKED["encoder" if layout == "causal" else layout]
+    assert draw(batch, text) == [line.split() for line in wanted.strip().splitlines()]
+
+
+def test_answers_may_be_read_in_any_order():
+    sequence = Sequence(
+        jnp.array([4, 1, 2, 6]),
+        jnp.int32(4),
+        jnp.array([2, 4, 5]),
+        jnp.int32(2),
+        jnp.eye(3, 4, dtype=bool),
+        jnp.array([3, 0, 1]),
+    )
+    batch = LAYOUTS["encoder"].arrange(sequence, 10)
+    assert batch.scored.tolist() == [True, False, False, True]
+    assert batch.targets[jnp.array([0, 3])].tolist() == [4, 2]
+    assert np.argwhere(batch.oracle).tolist() == [[0, 1], [3, 0]]
+
+
+def test_positions_are_counted_for_targets_of_another_length():
+    counted = {name: (layout.num_positions(9), layout.num_positions(9, 2)) for name, layout in LAYOUTS.items()}
+    assert counted == {"encoder": (9, 9), "causal": (9, 9), "decoder": (18, 11), "encoder_decoder": (9, 9)}
+    assert LAYOUTS["encoder_decoder"].num_positions(2, 9) == 9
 
 
 def test_the_lengths_of_each_side_are_told():

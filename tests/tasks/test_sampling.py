@@ -9,10 +9,11 @@ import pytest
 from scipy import stats
 
 from jattn.tasks import LAYOUTS, TASKS, make_batch
-from jattn.tasks.sequences import uniform_tokens
+from jattn.tasks.counting import _nested
+from jattn.tasks.draws import distinct, permutation, uniform_tokens
 
 MANY = 20_000
-every_task = pytest.mark.parametrize("task", TASKS)
+every_task = pytest.mark.parametrize("task", ["copy", "reverse", "shift", "odds_first", "sort", "histogram"])
 
 
 @functools.cache
@@ -66,3 +67,96 @@ def test_no_draw_falls_outside_of_the_symbols(symbols, monkeypatch):
     counts = np.bincount(uniform_tokens(jax.random.key(0), symbols, 2**23))
     assert len(counts) == symbols
     assert counts.max() - counts.min() <= 1
+
+
+def drawn(draw, number=MANY):
+    """Draws many times; returns an array of draws."""
+    return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(3), number)))
+
+
+def is_even_over(kinds, rows):
+    """Tells whether each of so many kinds of rows comes as often."""
+    _, counts = np.unique(rows.reshape(len(rows), -1), axis=0, return_counts=True)
+    return len(counts) == kinds and is_even(counts)
+
+
+@pytest.mark.parametrize(("count", "number", "kinds"), [(4, 4, 24), (6, 2, 30), (5, 3, 60), (30, 1, 30)])
+def test_what_is_drawn_without_putting_back_comes_in_every_arrangement(count, number, kinds):
+    rows = drawn(lambda rng: distinct(rng, count, number))
+    assert rows.min() == 0
+    assert rows.max() == count - 1
+    assert is_even_over(kinds, rows)
+
+
+def test_many_of_many_are_all_different():
+    rows = drawn(lambda rng: distinct(rng, 4096, 64), 50)
+    assert all(len(set(row)) == 64 for row in rows.tolist())
+    assert (np.sort(drawn(lambda rng: distinct(rng, 200, 200), 5)) == np.arange(200)).all()
+
+
+def test_permutations_are_even_and_leave_what_is_beyond():
+    rows = drawn(lambda rng: permutation(rng, 7, 4))
+    assert (rows[:, 4:] == [4, 5, 6]).all()
+    assert is_even_over(24, rows)
+
+
+def test_brackets_nest_in_every_way_alike():
+    """Four pairs nest in 14 ways, the fourth Catalan number."""
+    assert is_even_over(14, drawn(lambda rng: _nested(rng, jnp.int32(4), 10)[0]))
+
+
+def test_questions_come_in_slots_by_a_power_law():
+    """One question in 12 slots: slot s with p(s) in proportion to s^-0.99."""
+    (case,) = [
+        make_batch(TASKS["mqar"](20, pairs=1), LAYOUTS["encoder"], jax.random.key(0), jnp.arange(MANY), (26, 26), 26)
+    ]
+    counts = np.asarray(case.scored).sum(axis=0)
+    assert counts[:2].sum() == counts[3::2].sum() == 0
+    wanted = np.arange(1, 13) ** -0.99
+    assert stats.chisquare(counts[2::2], MANY * wanted / wanted.sum()).pvalue > 1e-3
+
+
+def accuracy_of_bags(task, length):
+    """How often the best linear function of how often each word comes gives the first answer, on unseen examples."""
+    task = TASKS[task]()
+    made = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(length), length)))
+    sequences = made(jax.random.split(jax.random.key(1), 8000))
+    bags = np.asarray(jax.nn.one_hot(sequences.source, len(task.symbols)).sum(axis=1))
+    bags = np.concatenate([bags, np.ones((8000, 1))], axis=1)
+    answers = np.asarray(jax.nn.one_hot(sequences.target[:, 0], len(task.symbols)))
+    fitted = np.linalg.lstsq(bags[:4000], answers[:4000], rcond=None)[0]
+    return np.mean((bags[4000:] @ fitted).argmax(axis=1) == answers[4000:].argmax(axis=1))
+
+
+@pytest.mark.parametrize(("task", "length"), [("balanced", 9), ("agreement", 12)])
+def test_the_number_of_each_word_tells_nothing(task, length):
+    assert accuracy_of_bags(task, length) == pytest.approx(0.5, abs=0.03)
+
+
+def test_bags_of_words_tell_something_where_they_may():
+    assert accuracy_of_bags("majority", 16) > 0.95
+
+
+CHANCES = {
+    **dict.fromkeys(("majority", "parity", "balanced", "agreement", "dyck"), 0.5),
+    **dict.fromkeys(("copy", "reverse", "shift", "odds_first", "permute", "selective_copy", "needle"), 1 / 10),
+    **{"associative_recall": 1 / 10, "induction": 1 / 20, "variable_tracking": 1 / 10, "most_frequent": 1 / 8},
+    **{"modular_addition": 1 / 97, "pronoun": 1 / 40, "reading": 1 / 8, "addition": 1 / 10},
+}
+
+
+@pytest.mark.parametrize("task", CHANCES)
+def test_no_answer_is_commoner_than_others(task):
+    made = TASKS[task]()
+    sample = jax.jit(jax.vmap(lambda rng: made.sample(rng, jnp.int32(made.length), made.length).target[0]))
+    counts = np.bincount(sample(jax.random.split(jax.random.key(2), 5000)))
+    assert counts.max() / 5000 < CHANCES[task] + 4 * np.sqrt(CHANCES[task] / 5000)
+
+
+def test_a_pronoun_stands_for_either_noun_in_either_order():
+    """The answer is the first noun in half of the sentences, whichever the kind of noun."""
+    task = TASKS["pronoun"]()
+    made = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(13), 13)))(jax.random.split(jax.random.key(0), 4000))
+    first, passive = np.asarray(made.alignment[:, 0, 1]), np.asarray(made.source_length == 13)
+    for kind in (passive, ~passive):
+        assert np.mean(first[kind]) == pytest.approx(0.5, abs=0.04)

@@ -1,6 +1,7 @@
-"""Every task in every layout: the answers, the oracle, and what a batch is made of."""
+"""Every task of the table in every layout: answers, oracle and reading places as plain Python says them."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,107 +10,87 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from jattn import attend
-from jattn.tasks import LAYOUTS, TASKS, make_batch
+from jattn.tasks import FAMILIES, LAYOUTS, TASKS, make_batch
+from tests.tasks import restated
+from tests.tasks.cases import CASES, FIRST, expected_batch, sequences, words
 
-# A task restated: the answer in plain Python, and per answer the places of a source of n tokens that hold it.
-ANSWERS = {"copy": lambda source: source, "reverse": lambda source: source[::-1]}
-PLACES = {"copy": lambda n: [{i} for i in range(n)], "reverse": lambda n: [{n - 1 - i} for i in range(n)]}
-
-SYMBOLS, LONGEST, ROOM = 97, 8, 11
-every_task = pytest.mark.parametrize("task", TASKS)
-every_layout = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-@functools.cache
-def sampler(task, layout, symbols=SYMBOLS, room=ROOM):
-    """Makes batches from a seed, indices and lengths, under jit."""
-    made = functools.partial(make_batch, TASKS[task](symbols), LAYOUTS[layout], room=room)
-    return jax.jit(lambda seed, indices, *lengths: made(jax.random.key(seed), indices, lengths))
-
-
-def sample(task, layout, lengths=(1, LONGEST), indices=range(1000), seed=0, **options):
-    indices = jnp.asarray(indices, jnp.int32)
-    return jax.device_get(sampler(task, layout, **options)(seed, indices, *lengths))
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+every_task = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
+# One of each family, and those whose samplers do most.
+some_tasks = pytest.mark.parametrize("name", ["sort", "mqar", "dyck", "addition", "reading"])
+# The tasks whose answers are tokens of the source, one or several alike.
+SAID = [
+    case
+    for case in CASES
+    if case.name
+    in (
+        *("copy", "reverse", "shift", "odds_first", "sort", "permute", "selective_copy", "needle"),
+        *("associative_recall", "mqar", "induction", "variable_tracking", "most_frequent", "pronoun", "reading"),
+    )
+]
 
 
-@functools.cache
-def full_batch(task, layout):
-    """A batch in which every source is known to fill its room."""
-    made = functools.partial(make_batch, TASKS[task](SYMBOLS), LAYOUTS[layout], lengths=(5, 5), room=5)
-    return jax.device_get(jax.jit(made)(jax.random.key(0), jnp.arange(3)))
-
-
-def sources(batch, layout):
-    """Reads the source of each example out of the model's inputs."""
-    if layout == "encoder_decoder":
-        tokens, lengths = batch.inputs["source"], batch.inputs["source_lengths"]
-    else:
-        tokens, lengths = batch.inputs["tokens"], batch.inputs["lengths"] // (2 if layout == "decoder" else 1)
-    return [tokens[i, :length].tolist() for i, length in enumerate(lengths)]
-
-
-def arranged(layout, source, target, pad, room):
-    """One example as a layout should show it: inputs, and the query at which the first answer is read."""
-    special = pad + 1
-
-    def filled(tokens, size):
-        return tokens + [pad] * (size - len(tokens))
-
-    if layout == "encoder":
-        return {"tokens": filled(source, room), "lengths": len(source)}, 0
-    if layout == "decoder":
-        tokens = [*source, special, *target[:-1]]
-        return {"tokens": filled(tokens, 2 * room), "lengths": len(tokens)}, len(source)
-    inputs = {"source": filled(source, room), "source_lengths": len(source)}
-    return inputs | {"tokens": filled([special, *target[:-1]], room)}, 0
-
-
-def test_every_task_is_restated_here():
-    assert ANSWERS.keys() == PLACES.keys() == TASKS.keys()
-    assert all(make(10).name == name for name, make in TASKS.items())
+def test_every_task_is_in_the_table_once_restated_and_sampled():
+    named = [make.__name__ for family in FAMILIES.values() for make in family]
+    assert len(set(named)) == len(named)
+    assert list(TASKS) == named
+    assert {case.name for case in CASES} == set(TASKS)
+    assert all(inspect.isfunction(getattr(restated, name)) for name in TASKS)
     assert all(layout.name == name for name, layout in LAYOUTS.items())
 
 
-@every_task
-@every_layout
-@pytest.mark.parametrize(("symbols", "room"), [(2, 8), (SYMBOLS, ROOM)])
-def test_a_thousand_samples_are_what_plain_python_says(task, layout, symbols, room):
-    batch = sample(task, layout, symbols=symbols, room=room)
-    found = sources(batch, layout)
-    assert {len(source) for source in found} == set(range(1, LONGEST + 1))
-    for i, source in enumerate(found):
-        target = ANSWERS[task](source)
-        inputs, first = arranged(layout, source, target, symbols, room)
-        assert {name: x[i].tolist() for name, x in batch.inputs.items()} == inputs
-        assert np.flatnonzero(batch.scored[i]).tolist() == list(range(first, first + len(target)))
-        assert batch.targets[i][batch.scored[i]].tolist() == target
-        oracle = {int(query): set(np.flatnonzero(row)) for query, row in enumerate(batch.oracle[i]) if row.any()}
-        assert oracle == {first + answer: places for answer, places in enumerate(PLACES[task](len(source)))}
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_has_defaults_that_work(name):
+    task = TASKS[name]()
+    assert task.name == name
+    assert 1 <= task.shortest <= task.length <= task.longest
+    assert task.fills(task.length) or name == "pronoun"
+    assert set(task.layouts) <= set(LAYOUTS)
+    assert task.layouts[0] == "encoder"
 
 
-@every_task
-@every_layout
-def test_the_oracle_is_found_from_the_data_alone(task, layout):
-    """A visible key is in the oracle's set exactly when, over many examples of a length, it always holds the answer."""
-    batch = sample(task, layout, (5, 5))
-    _, side = LAYOUTS[layout].sides(LAYOUTS[layout].oracle_layer)
-    holds = np.all(batch.inputs[side][:, None, :] == batch.targets[:, :, None], axis=0)
-    if layout == "decoder":
-        holds = np.tril(holds)
-    assert (batch.scored == batch.scored[0]).all()
-    assert (batch.oracle == batch.oracle[0]).all()
-    assert_array_equal(batch.oracle[0], holds & batch.scored[0][:, None])
+@every_case
+def test_a_thousand_samples_are_what_plain_python_says(case):
+    made, arranged = sequences(case)
+    number = {word: token for token, word in enumerate(case.task.symbols)}
+    room, target_room, pad = case.room, case.task.target_room(case.room), len(number)
+    assert made.target.shape[1] == target_room
+    for i in range(len(made.source)):
+        source = words(case, made, i)
+        answers = [(number[word], places, read_at) for word, places, read_at in case.restate(source)]
+        assert made.target_length[i] == len(answers)
+        for layout, batch in arranged.items():
+            tokens = [number[word] for word in source]
+            inputs, targets, scored, oracle = expected_batch(layout, tokens, answers, pad, room, target_room)
+            assert {name: x[i].tolist() for name, x in batch.inputs.items()} == inputs
+            assert_array_equal(batch.scored[i], scored)
+            assert_array_equal(batch.targets[i] * scored, targets)
+            assert_array_equal(batch.oracle[i], oracle)
+            assert layout != "causal" or (np.triu(oracle, 1) == 0).all()
 
 
-@every_task
-@every_layout
-def test_attention_that_follows_the_oracle_solves_the_task(task, layout):
+@every_case
+def test_sources_are_as_long_as_can_be(case):
+    """All lengths come, and a source leaves less of its length unused than the next longer one would need."""
+    made, _ = sequences(case)
+    lengths = {int(length) for length in made.source_length}
+    assert min(lengths) >= case.task.shortest - 1
+    assert max(lengths) <= case.longest
+    possible = [n for n in range(case.task.shortest, case.longest + 1) if case.task.fills(n)]
+    assert lengths >= set(possible)
+    assert case.name == "pronoun" or lengths == set(possible)
+
+
+@pytest.mark.parametrize("case", SAID, ids=lambda case: case.id)
+def test_attention_that_follows_the_oracle_solves_the_task(case):
     """Weights spread evenly over the oracle's set, with tokens as values, say the target and nothing else."""
-    batch = sample(task, layout)
+    _, arranged = sequences(case)
+    layout = list(arranged)[-1]
+    batch = jax.tree.map(lambda x: x[:100], arranged[layout])
     queries, keys = LAYOUTS[layout].sides(LAYOUTS[layout].oracle_layer)
     query = jnp.zeros((*batch.inputs[queries].shape, 1, 1))
     key = jnp.zeros((*batch.inputs[keys].shape, 1, 1))
-    tokens = jnp.arange(SYMBOLS + 2)
+    tokens = jnp.arange(min(len(case.task.symbols), 200) + 2)
     value = (batch.inputs[keys][:, :, None] == tokens).astype(jnp.float32)
     said = attend(query, key, value[:, :, None], mask=batch.oracle[:, None])[:, :, 0]
     wanted = (batch.targets[:, :, None] == tokens) & batch.scored[:, :, None]
@@ -117,68 +98,109 @@ def test_attention_that_follows_the_oracle_solves_the_task(task, layout):
 
 
 @every_task
-@every_layout
-@pytest.mark.parametrize(("make", "size", "room"), [(sample, 1000, ROOM), (full_batch, 3, 5)], ids=["variable", "full"])
-def test_shapes_and_dtypes(task, layout, make, size, room):
-    batch = make(task, layout)
-    count = LAYOUTS[layout].num_positions(room)
-    queries, keys = LAYOUTS[layout].sides(LAYOUTS[layout].oracle_layer)
-    assert batch.inputs[queries].shape == batch.targets.shape == batch.scored.shape == (size, count)
-    assert batch.oracle.shape == (size, count, batch.inputs[keys].shape[1])
-    assert batch.scored.dtype == batch.oracle.dtype == bool
-    assert {str(x.dtype) for x in [batch.targets, *batch.inputs.values()]} == {"int32"}
-    assert all(x.shape == (size,) for name, x in batch.inputs.items() if name.endswith("lengths"))
+def test_an_example_depends_on_seed_and_index_alone(case):
+    whole, other = sequences(case), sequences(case, seed=1)
+    picked = sequences(case, indices=(70, 2, 2, *range(1, 1048)))
+    jax.tree.map(lambda few, many: assert_array_equal(few[:3], many[[70, 2, 2]]), picked, whole)
+    assert not np.array_equal(other[0].source, whole[0].source)
+    assert len({tokens.tobytes() for tokens in whole[0].source}) > 30
 
 
-@every_task
-@every_layout
-def test_a_batch_of_full_length_carries_no_lengths_and_no_padding(task, layout):
-    full, variable = full_batch(task, layout), sample(task, layout)
-    assert full.inputs.keys() == {name for name in variable.inputs if not name.endswith("lengths")}
-    assert full.inputs.keys() < variable.inputs.keys()
-    assert not any((tokens == SYMBOLS).any() for tokens in full.inputs.values())
-    assert (full.scored.sum(axis=1) == 5).all()
-    queries = full.oracle[full.scored].reshape(3, 5, -1).any(axis=1).sum(axis=1)
-    assert (queries == 5).all()
-
-
-@every_task
-@every_layout
-def test_an_example_depends_on_seed_and_index_alone(task, layout):
-    whole, again, other = sample(task, layout), sample(task, layout), sample(task, layout, seed=1)
-    picked = sample(task, layout, indices=[706, 2, 2])
-    jax.tree.map(assert_array_equal, again, whole)
-    jax.tree.map(lambda few, many: assert_array_equal(few, many[[706, 2, 2]]), picked, whole)
-    assert sources(other, layout) != sources(whole, layout)
-    long = sources(sample(task, layout, (8, 8)), layout)
-    assert len({tuple(source) for source in long}) == 1000
-
-
-@every_task
-@every_layout
-def test_jit_and_vmap_change_nothing(task, layout):
-    plain = functools.partial(make_batch, TASKS[task](SYMBOLS), LAYOUTS[layout], lengths=(2, 5), room=6)
+@some_tasks
+def test_jit_and_vmap_change_nothing(name):
+    task = TASKS[name](*((20,) if name == "mqar" else ()))
+    plain = functools.partial(make_batch, task, LAYOUTS["encoder"], lengths=(task.shortest, 40), room=40)
     rngs = jax.random.split(jax.random.key(0), 2)
     mapped = jax.jit(jax.vmap(plain, in_axes=(0, None)))(rngs, jnp.arange(3))
-    jax.tree.map(lambda one, both: assert_array_equal(one, both[1]), plain(rngs[1], jnp.arange(3)), mapped)
+    one = jax.jit(plain)(rngs[1], jnp.arange(8))
+    jax.tree.map(lambda few, both: assert_array_equal(few[:3], both[1]), one, mapped)
+
+
+@pytest.mark.parametrize("name", ["mqar", "dyck"])
+def test_samples_are_right_as_a_user_compiles_them(name, optimized):
+    """Arithmetic that is rounded differently where it is computed twice must not matter."""
+    case = next(case for case in CASES if case.name == name)
+    sample = jax.jit(jax.vmap(lambda rng: case.task.sample(rng, jnp.int32(12), 12)))
+    made = jax.device_get(sample(jax.random.split(jax.random.key(0), 2000)))
+    for i in range(2000):
+        said = [case.task.symbols[token] for token in made.target[i]]
+        assert said == [answer for answer, _, _ in case.restate(words(case, made, i))]
+
+
+@pytest.mark.parametrize("name", ["copy", "dyck"])
+def test_a_sampler_runs_without_jit(name):
+    plain = functools.partial(make_batch, TASKS[name](), LAYOUTS["encoder"], lengths=(4, 4), room=5)
+    rng, indices = jax.random.key(0), jnp.arange(2)
+    jax.tree.map(assert_array_equal, plain(rng, indices), jax.jit(plain)(rng, indices))
 
 
 @every_task
-@every_layout
-def test_batches_lower_for_every_platform(task, layout):
-    integer, indices = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((4,), jnp.int32)
-    lower = jax.export.export(sampler(task, layout), platforms=["cpu", "cuda", "tpu"])
-    assert lower(integer, indices, integer, integer).platforms == ("cpu", "cuda", "tpu")
+def test_shapes_and_dtypes(case):
+    for layout in case.task.layouts:
+        made = functools.partial(make_batch, case.task, LAYOUTS[layout], room=case.room)
+        lengths = case.task.shortest, case.longest
+        batch = jax.eval_shape(
+            lambda rng, made=made, lengths=lengths: made(rng, jnp.arange(7), lengths), jax.random.key(0)
+        )
+        count = LAYOUTS[layout].num_positions(case.room, case.task.target_room(case.room))
+        queries, keys = LAYOUTS[layout].sides(LAYOUTS[layout].oracle_layer)
+        assert batch.inputs[queries].shape == batch.targets.shape == batch.scored.shape
+        assert batch.oracle.shape == (*batch.scored.shape, batch.inputs[keys].shape[1])
+        assert count == max(x.shape[1] for x in batch.inputs.values() if len(x.shape) == 2)
+        assert batch.scored.dtype == batch.oracle.dtype == bool
+        assert {str(x.dtype) for x in [batch.targets, *batch.inputs.values()]} == {"int32"}
+        assert all(x.shape == (7,) for name, x in batch.inputs.items() if name.endswith("lengths"))
 
 
 @every_task
-@every_layout
-def test_every_token_has_a_text_of_its_own(task, layout):
-    symbols, specials = TASKS[task](SYMBOLS).symbols, LAYOUTS[layout].specials
-    text = symbols + specials
-    assert len(symbols) == SYMBOLS
+def test_a_batch_carries_lengths_unless_every_source_fills_it(case):
+    make = functools.partial(make_batch, case.task, LAYOUTS["encoder"], jax.random.key(0), jnp.arange(9))
+    for room in range(max(case.task.shortest, case.room - 2), min(case.room, case.task.longest) + 1):
+        full = jax.eval_shape(lambda make=make, room=room: make((room, room), room))
+        assert ("lengths" not in full.inputs) == case.task.fills(room)
+
+
+@every_task
+def test_sources_fill_their_room_where_the_task_says_so(case):
+    made, _ = sequences(case)
+    full = case.task.fills(case.room)
+    longest = made.source_length == case.room
+    assert case.longest < case.room or full == longest.any()
+    assert (made.target_length[longest] == made.target.shape[1]).all() or not full
+
+
+@some_tasks
+def test_batches_lower_for_every_platform(name):
+    task, integer = TASKS[name](), jax.ShapeDtypeStruct((), jnp.int32)
+    room = max(task.length, 16)
+
+    def make(seed, shortest, longest):
+        lengths = shortest, longest
+        return make_batch(task, LAYOUTS["encoder"], jax.random.key(seed), jnp.arange(4), lengths, room)
+
+    lower = jax.export.export(jax.jit(make), platforms=["cpu", "cuda", "tpu"])
+    assert lower(integer, integer, integer).platforms == ("cpu", "cuda", "tpu")
+
+
+@every_task
+def test_every_token_has_a_text_of_its_own(case):
+    text = case.task.symbols + tuple({special for layout in LAYOUTS.values() for special in layout.specials})
     assert len(set(text)) == len(text)
-    batch = sample(task, layout)
-    tokens = [tokens for name, tokens in batch.inputs.items() if not name.endswith("lengths")]
-    assert {text[token] for each in tokens for token in each.flat} == set(text)
-    assert {text[token] for token in batch.targets[batch.scored]} == set(symbols)
+    assert all(word.isprintable() and word and " " not in word for word in text)
+    assert not any("<" in word or "&" in word for word in case.task.symbols)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "mqar"])
+def test_every_token_is_used(name):
+    cases = [case for case in CASES if case.name == name]
+    used = set()
+    for case in cases:
+        made, _ = sequences(case)
+        asked = np.arange(made.target.shape[1]) < made.target_length[:, None]
+        used |= {case.task.symbols[token] for token in made.target[asked]}
+        for i in range(len(made.source)):
+            used |= set(words(case, made, i))
+    unused = {word for case in cases for word in case.task.symbols} - used
+    # Places and counts are there up to the longest lengths, which are not sampled here.
+    expected = {"histogram": [str(count) for count in range(7, 17)], "permute": [str(place) for place in range(6, 33)]}
+    assert unused <= set(expected.get(name, ()))

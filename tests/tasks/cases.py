@@ -1,0 +1,135 @@
+"""The tasks with the options, lengths and room that the tests sample them with."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattn.tasks import LAYOUTS, TASKS
+from tests.tasks import restated
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A task with options, what its restatement is told of them, and how long its sources are."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    told: tuple[str, ...] = ()
+    longest: int = 8
+    room: int = 11
+
+    @property
+    def id(self):
+        return "-".join([self.name, *(f"{key}={value}" for key, value in self.options)])
+
+    @functools.cached_property
+    def task(self):
+        return TASKS[self.name](**dict(self.options))
+
+    def restate(self, words):
+        options = dict(self.options)
+        return getattr(restated, self.name)(words, **{key: options[key] for key in self.told})
+
+
+def case(name, longest=8, room=11, told=(), **options):
+    return Case(name, tuple(options.items()), tuple(told), longest, room)
+
+
+CASES = [
+    case("copy", num_symbols=97),
+    case("reverse", num_symbols=97),
+    case("shift", told=["by"], by=3),
+    case("shift", told=["by"], by=-2),
+    case("odds_first", num_symbols=97),
+    case("sort", num_symbols=3),
+    case("permute", longest=12, room=13, num_places=6),
+    case("selective_copy", longest=16, room=16),
+    case("selective_copy", items=1),
+    case("needle", longest=12, room=12),
+    case("associative_recall", longest=11, room=11, num_keys=5, num_values=3),
+    case("mqar", longest=18, room=20, told=["pairs"], vocabulary=20, pairs=3),
+    case("mqar", longest=64, room=64, told=["pairs"], pairs=4, vocabulary=8192),
+    case("induction", num_symbols=5),
+    case("variable_tracking", longest=17, room=17, told=["hops"], hops=1, num_names=8),
+    case("variable_tracking", longest=19, room=20, told=["hops"], hops=2),
+    case("histogram", num_symbols=3),
+    case("most_frequent", num_symbols=3),
+    case("majority"),
+    case("parity"),
+    case("dyck", longest=12, room=13),
+    case("balanced", longest=12, room=13),
+    case("addition", told=["base"], base=3, longest=11, room=12),
+    case("modular_addition", told=["modulus"], modulus=7, longest=5, room=5),
+    case("pronoun", longest=14, room=15),
+    case("agreement", longest=16, room=17),
+    case("reading", told=["facts"], longest=30, room=34, facts=1),
+    case("reading", told=["facts"], longest=41, room=41, facts=2),
+    case("reading", told=["facts"], longest=44, room=45, facts=3),
+]
+FIRST = list({case.name: case for case in reversed(CASES)}.values())[::-1]
+"""One case of each task."""
+
+
+@functools.cache
+def sampler(case):
+    """Makes a function of a seed, indices and bounds of their lengths that samples sequences, and batches by layout.
+
+    The first case of each task is arranged in all of its layouts, the others for an encoder alone.
+    """
+    task, pad = case.task, len(case.task.symbols)
+    layouts = task.layouts if case in FIRST else task.layouts[:1]
+    arrange = {name: functools.partial(LAYOUTS[name].arrange, num_symbols=pad) for name in layouts}
+
+    def sample(seed, index, shortest, longest):
+        length_rng, rng = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
+        return task.sample(rng, jax.random.randint(length_rng, (), shortest, longest + 1), case.room)
+
+    @jax.jit
+    def make(seed, indices, shortest, longest):
+        made = jax.vmap(sample, in_axes=(None, 0, 0, 0))(seed, indices, shortest, longest)
+        return made, {name: jax.vmap(one)(made) for name, one in arrange.items()}
+
+    return make
+
+
+@functools.cache
+def sequences(case, seed=0, indices=range(1050)):
+    """Samples a thousand sequences, and 50 of the shortest length; returns them, and their batches by layout."""
+    longest = jnp.array([case.longest] * 1000 + [case.task.shortest] * 50)
+    return jax.device_get(sampler(case)(seed, jnp.array(indices), jnp.full(1050, case.task.shortest), longest))
+
+
+def words(case, sequence, i):
+    """The text of the source of example `i`."""
+    return [case.task.symbols[token] for token in sequence.source[i][: sequence.source_length[i]]]
+
+
+def expected_batch(layout, source, answers, pad, room, target_room):
+    """One example as a layout should show it, from token numbers; targets that are not scored are zero."""
+    special, count = pad + 1, len(answers)
+    target = [answer for answer, _, _ in answers]
+
+    def filled(tokens, size):
+        return tokens + [pad] * (size - len(tokens))
+
+    if layout == "decoder":
+        tokens = [*source, special, *target[:-1]]
+        inputs = {"tokens": filled(tokens, room + target_room), "lengths": len(source) + count}
+        queries, size, keys = [len(source) + i for i in range(count)], room + target_room, room + target_room
+    elif layout == "encoder_decoder":
+        inputs = {"source": filled(source, room), "source_lengths": len(source)}
+        inputs["tokens"] = filled([special, *target[:-1]], target_room)
+        queries, size, keys = list(range(count)), target_room, room
+    else:
+        inputs = {"tokens": filled(source, room), "lengths": len(source)}
+        queries, size, keys = [read_at for _, _, read_at in answers], room, room
+    targets, scored = np.zeros(size, int), np.zeros(size, bool)
+    oracle = np.zeros((size, keys), bool)
+    for query, (answer, places, _) in zip(queries, answers, strict=True):
+        targets[query], scored[query] = answer, True
+        oracle[query, list(places)] = True
+    return inputs, targets, scored, oracle
