@@ -6,6 +6,8 @@ import tempfile
 import jax
 import pytest
 
+from jattn import sweeps
+
 
 def pytest_configure(config):
     """Lets all processes of one test session, and the commands they start, share compiled programs."""
@@ -44,6 +46,23 @@ def quick_compilation(request):
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+TESTS_PER_CLEARING = 150
+"""How many tests keep their programs: each takes some memory maps, of which Linux grants a process 65,530."""
+
+_tests_run = 0
+
+
+@pytest.fixture(autouse=True)
+def programs_are_let_go():
+    """Lets go of compiled programs now and then."""
+    yield
+    global _tests_run
+    _tests_run += 1
+    if _tests_run % TESTS_PER_CLEARING == 0:
+        sweeps._jitted.cache_clear()
+        jax.clear_caches()
 
 
 @pytest.fixture

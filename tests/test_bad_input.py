@@ -225,7 +225,7 @@ OTHERS = {
     "rows of floats": (lambda: FILTER.rows(jnp.ones(2)), ValueError, "rows: expected a list .* dtype float32"),
     "rows of booleans": (lambda: FILTER.rows(np.ones(5, bool)), ValueError, "rows: expected a list .* dtype bool"),
     "mass of a list": (lambda: FILTER.mass([True] * 7), TypeError, "got list"),
-    "mass of floats": (lambda: FILTER.mass(jnp.ones(7)), TypeError, "expected dtype bool .* got float32"),
+    "mass of floats": (lambda: FILTER.mass(jnp.ones(7)), TypeError, "expected booleans .* got dtype float32"),
     "fold of no function": (lambda: FILTER.fold(3), TypeError, "fold: expected a function .* got int"),
     "causal, a float": (lambda: masks.causal(1.5), TypeError, r"causal: offset must be an int, or an .* got 1\.5"),
     "causal, a boolean": (lambda: masks.causal(True), TypeError, "causal: offset must be an int, or .* got True"),

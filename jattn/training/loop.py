@@ -155,7 +155,9 @@ class Run:
     def _log(self, look: dict[str, Any]) -> None:
         interval = (self.step - 1) % self.config.run.log_every + 1
         rate = self.timed_steps / self.seconds if self.seconds else 0.0
-        tokens = self.config.training.batch_size * self.setup.layout.num_positions(self.config.task.max_length)
+        longest = self.config.task.max_length
+        positions = self.setup.layout.num_positions(longest, self.setup.task.target_room(longest))
+        tokens = self.config.training.batch_size * positions
         row = {
             "kind": "train",
             "step": self.step,
