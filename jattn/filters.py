@@ -429,7 +429,7 @@ def _whole(weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R 
 
 def _as_row_indices(name: str, indices: Any, num_rows: int) -> Int[Array, " R"]:
     try:
-        array = jnp.asarray(indices, jnp.int32 if np.size(indices) == 0 else None)
+        array = jnp.asarray(None if isinstance(indices, str) else indices, jnp.int32 if np.size(indices) == 0 else None)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a list of query indices, got {indices!r}") from None
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):

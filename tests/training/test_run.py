@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -248,5 +249,5 @@ def test_every_config_says_its_command_its_time_and_its_result():
     for path in (ROOT / "configs").glob("*.toml"):
         header = path.read_text().split("\n\n[")[0]
         assert f"python train.py configs/{path.name}" in header
-        assert "Two CPU cores, whole process: " in header
+        assert re.search(r"Two CPU cores.*: \d+ s", header)
         assert "Expect: " in header
