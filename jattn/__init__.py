@@ -9,9 +9,19 @@ from jattn.generation import generate
 from jattn.grids import Grid
 from jattn.implementations import explain_implementation
 from jattn.interventions import apply_with_edits, judge, knock_out
-from jattn.layers import Block, FeedForward, LearnedPositions, MultiHeadAttention, TokenEmbedding, capture_filters
-from jattn.models import Decoder, Encoder, EncoderDecoder
+from jattn.layers import (
+    Block,
+    FeedForward,
+    LearnedPositions,
+    MultiHeadAttention,
+    PatchEmbedding,
+    RelativePositions,
+    TokenEmbedding,
+    capture_filters,
+)
+from jattn.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
 from jattn.portraits import HeadPortraits, head_portraits
+from jattn.recurrent import RecurrentEncoderDecoder
 from jattn.rollouts import rollout
 
 __version__ = "0.1.0"
@@ -28,6 +38,10 @@ __all__ = [
     "KVCache",
     "LearnedPositions",
     "MultiHeadAttention",
+    "PatchEmbedding",
+    "PooledEncoder",
+    "RecurrentEncoderDecoder",
+    "RelativePositions",
     "TokenEmbedding",
     "apply_with_edits",
     "attend",

@@ -43,6 +43,11 @@ class Bias(abc.ABC):
         """Returns the bias with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
         return self
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether an `offset` that is an array tells where the queries of each batch entry stand among the keys."""
+        return False
+
     def __add__(self, other: BiasLike) -> "Bias":
         return _Sum(self, as_bias(other))
 
@@ -289,6 +294,10 @@ class _Alibi(Bias):
             )
         return _Alibi(fit_array("bias", self.slopes, shape), self.offset.fit(shape))
 
+    @property
+    def is_placed(self) -> bool:
+        return not self.offset.known
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -314,6 +323,10 @@ class _Relative(Bias):
             )
         table = self.table.reshape((1,) * (len(shape) - self.table.ndim) + self.table.shape)
         return dataclasses.replace(self, table=table, offset=self.offset.fit(shape))
+
+    @property
+    def is_placed(self) -> bool:
+        return not self.offset.known
 
     def _look_up(self, distance: Int[Array, "X Y"], grid: Grid) -> Float[Array, "... X Y"]:
         by_bucket = grid.one_stream(self.table)
@@ -361,3 +374,7 @@ class _Sum(Bias):
 
     def fit(self, shape: tuple[int, ...]) -> Bias:
         return _Sum(self.left.fit(shape), self.right.fit(shape))
+
+    @property
+    def is_placed(self) -> bool:
+        return self.left.is_placed and self.right.is_placed

@@ -296,14 +296,15 @@ def attend_cached(
         returns.
       query_positions: their positions, as `KVCache.next_positions` gave them before.
       mask: forbids further slots; an array that broadcasts to ``[*batch, N, n, slots]``.
-      **options: what `attend` takes further; a bias must be an array too.
+      **options: what `attend` takes further; a bias must be an array too, or, for a cache without a window, know where
+        the queries stand: ``biases.alibi(offset=lengths)`` with the `KVCache.length` before they were appended.
 
     Returns:
       The averaged values, in the dtype of the cache.
 
     Raises:
       ValueError: if shapes do not fit, a ring of slots has already overwritten what the first of so many queries sees
-        (``n > slots - window + 1``), or mask or bias is an object: it would take slots for positions.
+        (``n > slots - window + 1``), or mask or bias is another object: it would take slots for positions.
 
     Example:
       >>> import jax.numpy as jnp
@@ -323,7 +324,8 @@ def attend_cached(
             f"in {cache.slots} slots, got {n}: attend to the first of what cache.extend returns"
         )
     for name, option in (("mask", mask), ("bias", options.get("bias"))):
-        if isinstance(option, Mask | Bias):
+        placed = isinstance(option, Bias) and option.is_placed and cache.window is None
+        if isinstance(option, Mask | Bias) and not placed:
             raise ValueError(
                 f"{name}: expected an array [*batch, N, n, slots] or None with a cache, which is causal and knows its "
                 f"window; got {type(option).__name__}, which knows no positions but the indices of queries and slots"

@@ -15,10 +15,13 @@ from flax.core.scope import union_filters
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
+from jattn import biases
+from jattn.biases import Bias, BiasLike
 from jattn.cache import KVCache
 from jattn.filters import AttentionFilter
 from jattn.masks import MaskLike
 from jattn.multi_head import COLLECTION, MultiHeadAttention, Projection
+from jattn.normalizers import NormalizerLike, softmax
 from jattn.scores import ScoreLike, scaled_dot
 
 ROOT = "attention"
@@ -50,6 +53,25 @@ class TokenEmbedding(nn.Module):
         return rows.reshape(*tokens.shape, self.width)
 
 
+class PatchEmbedding(nn.Module):
+    """Turns each patch of an image into a vector: ``x W + b`` of its ``P`` pixel values.
+
+    Args:
+      width: the length ``D`` of a vector.
+      dtype: of the computation.
+
+    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image recognition at scale",
+    section 3.1.
+    """
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "*batch S P"]) -> Float[Array, "*batch S D"]:
+        return Projection((self.width,), dtype=self.dtype, name="linear")(patches)
+
+
 class LearnedPositions(nn.Module):
     """Looks up a vector per position in a learned table; there is none beyond `max_length`."""
 
@@ -64,6 +86,31 @@ class LearnedPositions(nn.Module):
             )
         table = self.param("embedding", nn.initializers.normal(self.width**-0.5), (self.max_length, self.width))
         return table[:length]
+
+
+class RelativePositions(nn.Module):
+    """Makes the bias that a learned table holds for each distance from query to key, in buckets; `biases.relative`.
+
+    Args:
+      num_heads: how many heads have a column of the table each.
+      bidirectional: whether keys later than their query have buckets of their own; False under a causal mask.
+      num_buckets: how many buckets there are.
+      max_distance: from which distance on all share the last bucket of their direction.
+
+    Source: Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text transformer",
+    section 2.1.
+    """
+
+    num_heads: int
+    bidirectional: bool = True
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    @nn.compact
+    def __call__(self, offset: int | Int[Array, "*batch"] = 0) -> Bias:
+        """Makes the bias; `offset` says how many positions the first query lies behind the first key."""
+        table = self.param("embedding", nn.initializers.normal(), (self.num_buckets, self.num_heads))
+        return biases.relative(table, self.bidirectional, self.max_distance, offset)
 
 
 class FeedForward(nn.Module):
@@ -91,6 +138,7 @@ class Block(nn.Module):
       hidden: width inside the feed-forward layer.
       norm: ``"pre"`` or ``"post"``.
       score: how queries and keys are compared.
+      normalizer: what makes weights of scores.
       rotary: whether self-attention rotates queries and keys by their positions, or with which options.
       dropout_rate: of each step's output, of weights and inside the feed-forward layer, where not `deterministic`.
       dtype: of the computation.
@@ -100,6 +148,7 @@ class Block(nn.Module):
     hidden: int
     norm: str = "pre"
     score: ScoreLike = scaled_dot()
+    normalizer: NormalizerLike = softmax()
     rotary: bool | Mapping[str, Any] = False
     dropout_rate: float = 0.0
     dtype: Any = None
@@ -112,6 +161,7 @@ class Block(nn.Module):
         *,
         tokens: Float[Array, "*batch T D"] | None = None,
         mask: MaskLike | None = None,
+        bias: BiasLike | None = None,
         context_mask: MaskLike | None = None,
         deterministic: bool = True,
         cache: KVCache | None = None,
@@ -124,6 +174,7 @@ class Block(nn.Module):
           context: what cross-attention attends to; None leaves that step out.
           tokens: what self-attention attends to instead of `x`, for a stream that knows only its positions yet.
           mask: of self-attention; True = may attend.
+          bias: of self-attention; added to the scores.
           context_mask: of cross-attention.
           deterministic: whether dropout is off.
           cache: of self-attention, which is causal then; `x` are the next tokens.
@@ -145,6 +196,7 @@ class Block(nn.Module):
             MultiHeadAttention,
             num_heads=self.num_heads,
             score=self.score,
+            normalizer=self.normalizer,
             dropout_rate=self.dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
@@ -157,8 +209,8 @@ class Block(nn.Module):
             nonlocal after
             layer = attention(rotary=self.rotary, name="attention")
             if cache is None:
-                return layer(y, tokens, mask=mask)
-            y, after = layer(y, tokens, mask=mask, cache=cache, lengths=lengths)
+                return layer(y, tokens, mask=mask, bias=bias)
+            y, after = layer(y, tokens, mask=mask, bias=bias, cache=cache, lengths=lengths)
             return y
 
         x = add(x, "attention", attend_to_self)

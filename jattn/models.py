@@ -1,7 +1,7 @@
-"""Models: tokens in, logits out; small transformers of the three classic kinds.
+"""Models: tokens in, logits out; small transformers of the classic kinds.
 
-Glossary of shapes: ``T`` tokens read, ``S`` source tokens, ``D`` width, ``C`` vocabulary. Lengths say how many tokens
-of each batch entry are real; ``None`` means all of them.
+Glossary of shapes: ``T`` tokens read, ``S`` source items, ``P`` pixels of a patch, ``D`` width, ``C`` vocabulary.
+Lengths say how many tokens of each batch entry are real; ``None`` means all of them.
 """
 
 from collections.abc import Sequence
@@ -15,102 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from jattn import masks, positions
 from jattn.cache import KVCache
-from jattn.layers import Block, LearnedPositions, Projection, TokenEmbedding
-from jattn.scores import ScoreLike, scaled_dot
+from jattn.layers import FeedForward, MultiHeadAttention
+from jattn.transformer import Transformer, padding
 
-POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 QUERIES = ("tokens", "positions")
-
-
-class Transformer(nn.Module):
-    """What the three models share: embedding, positions, blocks and the final linear layer.
-
-    Args:
-      vocabulary: the number of tokens ``C``.
-      num_layers: blocks in a stack.
-      num_heads: heads of each attention; must divide `width`.
-      width: the length ``D`` of a token's vector.
-      hidden: the width inside the feed-forward layers.
-      norm: ``"pre"`` or ``"post"``; see `jattn.Block`.
-      positions: ``"sinusoidal"``, ``"learned"``, ``"rotary"`` (in self-attention) or ``"none"``.
-      max_length: the longest length of learned positions; the others have none.
-      score: how queries and keys are compared.
-      dropout_rate: of embeddings, weights and feed-forward layers, where not `deterministic`.
-      dtype: of the computation; parameters and logits are float32.
-    """
-
-    vocabulary: int
-    num_layers: int = 1
-    num_heads: int = 1
-    width: int = 32
-    hidden: int = 64
-    norm: str = "pre"
-    positions: str = "sinusoidal"
-    max_length: int = 512
-    score: ScoreLike = scaled_dot()
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-
-    def embed(
-        self, tokens: Int[Array, "*batch T"], name: str, deterministic: bool, at: Int[Array, "*batch T"] | None = None
-    ) -> Float[Array, "*batch T D"]:
-        """Looks the tokens up and tells each where it stands: at the positions `at`, or counted from zero."""
-        x = TokenEmbedding(self.vocabulary, self.width, self.dtype, name=name)(tokens)
-        places = self.places(tokens.shape[-1], name, at)
-        x = x if places is None else x + places.astype(x.dtype)
-        return nn.Dropout(self.dropout_rate)(x, deterministic=deterministic)
-
-    def places(
-        self, length: int, name: str, at: Int[Array, "*batch T"] | None = None
-    ) -> Float[Array, "*batch T D"] | None:
-        """Makes the vector that is added for each position, or None where positions are told otherwise or not.
-
-        Positions count from zero to `length`, but for those given as `at`. Of learned ones there are `max_length`: what
-        is beyond is NaN.
-        """
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions: expected one of {', '.join(POSITIONS)}, got {self.positions!r}")
-        if self.positions == "sinusoidal":
-            return positions.sinusoidal(jnp.arange(length) if at is None else at, self.width)
-        if self.positions == "learned":
-            learned = LearnedPositions(self.max_length, self.width, name=f"{name}_positions")
-            return learned(length) if at is None else jnp.take(learned(self.max_length), at, axis=0, mode="fill")
-        return None
-
-    def stack(
-        self, x: Float[Array, "*batch T D"], name: str = "block", tokens: Array | None = None, **call: Any
-    ) -> Float[Array, "*batch T D"]:
-        """Passes the vectors through `num_layers` blocks, and a last norm where norms come first.
-
-        `tokens`, where given, is what the first block attends to instead of `x`.
-        """
-        for layer, block in enumerate(self.blocks(name)):
-            x = block(x, tokens=tokens if layer == 0 else None, **call)
-        return self.last_norm(x, name)
-
-    def blocks(self, name: str) -> list[Block]:
-        """Makes the blocks of a stack."""
-        return [
-            Block(
-                num_heads=self.num_heads,
-                hidden=self.hidden,
-                norm=self.norm,
-                score=self.score,
-                rotary=self.positions == "rotary",
-                dropout_rate=self.dropout_rate,
-                dtype=self.dtype,
-                name=f"{name}_{layer}",
-            )
-            for layer in range(self.num_layers)
-        ]
-
-    def last_norm(self, x: Float[Array, "*batch T D"], name: str) -> Float[Array, "*batch T D"]:
-        """Applies the norm after the last block of a stack, where norms come first."""
-        return nn.LayerNorm(dtype=self.dtype, name=f"{name}_norm")(x) if self.norm == "pre" else x
-
-    def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
-        """Applies the final linear layer: a logit per token of the vocabulary, in float32."""
-        return Projection((self.vocabulary,), dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 
 class Encoder(Transformer):
@@ -143,7 +51,8 @@ class Encoder(Transformer):
             if places is None:
                 raise ValueError(f"queries: 'positions' needs sinusoidal or learned positions, got {self.positions!r}")
             x, attended = jnp.broadcast_to(places.astype(x.dtype), x.shape), x
-        return self.read_out(self.stack(x, tokens=attended, mask=_padding(lengths), deterministic=deterministic))
+        told = {"bias": self.bias("block"), "mask": padding(lengths), "deterministic": deterministic}
+        return self.read_out(self.stack(x, tokens=attended, **told))
 
 
 class Decoder(Transformer):
@@ -189,12 +98,13 @@ class Decoder(Transformer):
         """
         if cache is None:
             mask = masks.causal() if lengths is None else masks.causal() & masks.padding(lengths)
-            x = self.embed(tokens, "embedding", deterministic)
-            return self.read_out(self.stack(x, mask=mask, deterministic=deterministic))
+            x, bias = self.embed(tokens, "embedding", deterministic), self.bias("block", bidirectional=False)
+            return self.read_out(self.stack(x, mask=mask, bias=bias, deterministic=deterministic))
         self._check_cache(cache, tokens, lengths)
         x, after = self.embed(tokens, "embedding", deterministic, at=cache[0].next_positions(tokens.shape[-1])), []
+        bias = self.bias("block", bidirectional=False, offset=cache[0].length)
         for block, seen in zip(self.blocks("block"), cache, strict=True):
-            x, seen = block(x, cache=seen, lengths=lengths, deterministic=deterministic)
+            x, seen = block(x, bias=bias, cache=seen, lengths=lengths, deterministic=deterministic)
             after.append(seen)
         return self.read_out(self.last_norm(x, "block")), tuple(after)
 
@@ -234,31 +144,117 @@ class Decoder(Transformer):
 
 
 class EncoderDecoder(Transformer):
-    """Reads a source with an encoder and predicts the next token with a decoder that attends to it."""
+    """Reads a source with an encoder and predicts the next token with a decoder that attends to it.
+
+    Example: an image of six patches of four pixels each, and a caption.
+      >>> import jax, jax.numpy as jnp
+      >>> from jattn import EncoderDecoder
+      >>> model, image, caption = EncoderDecoder(vocabulary=10), jnp.ones((6, 4)), jnp.array([9, 2, 5])
+      >>> variables = model.init(jax.random.key(0), image, caption)
+      >>> model.apply(variables, image, caption).shape
+      (3, 10)
+    """
 
     @nn.compact
     def __call__(
         self,
-        source: Int[Array, "*batch S"],
+        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
         tokens: Int[Array, "*batch T"],
         source_lengths: Int[Array, "*batch"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "*batch T C"]:
-        source_mask = _padding(source_lengths)
-        context = self.embed(source, "source_embedding", deterministic)
-        context = self.stack(context, "encoder", mask=source_mask, deterministic=deterministic)
+        """Predicts the next token after each.
+
+        Args:
+          source: tokens; or patches of an image, ``P`` pixel values each, in reading order.
+          tokens: the target so far.
+          source_lengths: how many items of `source` are real.
+          deterministic: whether dropout is off.
+
+        Returns:
+          Logits, float32.
+        """
+        source_mask = padding(source_lengths)
+        context = self.read(source, source_mask, deterministic)
         x = self.embed(tokens, "embedding", deterministic)
         x = self.stack(
             x,
             "decoder",
             context=context,
             mask=masks.causal(),
+            bias=self.bias("decoder", bidirectional=False),
             context_mask=source_mask,
             deterministic=deterministic,
         )
         return self.read_out(x)
 
 
-def _padding(lengths: Int[Array, "*batch"] | None) -> masks.Mask | None:
-    return None if lengths is None else masks.padding(lengths)
+class PooledEncoder(Transformer):
+    """Reads a source into one vector, and answers from that vector alone.
+
+    A learned query attends to the encoded source with `num_heads` heads; what they take, joined and projected, is the
+    vector ``v``. The answer at place ``i`` knows the vector and the place, no token of the target and no other answer::
+
+        zᵢ = v + placeᵢ        logitsᵢ = W (zᵢ + feed_forward(norm(zᵢ))) + b
+
+    where a place is a learned vector if positions are learned, else a sinusoidal one. So all that is ever said about
+    a source went through the filter ``pooling``, one row per head, and through the vector.
+
+    Example: the vector of a sentence, for a probe.
+      >>> import jax, jax.numpy as jnp
+      >>> from jattn import PooledEncoder
+      >>> model, sentences, answers = PooledEncoder(vocabulary=10), jnp.ones((2, 7), int), jnp.zeros((2, 3), int)
+      >>> variables = model.init(jax.random.key(0), sentences, answers)
+      >>> model.apply(variables, sentences, answers).shape
+      (2, 3, 10)
+      >>> model.apply(variables, sentences, method="vector").shape
+      (2, 32)
+
+    Source: Lin et al. 2017, "A structured self-attentive sentence embedding", section 2.1, over a transformer in place
+    of a recurrent network and with `score` in place of an additive one; a learned query that is projected as any other
+    is from Lee et al. 2019, "Set transformer", section 3.2.
+    """
+
+    def __call__(
+        self,
+        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
+        tokens: Int[Array, "*batch T"],
+        source_lengths: Int[Array, "*batch"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "*batch T C"]:
+        """Answers at as many places as there are `tokens`, which are not read otherwise."""
+        return self._pass(source, tokens.shape[-1], source_lengths, deterministic)[1]
+
+    def vector(
+        self,
+        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
+        source_lengths: Int[Array, "*batch"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "*batch D"]:
+        """Reads a source into its vector; call it as ``model.apply(variables, source, method="vector")``."""
+        return self._pass(source, 0, source_lengths, deterministic)[0]
+
+    @nn.compact
+    def _pass(self, source: Array, places: int, lengths: Array | None, deterministic: bool) -> tuple[Array, Array]:
+        """Returns the vector and the logits at as many places."""
+        mask = padding(lengths)
+        context = self.read(source, mask, deterministic)
+        query = self.param("query", nn.initializers.normal(self.width**-0.5), (1, self.width))
+        pooling = MultiHeadAttention(
+            num_heads=self.num_heads,
+            score=self.score,
+            dropout_rate=self.dropout_rate,
+            deterministic=deterministic,
+            dtype=self.dtype,
+            name="pooling",
+        )
+        vector = pooling(jnp.broadcast_to(query, (*context.shape[:-2], 1, self.width)), context, mask=mask)
+        told = self.places(places, "embedding")
+        told = positions.sinusoidal(jnp.arange(places), self.width) if told is None else told
+        x = vector + told.astype(vector.dtype)
+        answer = FeedForward(self.hidden, self.dropout_rate, self.dtype, name="answer")
+        x = x + answer(nn.LayerNorm(dtype=self.dtype, name="answer_norm")(x), deterministic=deterministic)
+        return vector[..., 0, :], self.read_out(x)

@@ -338,6 +338,16 @@ WRONG_QUERIES = {
         ValueError,
         "bias: expected an array .* got _",
     ),
+    "a bias that does not know where the queries stand": (
+        {"bias": biases.alibi()},
+        ValueError,
+        "bias: expected an array .* got _Alibi",
+    ),
+    "a bias of positions in a ring": (
+        {"cache": empty(12, 4), "bias": biases.alibi(offset=jnp.zeros(2, int))},
+        ValueError,
+        "bias: expected an array .* got _Alibi",
+    ),
 }
 
 

@@ -11,6 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jattn
 from jattn import (
     MultiHeadAttention,
+    PatchEmbedding,
+    RelativePositions,
     attend,
     attention_filter,
     biases,
@@ -20,6 +22,7 @@ from jattn import (
     positions,
     scores,
 )
+from jattn.grids import whole_grid
 from jattn.layers import ONE_HOT_VOCABULARY
 from jattn.multi_head import Projection
 from tests import reference
@@ -53,6 +56,25 @@ def test_a_projection_is_that_of_flax(options):
         out, expected = projection.apply(variables, x), dense.apply(variables, x)
         assert out.dtype == expected.dtype
         assert_allclose(out.astype(jnp.float32), expected.astype(jnp.float32), rtol=1e-5, atol=1e-5)
+
+
+def test_patches_are_multiplied_with_a_matrix():
+    layer = PatchEmbedding(width=3)
+    variables = drawn_like(layer, X)
+    parameters = variables["params"]["linear"]
+    close(layer.apply(variables, X), np.einsum("bsp,pd->bsd", X, parameters["kernel"]) + parameters["bias"])
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_relative_positions_are_a_learned_table_of_distances(bidirectional):
+    layer = RelativePositions(num_heads=2, bidirectional=bidirectional, num_buckets=6, max_distance=9)
+    variables = jax.jit(lambda rng: layer.init(rng))(RNG)
+    table = variables["params"]["embedding"]
+    assert table.shape == (6, 2)
+    found = layer.apply(variables, jnp.array([0, 4])).fit((2, 2, 3, 5)).evaluate(whole_grid((2, 2, 3, 5)))
+    distance = np.arange(5) - np.arange(3)[:, None] - np.array([0, 4])[:, None, None]
+    buckets = biases.relative_buckets(distance, 6, 9, bidirectional)
+    assert_array_equal(found, jnp.moveaxis(table[buckets], -1, 1))
 
 
 # What attention passes on

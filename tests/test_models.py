@@ -6,19 +6,30 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import Decoder, Encoder, EncoderDecoder, capture_filters, scores
+from jattn import (
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    PooledEncoder,
+    apply_with_edits,
+    biases,
+    capture_filters,
+    edits,
+    scores,
+)
 from tests.variants import drawn_like
 
 SIZES = {"vocabulary": 7, "num_heads": 2, "width": 8, "hidden": 12}
 TOKENS = jnp.array([[1, 0, 4, 2, 6, 3], [5, 5, 1, 3, 2, 0]])
 SOURCE = jnp.array([[3, 1, 6, 0], [2, 2, 5, 4]])
-KINDS = [Encoder, Decoder, EncoderDecoder]
+KINDS = [Encoder, Decoder, EncoderDecoder, PooledEncoder]
+READERS = (EncoderDecoder, PooledEncoder)
 close = functools.partial(assert_allclose, rtol=1e-4, atol=1e-5)
 
 
 def inputs(kind):
     """The tokens that a model of this kind reads."""
-    return (SOURCE, TOKENS) if kind is EncoderDecoder else (TOKENS,)
+    return (SOURCE, TOKENS) if kind in READERS else (TOKENS,)
 
 
 @functools.cache
@@ -75,7 +86,7 @@ def test_other_dependences():
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_has_no_influence(kind):
     _, apply = made(kind)
-    lengths = jnp.array([4, 3]) if kind is not EncoderDecoder else jnp.array([3, 2])
+    lengths = jnp.array([3, 2]) if kind in READERS else jnp.array([4, 3])
     first, *others = inputs(kind)
     real = jnp.arange(first.shape[1]) < lengths[:, None]
     logits = [apply(jnp.where(real, first, padding), *others, lengths) for padding in (0, 6)]
@@ -100,16 +111,19 @@ def test_an_encoder_without_positions_is_permutation_equivariant(options):
     close(apply(TOKENS[:, order]), apply(TOKENS)[:, order])
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "relative"])
 def test_positions_tell_the_order(positions):
     _, apply = made(Encoder, positions=positions)
     assert np.abs(apply(TOKENS[:, ::-1]) - apply(TOKENS)[:, ::-1]).max() > 1e-2
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_is_used(kind):
-    variables, _ = made(kind)
-    model = kind(**SIZES)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [*((kind, {}) for kind in KINDS), *((kind, {"positions": "relative"}) for kind in (Encoder, EncoderDecoder))],
+)
+def test_every_parameter_is_used(kind, options):
+    variables, _ = made(kind, **options)
+    model = kind(**SIZES | options)
 
     def loss(variables):
         return jnp.sum(jnp.sin(model.apply(variables, *inputs(kind))))
@@ -117,7 +131,7 @@ def test_every_parameter_is_used(kind):
     gradients, _ = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(variables))
     unused = ["/".join(str(part.key) for part in path) for path, gradient in gradients if np.abs(gradient).max() < 1e-6]
     # A key's bias moves all scores of a row alike, which a softmax does not see.
-    assert [name for name in unused if not name.endswith("attention/key/bias")] == []
+    assert [name for name in unused if not name.endswith(("attention/key/bias", "pooling/key/bias"))] == []
 
 
 def test_filters_of_an_encoder_decoder():
@@ -142,6 +156,118 @@ def test_scores_reach_every_attention():
     _, filters = jax.eval_shape(functools.partial(capture_filters, model), variables, *inputs(EncoderDecoder))
     assert len(filters) == 3
     assert {filter.program.score for filter in filters.values()} == {score}
+
+
+# Positions that are told by biases
+
+
+def test_alibi_tells_an_encoder_how_far_a_key_is_and_not_on_which_side():
+    _, apply = made(Encoder, positions="alibi")
+    close(apply(TOKENS[:, ::-1]), apply(TOKENS)[:, ::-1])
+    order = np.array([3, 0, 5, 4, 1, 2])
+    assert np.abs(apply(TOKENS[:, order]) - apply(TOKENS)[:, order]).max() > 1e-3
+
+
+def with_and_without(kind, positions):
+    """The filters of a model of two layers, and what they are with the same parameters and no positions."""
+    options = {"positions": positions, "num_layers": 2}
+    variables, _ = made(kind, **options)
+    filters = (
+        jax.jit(functools.partial(capture_filters, kind(**SIZES | options | {"positions": told})))(
+            variables, *inputs(kind)
+        )[1]
+        for told in (positions, "none")
+    )
+    return variables["params"], *filters
+
+
+@pytest.mark.parametrize(
+    ("kind", "positions", "stacks"),
+    [
+        (Encoder, "alibi", ["block"]),
+        (Encoder, "relative", ["block"]),
+        (Decoder, "relative", ["block"]),
+        (EncoderDecoder, "relative", ["encoder", "decoder"]),
+        (EncoderDecoder, "alibi", ["encoder", "decoder"]),
+    ],
+)
+def test_biases_reach_the_scores_of_self_attention_in_every_layer(kind, positions, stacks):
+    parameters, filters, plain = with_and_without(kind, positions)
+    for stack in stacks:
+        length = filters[f"{stack}_0/attention"].shape[-1]
+        distance = np.arange(length) - np.arange(length)[:, None]
+        expected = -np.asarray(biases.alibi_slopes(2))[:, None, None] * abs(distance)
+        if positions == "relative":
+            both_ways = stack == "encoder" or kind is Encoder
+            buckets = biases.relative_buckets(distance, bidirectional=both_ways)
+            expected = np.moveaxis(parameters[f"{stack}_positions"]["embedding"][buckets], -1, 0)
+        added = filters[f"{stack}_0/attention"].scores() - plain[f"{stack}_0/attention"].scores()
+        seen = np.isfinite(added)
+        assert_allclose(added[seen], np.broadcast_to(expected, added.shape)[seen], atol=1e-4)
+        # Deeper layers read what the biases have changed: there the table itself is compared.
+        bias = filters[f"{stack}_1/attention"].program.bias
+        jax.tree.map(assert_array_equal, bias, filters[f"{stack}_0/attention"].program.bias)
+    for name, filter in filters.items():
+        assert (filter.program.bias is None) == name.endswith("cross_attention")
+
+
+# One vector
+
+
+def test_answers_from_one_vector_read_no_token_of_the_target():
+    _, apply = made(PooledEncoder)
+    assert_array_equal(apply(SOURCE, TOKENS), apply(SOURCE, 0 * TOKENS))
+    close(apply(SOURCE, TOKENS)[:, :2], apply(SOURCE, TOKENS[:, :2]))
+
+
+def test_all_that_is_said_of_a_source_goes_through_the_pooling_and_the_vector():
+    variables, apply = made(PooledEncoder)
+    model = PooledEncoder(**SIZES)
+    _, filters = jax.eval_shape(functools.partial(capture_filters, model), variables, SOURCE, TOKENS)
+    assert {name: filter.shape for name, filter in filters.items()} == {
+        "encoder_0/attention": (2, 2, 4, 4),
+        "pooling": (2, 2, 1, 4),
+    }
+    unread = apply_with_edits(model, variables, SOURCE, TOKENS, edits={"pooling": edits.knock_out()})
+    assert_array_equal(unread[0], unread[1])
+    assert np.any(apply(SOURCE, TOKENS)[0] != apply(SOURCE, TOKENS)[1])
+
+
+def test_the_vector_of_a_source_is_at_hand():
+    variables, _ = made(PooledEncoder)
+    model = PooledEncoder(**SIZES)
+    vector = jax.jit(functools.partial(model.apply, method="vector"))
+    found = vector(variables, SOURCE, jnp.array([3, 4]))
+    assert (found.shape, found.dtype) == ((2, 8), jnp.float32)
+    close(found[0], vector(variables, SOURCE[0, :3]))
+    assert np.any(found != vector(variables, SOURCE[:, ::-1], jnp.array([3, 4])))
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "none"])
+def test_answers_from_one_vector_know_their_place(positions):
+    variables, apply = made(PooledEncoder, positions=positions)
+    logits = apply(SOURCE, TOKENS)
+    assert np.abs(logits[:, 1:] - logits[:, :-1]).max(axis=(0, 2)).min() > 1e-2
+    assert ("embedding_positions" in variables["params"]) == (positions == "learned")
+
+
+# Images
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_source_may_be_patches_of_an_image(kind):
+    image = jax.random.uniform(jax.random.key(0), (2, 4, 5))
+    model = kind(**SIZES)
+    variables = drawn_like(model, image, TOKENS)
+    patches = variables["params"].pop("patch_embedding")["linear"]
+    assert patches["kernel"].shape == (5, 8)
+    assert "source_embedding" not in variables["params"]
+    apply = jax.jit(model.apply)
+    found = apply({"params": variables["params"] | {"patch_embedding": {"linear": patches}}}, image, TOKENS)
+    # Tokens whose vectors are those of the patches are read alike.
+    table = (image[0] @ patches["kernel"] + patches["bias"])[jnp.array([0, 1, 2, 3, 0, 0, 0])]
+    as_tokens = {"params": variables["params"] | {"source_embedding": {"embedding": table}}}
+    close(apply(as_tokens, jnp.arange(4), TOKENS[0]), found[0])
 
 
 # Queries that know only where they stand
@@ -171,7 +297,7 @@ def test_queries_of_tokens_know_their_token():
 
 
 DEEP = {"num_layers": 2, "max_length": 6}
-POSITIONED = [DEEP | {"positions": kind} for kind in ("sinusoidal", "learned", "rotary", "none")]
+POSITIONED = [DEEP | {"positions": kind} for kind in ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")]
 
 
 @pytest.mark.parametrize("options", [*POSITIONED, DEEP | {"norm": "post"}], ids=str)

@@ -12,7 +12,8 @@ __all__ = ["Example", "Layer", "Pooled", "Probes", "RunRecord", "read_record", "
 def render(run_dir: Path | str) -> Path:
     """Draws the report of a run into its folder, whether the run is finished or under way.
 
-    Writes `report.html`, `figures/filters.png`, `figures/curves.png` and `figures/filters.gif`, each in one step.
+    Writes `report.html`, `figures/curves.png` and, of a model with attention, `figures/filters.png` and
+    `figures/filters.gif`, each in one step.
 
     Args:
       run_dir: the run's folder; `jattn.report.record` says what it must hold.
@@ -27,12 +28,13 @@ def render(run_dir: Path | str) -> Path:
     from jattn.report import animation, figures, page
 
     folder, record = Path(run_dir), read_record(run_dir)
-    with replacing(folder / "figures" / "filters.png") as file:
-        figures.save_figure(figures.draw_filters(record), file)
     with replacing(folder / "figures" / "curves.png") as file:
         figures.save_figure(figures.draw_curves(record), file)
-    with replacing(folder / "figures" / "filters.gif") as file:
-        animation.save_frames(animation.draw_frames(record), file)
+    if record.probes.layers:
+        with replacing(folder / "figures" / "filters.png") as file:
+            figures.save_figure(figures.draw_filters(record), file)
+        with replacing(folder / "figures" / "filters.gif") as file:
+            animation.save_frames(animation.draw_frames(record), file)
     with replacing(folder / "report.html") as file:
         file.write(page.build_page(record).encode())
     return folder / "report.html"

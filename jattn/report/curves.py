@@ -46,15 +46,20 @@ class Panel:
 
 
 def run_panels(record: RunRecord) -> list[Panel]:
-    """Returns the four panels of a run: loss, accuracy, filter score, entropy. Curves of no numbers are left out."""
+    """Returns the panels of a run: loss, accuracy, filter score, entropy; curves of no numbers are left out.
+
+    There is no panel of filters for a model without attention, and none of the filter score without an oracle.
+    """
     train, evaluation = record.rows("train"), record.rows("evaluation")
     loss = [_curve(train, "loss", "train", "blue"), _curve(evaluation, "loss", "evaluation", "ink", dots=True)]
     panels = [
         Panel("loss", _loss_scale(loss), None, loss),
         Panel("accuracy", "linear", 1.0, _accuracy(train, evaluation)),
-        Panel("filter score: mass on the oracle", "linear", 1.0, _filter_score(train, evaluation)),
-        Panel("entropy of the filters (nats)", "linear", None, _entropy(train)),
     ]
+    if any(layer.oracle for layer in record.probes.layers):
+        panels.append(Panel("filter score: mass on the oracle", "linear", 1.0, _filter_score(train, evaluation)))
+    if record.probes.layers:
+        panels.append(Panel("entropy of the filters (nats)", "linear", None, _entropy(train)))
     return [Panel(panel.title, panel.scale, panel.top, _drawable(panel.curves)) for panel in panels]
 
 

@@ -97,7 +97,9 @@ def _plan_sheet(record: RunRecord, heads: list[Head], snapshots: int) -> _Sheet:
     tops, y = [], _Sheet.TOP
     for head, (count, _) in zip(heads, sizes, strict=True):
         tops.append(y + _Sheet.CAPTION)
-        y = tops[-1] + count * cell + (0 if not head.last else 0.42 if longest <= 2 else 0.72)
+        # Names stand upright beside their rows, of which few are less high than a name is long.
+        height = max(count * cell, 0.1 + 0.066 * len(head.layer.name) - _Sheet.CAPTION)
+        y = tops[-1] + height + (0 if not head.last else 0.42 if longest <= 2 else 0.72)
     columns = snapshots + any(head.layer.oracle for head in heads)
     figure = Figure((_Sheet.LEFT + columns * stride + _Sheet.RIGHT, y + 0.12), facecolor="white")
     return _Sheet(figure, record, cell, stride, tops)
@@ -202,13 +204,17 @@ def _draw_colour_bar(sheet: _Sheet) -> None:
 
 
 def draw_curves(record: RunRecord) -> Figure:
-    """Draws loss, accuracy, filter score and entropy over the training steps, one panel each."""
-    figure = Figure((10.5, 6.2), facecolor="white")
-    grid = figure.subplots(2, 2, gridspec_kw={"hspace": 0.36, "wspace": 0.16})
-    figure.subplots_adjust(left=0.06, right=0.985, top=0.93, bottom=0.08)
-    for axes, panel in zip(grid.flat, run_panels(record), strict=True):
+    """Draws loss, accuracy and, where there are any, filter score and entropy over training steps, a panel each."""
+    panels = run_panels(record)
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure((10.5, height := 0.4 + 2.9 * rows), facecolor="white")
+    grid = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"hspace": 0.36, "wspace": 0.16})
+    figure.subplots_adjust(left=0.06, right=0.985, top=1 - 0.43 / height, bottom=0.5 / height)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(grid.flat, panels, strict=False):
         _draw_panel(axes, panel)
-    for axes in grid[1]:
+    for axes in grid.flat[max(0, len(panels) - 2) : len(panels)]:
         axes.set_xlabel("training step", fontsize=8.5, color=GREY)
     return figure
 

@@ -46,7 +46,7 @@ def choose_contents(record: RunRecord, limit: int) -> Contents:
     """
     examples, count = len(record.probes.examples), len(record.steps)
     cells = sum(math.prod(_shape(record, layer)) for layer in record.probes.layers)
-    snapshots = choose_snapshots(count, max(2, limit // cells))
+    snapshots = choose_snapshots(count, max(2, limit // max(1, cells)))
     sizes = {snapshot: size for snapshot in snapshots if (size := _row_bytes(record, snapshot))}
     if not sizes:
         return Contents(snapshots, [], 0)

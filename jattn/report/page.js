@@ -2,14 +2,16 @@
 
 const byId = (id) => document.getElementById(id);
 const last = run.steps.length - 1;
+const hasFilters = run.layers.length > 0;
 const state = { snapshot: last, example: 0, ...bestFilter(), oracle: true, playing: false, query: null, key: null };
-state.row = firstRow(state.example, state.layer);
+state.row = hasFilters ? firstRow(state.example, state.layer) : 0;
 const views = {};
 let colours = levelColours();
 let timer = null;
 
-/** Returns the filter to begin with: the one with the most mass on the oracle at the end of the run. */
+/** Returns the filter to begin with: the one with the most mass on the oracle at the end of the run, if there is any. */
 function bestFilter() {
+  if (!hasFilters) return { layer: 0, head: 0 };
   const all = run.layers.flatMap(({ heads }, layer) => Array.from({ length: heads }, (_, head) => ({ layer, head })));
   const mass = ({ layer, head }) => measuresAt(last, 0, layer, head).mass ?? -1;
   return all.reduce((best, next) => (mass(next) > mass(best) ? next : best));
@@ -33,6 +35,7 @@ function currentFilter() {
 }
 
 function drawFilter() {
+  if (!hasFilters) return;
   const shown = currentFilter();
   byId("views").classList.toggle("maps", shown.pooled);
   byId("scale-note").textContent = shown.pooled ? "(half the ink is 0.25)" : "";
@@ -52,7 +55,7 @@ function drawFilter() {
 }
 
 function drawRunCurves() {
-  const chosen = { layer: run.layers[state.layer].name, head: state.head };
+  const chosen = { layer: run.layers[state.layer]?.name, head: state.head };
   views.curves = drawCurves(byId("curves"), chosen, (step) => {
     const distances = run.steps.map((at) => Math.abs(at - step));
     update({ snapshot: distances.indexOf(Math.min(...distances)) });
@@ -76,6 +79,13 @@ function showState() {
   byId("step-shown").textContent = `step ${step.toLocaleString("en")} of ${run.steps[last].toLocaleString("en")}`;
   byId("play").textContent = state.playing ? "Stop" : "Play";
   byId("play").setAttribute("aria-pressed", state.playing);
+  views.curves.markStep(step);
+  showPredictions(byId("predictions"), step);
+  if (hasFilters) showFilterState();
+}
+
+/** Writes what is known of the filter shown. */
+function showFilterState() {
   byId("filter-name").textContent = `${run.layers[state.layer].name}, head ${state.head}`;
   byId("filter-measures").textContent = measureWords();
   const shown = currentFilter();
@@ -83,8 +93,6 @@ function showState() {
   if (shown.pooled) showRow(shown, state);
   views.matrix.showFocus(state);
   views.lines.showFocus(state);
-  views.curves.markStep(step);
-  showPredictions(byId("predictions"), step);
 }
 
 function measureWords() {
@@ -117,7 +125,7 @@ function goToRow(row) {
 /** Makes a button with a small picture for each head, one row per layer; a single head needs none. */
 function addHeads() {
   const holder = byId("heads");
-  holder.hidden = run.layers.length === 1 && run.layers[0].heads === 1;
+  holder.hidden = run.layers.length <= 1 && (run.layers[0]?.heads ?? 1) === 1;
   if (holder.hidden) return;
   run.layers.forEach(({ name, heads }, layer) => {
     const row = element("div", { class: "row" });
@@ -201,8 +209,10 @@ function addControls() {
   });
   byId("row-step").addEventListener("click", ({ target }) => goTo(Number(target.dataset.snapshot)));
   addHeads();
-  followFocus(byId("matrix"), "matrix", true);
-  followFocus(byId("lines"), "lines", false);
+  if (hasFilters) {
+    followFocus(byId("matrix"), "matrix", true);
+    followFocus(byId("lines"), "lines", false);
+  }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, button, summary")) return;
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

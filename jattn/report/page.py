@@ -44,7 +44,8 @@ def build_page(record: RunRecord) -> str:
     script = "".join(_read(name) for name in SCRIPTS)
     parts = {
         "policy": html.escape(_policy(style, script)),
-        "title": html.escape(_title(record)),
+        "title": html.escape(_title(record) + (": attention filters" if record.probes.layers else "")),
+        "kind": "" if record.probes.layers else "without-filter",
         "style": style,
         "data": _embed(page_data(record)),
         "script": script,
@@ -97,7 +98,9 @@ def result_line(record: RunRecord) -> str:
         words.append(f"{_percent(found['token_accuracy'])} of their tokens are right")
     if found["filter_score"] is not None:
         words.append(f"the filter score is {found['filter_score']:.3f}")
-    return f"After {row['step']:,} steps, {', '.join(words) or 'no accuracy is known'}."
+    seeds = len(row.get("replicates", ()))
+    whose = f", on average over {seeds} seeds; the filters below are of the first" if seeds > 1 else ""
+    return f"After {row['step']:,} steps, {', '.join(words) or 'no accuracy is known'}{whose}."
 
 
 def _percent(part: float) -> str:

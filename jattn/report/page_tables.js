@@ -34,7 +34,7 @@ function showByLength(section) {
   section.hidden = !lengths.length;
   const columns = Object.entries(
     { exact_accuracy: "exactly right", token_accuracy: "tokens right", filter_score: "filter score" },
-  );
+  ).filter(([name]) => lengths.some(([, found]) => typeof found[name] === "number"));
   const rows = lengths.map(([length, found]) => {
     const row = element("tr");
     const numbers = columns.map(([name]) => element("td", {}, found[name]?.toFixed(4) ?? "–"));

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 from pydantic import Field
 
-from jattn.models import POSITIONS, QUERIES
+from jattn.models import QUERIES
+from jattn.recurrent import CELLS
 from jattn.tasks import LAYOUTS, TASKS, Task
 from jattn.tasks.options import make_task, task_options
+from jattn.transformer import POSITIONS
 
 
 class _Section(pydantic.BaseModel):
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     LayoutName = str
     PositionsName = str
     QueriesName = str
+    KindName = str
 else:
     TaskName = Literal[tuple(TASKS)]
     LayoutName = Literal[tuple(LAYOUTS)]
     PositionsName = Literal[POSITIONS]
     QueriesName = Literal[QUERIES]
+    KindName = Literal[("transformer", *CELLS, "pooled")]
 
 
 def _own(**limits: Any) -> Any:
@@ -55,7 +59,13 @@ class TaskConfig(_Section):
     max_count: int = _own(ge=1, le=4096, description="histogram: the greatest count, and so the greatest length")
     base: int = _own(ge=2, le=10_000, description="addition: how many different digits there are")
     modulus: int = _own(ge=2, le=10_000, description="modular_addition: how many different numbers there are")
+    depth: int = _own(ge=1, le=20, description="listops: how many lists may be in each other")
+    split: Literal["all", "train", "test"] = _own(description="pronoun: all sentences, all but a fifth, or that fifth")
+    read_at: Literal["it", "end"] = _own(description="pronoun: where in the sentence the answer is read")
     facts: int = _own(ge=1, le=3, description="reading: how many sentences of the story decide the answer")
+    image: int = _own(ge=6, le=4096, description="captions: how many pixels wide and high the picture is")
+    patch: int = _own(ge=1, le=64, description="captions: how many pixels wide and high a patch of it is")
+    shape: int = _own(ge=3, le=2048, description="captions: how many pixels wide and high a shape in it is")
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> "TaskConfig":
@@ -86,9 +96,14 @@ _EVERY_TASK = ("name", "layout", "min_length", "max_length")
 
 
 class ModelConfig(_Section):
-    """The transformer."""
+    """What learns; some keys concern some kinds alone."""
 
-    num_layers: int = Field(default=1, ge=1, le=64, description="blocks in a stack")
+    kind: KindName = Field(default="transformer", description="the kind of model; all but transformers read a source")
+    attention: bool = Field(
+        default=True,
+        description="gru, lstm: whether the decoder attends to the source, or has one fixed vector of it",
+    )
+    num_layers: int = Field(default=1, ge=1, le=64, description="blocks in a stack, or cells on top of one another")
     num_heads: int = Field(default=1, ge=1, le=256, description="attention heads; must divide the width")
     width: int = Field(default=32, ge=2, le=8192, description="length of a token's vector")
     hidden: int = Field(default=64, ge=1, le=65_536, description="width inside the feed-forward layers")
@@ -97,12 +112,15 @@ class ModelConfig(_Section):
         default="tokens",
         description="what an encoder's first queries know; with positions, answers must come through a filter",
     )
-    positions: PositionsName = Field(default="sinusoidal", description="how the model is told where tokens stand")
+    positions: PositionsName = Field(default="sinusoidal", description="how a transformer is told where tokens stand")
     max_length: int = Field(default=512, ge=1, le=65_536, description="the longest length of learned positions")
     score: Literal["scaled_dot", "cosine"] = Field(
-        default="scaled_dot", description="how queries and keys are compared"
+        default="scaled_dot", description="how a transformer compares queries and keys"
     )
     temperature: float = Field(default=0.1, gt=0, description="what cosines are divided by")
+    normalizer: Literal["softmax", "softmax_plus_one", "sigmoid", "entmax15", "sparsemax"] = Field(
+        default="softmax", description="how weights are made of scores"
+    )
     dropout_rate: float = Field(
         default=0.0, ge=0, lt=1, description="chance of each activation and weight to be dropped"
     )
@@ -126,6 +144,7 @@ class TrainingConfig(_Section):
         default="float32", description="of the computation; parameters are float32"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides parameters, batches and dropout")
+    replicates: int = Field(default=1, ge=1, le=100, description="seeds trained at once: `seed` and those after it")
 
 
 class EvaluationConfig(_Section):
@@ -195,11 +214,23 @@ def _is_path(text: str) -> bool:
 
 def _problems(config: Config) -> list[str]:
     """Lists what does not fit together, each as ``key: what was expected, what came``."""
-    task, model = config.task, config.model
     problems = []
+    last_seed = config.training.seed + config.training.replicates - 1
+    if last_seed >= 2**32:
+        problems.append(
+            f"training.replicates: expected seeds below {2**32}, got {last_seed} for the last; "
+            f"nearest: {2**32 - config.training.seed}"
+        )
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
     problems += _task_problems(config)
+    problems += _model_problems(config)
+    return problems
+
+
+def _model_problems(config: Config) -> list[str]:
+    """Lists what a model cannot do: a layout, or sizes that do not fit one another."""
+    task, model, problems = config.task, config.model, []
     if model.width % model.num_heads:
         divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
@@ -219,7 +250,9 @@ def _problems(config: Config) -> list[str]:
             problems.append(
                 f"model.queries: 'positions' needs positions 'sinusoidal' or 'learned', got {model.positions!r}"
             )
-    if model.positions == "sinusoidal" and model.width % 2:
+    places = "learned" if model.positions == "learned" else "sinusoidal"
+    told = places if model.kind == "pooled" else model.positions
+    if model.kind not in CELLS and told == "sinusoidal" and model.width % 2:
         problems.append(f"model.width: sinusoidal positions need an even width, got {model.width}")
     target_room = task.make().target_room(config.longest())
     positions_needed = LAYOUTS[task.layout].num_positions(config.longest(), target_room)
@@ -227,6 +260,33 @@ def _problems(config: Config) -> list[str]:
         problems.append(
             f"model.max_length: learned positions must reach {positions_needed} for sequences of {config.longest()} "
             f"in layout {task.layout!r}, got {model.max_length}"
+        )
+    return problems + _kind_problems(config)
+
+
+def _kind_problems(config: Config) -> list[str]:
+    """Lists what a kind of model does not have."""
+    task, model, problems = config.task, config.model, []
+    if model.kind != "transformer" and task.layout != "encoder_decoder":
+        problems.append(f"model.kind: {model.kind!r} needs task.layout 'encoder_decoder', got {task.layout!r}")
+    if model.kind not in CELLS and not model.attention:
+        cells = " or ".join(map(repr, CELLS))
+        problems.append(
+            f"model.attention: kind {model.kind!r} is made of attention, expected true; "
+            f"false is for model.kind {cells}, whose decoder then has one fixed vector of the source"
+        )
+    if model.kind in CELLS and model.positions not in ("sinusoidal", "none"):
+        problems.append(
+            f"model.positions: kind {model.kind!r} reads in order and takes no positions, expected 'none' or nothing, "
+            f"got {model.positions!r}"
+        )
+    if model.kind in CELLS and model.normalizer != "softmax":
+        problems.append(
+            f"model.normalizer: kind {model.kind!r} attends by a softmax, expected nothing, got {model.normalizer!r}"
+        )
+    if model.kind in CELLS and model.score != "scaled_dot":
+        problems.append(
+            f"model.score: kind {model.kind!r} scores by a small network, expected nothing, got {model.score!r}"
         )
     return problems
 

@@ -1,27 +1,44 @@
 """From a config to the parts of a run: task, model, optimizer, mesh."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import linen as nn
 from jax.sharding import AxisType, Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn import scores
-from jattn.models import Decoder, Encoder, EncoderDecoder, Transformer
+from jattn import normalizers, scores
+from jattn.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
+from jattn.normalizers import NormalizerLike
+from jattn.recurrent import RecurrentEncoderDecoder
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.training.config import Config, ModelConfig, TrainingConfig
 from jattn.training.options import ConfigError
 
-MODELS: dict[str, type[Transformer]] = {
-    "encoder": Encoder,
-    "causal": Decoder,
-    "decoder": Decoder,
-    "encoder_decoder": EncoderDecoder,
+MODELS: dict[tuple[str, str], type[nn.Module]] = {
+    ("transformer", "encoder"): Encoder,
+    ("transformer", "causal"): Decoder,
+    ("transformer", "decoder"): Decoder,
+    ("transformer", "encoder_decoder"): EncoderDecoder,
+    ("gru", "encoder_decoder"): RecurrentEncoderDecoder,
+    ("lstm", "encoder_decoder"): RecurrentEncoderDecoder,
+    ("pooled", "encoder_decoder"): PooledEncoder,
 }
-"""The model that reads each layout."""
+"""The model of each kind that reads a layout."""
+
+NORMALIZERS: dict[str, NormalizerLike] = {
+    "softmax": normalizers.softmax(),
+    "softmax_plus_one": normalizers.softmax_plus_one(),
+    "sigmoid": normalizers.sigmoid(),
+    "entmax15": normalizers.entmax15(),
+    "sparsemax": normalizers.sparsemax(),
+}
+"""What makes weights of scores, by its name in a config."""
 
 STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
 """The independent streams of randomness of a run."""
@@ -34,24 +51,39 @@ class Setup:
     config: Config
     task: Task
     layout: Layout
-    model: Transformer
+    model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     mesh: Mesh
 
-    def rng(self, stream: str) -> PRNGKeyArray:
-        """Returns the rng of one of the `STREAMS`: a pure function of the seed."""
-        return jax.random.fold_in(jax.random.key(self.config.training.seed), STREAMS.index(stream))
+    @property
+    def seeds(self) -> Int[np.ndarray, "*R"]:
+        """The seed of each replicate; of a single one, without an axis."""
+        first, replicates = self.config.training.seed, self.config.training.replicates
+        return np.uint32(first) if replicates == 1 else np.arange(first, first + replicates, dtype=np.uint32)
+
+    def each(self, function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        """Maps a function over the axis of replicates; a single one has no such axis."""
+        return function if self.config.training.replicates == 1 else jax.vmap(function, in_axes)
+
+    def rng(self, stream: str, seed: Int[Array, ""] | None = None) -> PRNGKeyArray:
+        """Returns the rng of one of the `STREAMS`: a pure function of the seed, by default the first."""
+        seed = self.config.training.seed if seed is None else seed
+        return jax.random.fold_in(jax.random.key(seed), STREAMS.index(stream))
+
+    def rngs(self, stream: str) -> PRNGKeyArray:
+        """Returns that rng for each replicate."""
+        return self.each(lambda seed: self.rng(stream, seed))(self.seeds)
 
     def training_batch(self, rng: PRNGKeyArray, indices: Array) -> Batch:
         """Makes training examples; each depends on `rng` and its index alone."""
         lengths = (self.config.task.min_length, self.config.task.max_length)
         return make_batch(self.task, self.layout, rng, indices, lengths, self.config.task.max_length)
 
-    def init(self, batch: Batch) -> optax.Params:
+    def init(self, batch: Batch, seed: Int[Array, ""] | None = None) -> optax.Params:
         """Makes the model's first parameters."""
         inputs: dict[str, Any] = batch.inputs
-        return self.model.init(self.rng("parameters"), **inputs)["params"]
+        return self.model.init(self.rng("parameters", seed), **inputs)["params"]
 
     def apply(self, params: optax.Params, batch: Batch, **options: Any) -> Any:
         """Applies the model to the inputs of a batch; returns logits."""
@@ -83,13 +115,17 @@ def make_setup(config: Config) -> Setup:
     )
 
 
-def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> Transformer:
-    """Makes the model that reads a layout."""
-    score = scores.cosine(config.temperature) if config.score == "cosine" else scores.scaled_dot()
-    options: dict[str, Any] = config.model_dump(exclude={"score", "temperature", "queries"})
-    if layout == "encoder":
-        options["queries"] = config.queries
-    return MODELS[layout](vocabulary=vocabulary, score=score, dtype=jnp.dtype(dtype), **options)
+def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> nn.Module:
+    """Makes the model of a kind that reads a layout, from what the config says of it."""
+    model = MODELS[config.kind, layout]
+    options: dict[str, Any] = config.model_dump() | {
+        "vocabulary": vocabulary,
+        "cell": config.kind,
+        "score": scores.cosine(config.temperature) if config.score == "cosine" else scores.scaled_dot(),
+        "normalizer": NORMALIZERS[config.normalizer],
+        "dtype": jnp.dtype(dtype),
+    }
+    return model(**{field.name: options[field.name] for field in dataclasses.fields(model) if field.name in options})
 
 
 def make_schedule(config: TrainingConfig) -> optax.Schedule:

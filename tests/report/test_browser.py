@@ -29,6 +29,18 @@ def test_the_page_opens_at_the_last_step_with_the_best_head(page):
     assert page.find("#filter-name").text == "block_0/<b>attention</b>, head 0"
 
 
+def test_the_page_of_a_model_without_attention_plays_predictions(browser, make_run):
+    for page in opened(browser, render(make_run((), TOKENS, STEPS)).as_uri()):
+        assert page.find("h1").text == "reverse"
+        assert "no attention" in page.find(".lede").text
+        hidden = ("#heads", "#matrix", "#example", "#oracle", "#filter-name")
+        assert not any(page.find(selector).is_displayed() for selector in hidden)
+        assert len(page.run("return [...document.querySelectorAll('#curves figure')]")) == 2
+        page.slide_to(0)
+        assert page.find("#step-shown").text == "step 0 of 100"
+        assert page.find("#predictions").get_attribute("data-step") == "0"
+
+
 def test_the_slider_changes_step_picture_lines_and_curves(page):
     before = page.picture(), page.picture("#heads canvas"), len(page.shown_lines())
     mark = page.find("#curves .now").get_attribute("x1")

@@ -44,5 +44,10 @@ def test_loss_is_on_a_log_scale_where_it_can_be(make_run, losses, scale):
     assert panels_of(make_run, metrics=rows)["loss"].scale == scale
 
 
+def test_panels_of_filters_are_for_models_that_have_some_and_the_score_needs_an_oracle(make_run):
+    assert list(panels_of(make_run, layers=())) == ["loss", "accuracy"]
+    assert list(panels_of(make_run, layers=(Layer("a", 1),))) == ["loss", "accuracy", "entropy"]
+
+
 def test_a_run_just_begun_has_panels_without_curves(make_run):
     assert [panel.curves for panel in run_panels(read_record(make_run(metrics=[])))] == [[], [], [], []]

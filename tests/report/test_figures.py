@@ -8,7 +8,7 @@ from jattn.report import render
 from jattn.report.animation import FRAME_MS, FRAMES, LAST_FRAME_MS, draw_frames, save_frames
 from jattn.report.figures import DPI, HEADS, draw_curves, draw_filters, save_figure
 from jattn.report.look import ACCENT
-from jattn.report.record import Layer, read_record
+from jattn.report.record import Example, Layer, Probes, read_record, save_probes
 from jattn.report.snapshots import save_snapshot
 
 HOSTILE = ["<img onerror=x>", "</script>", "$x^{2$", "\n", "\u2028", "\u202e", "日本", "", " ", "\\", "{}"]
@@ -38,6 +38,32 @@ def test_render_draws_a_run_just_begun(make_run):
     render(run_dir)
     with Image.open(run_dir / "figures" / "filters.gif") as animation:
         assert animation.info["duration"] == LAST_FRAME_MS
+
+
+def test_a_run_without_attention_has_curves_and_no_filters(make_run):
+    run_dir = make_run(())
+    render(run_dir)
+    assert [path.name for path in (run_dir / "figures").iterdir()] == ["curves.png"]
+    figure = draw_curves(read_record(run_dir))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "accuracy"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["training step"] * 2
+
+
+def test_three_panels_leave_a_place_empty(make_run):
+    figure = draw_curves(read_record(make_run((Layer("a", 1),))))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "training step", "training step"]
+
+
+def test_names_of_low_rows_do_not_touch(make_run):
+    run_dir, layer = make_run(steps=(0,)), Layer("a/pooling/of/a/long/name", 2, "vector", "source")
+    tokens = tuple("30142")
+    sequences = {"inputs": tokens, "source": tokens, "vector": ("vector",)}
+    save_probes(run_dir, Probes([layer], [Example(sequences, tokens, [True] * 5, [[]] * 5)]))
+    save_snapshot(run_dir, 0, {layer.name: np.full((1, 2, 1, 5), 0.2)})
+    figure = draw_filters(read_record(run_dir))
+    png(figure)
+    first, second = (text.get_window_extent() for text in figure.texts if text.get_text().startswith("a/pooling"))
+    assert first.y0 > second.y1
 
 
 def test_filters_show_first_halfway_last_and_oracle(make_run):
