@@ -20,12 +20,13 @@ from jattn import folds
 from jattn.filters import AttentionFilter
 from jattn.layers import capture_filters
 from jattn.tasks import Batch, make_batch
-from jattn.tasks.layouts import PAD
+from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import on_oracle, pool_filters
 from jattn.training.setup import Setup
 from jattn.training.step import cross_entropy, is_correct
 
-Lengths = tuple[Any, Any]
+ACCURACIES = ("token_accuracy", "exact_accuracy", "filter_score")
+"""What a model is judged by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,8 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
 
     Example ``start + i`` of the stream `rng` is the same whatever the size. `room` is the longest source that fits; for
     the run's own training lengths, give ``None`` for `shortest` and `longest`. With ``pools=True`` it computes what is
-    kept of filters longer than the screen, too, which takes one more sweep over those of the first examples.
+    kept of filters longer than the screen, too, which takes one more sweep over those of the first examples. With
+    replicates, `params`, `rng` and all results have a first axis of them.
     """
 
     def judge(params: Any, rng: PRNGKeyArray, start: Array, shortest: Any, longest: Any, pools: Any) -> Measured:
@@ -79,7 +81,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
         return Measured(sums, batch, predictions, *_keep(setup, filters, batch, pools))
 
-    judge = jax.jit(judge)
+    judge = jax.jit(setup.each(judge, (0, 0, None, None, None, None)))
 
     def measure(
         params: Any, rng: PRNGKeyArray, start: Any, shortest: Any = None, longest: Any = None, *, pools: bool = False
@@ -131,19 +133,26 @@ def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict
     """Computes what is kept of a layer's filters, over the real queries and keys of each example."""
     padded = any(name.endswith("lengths") for name in batch.inputs)
     pad = setup.vocabulary().index(PAD)
-    queries, keys = (
-        jnp.sum(jnp.cumprod(batch.inputs[side] != pad, axis=-1, dtype=jnp.int32), axis=-1)
-        for side in setup.layout.sides(name)
-    )
+
+    def count(side: str) -> Int[Array, " B"]:
+        items = batch.inputs.get(side)
+        # A picture has no token that says where it ends, and a vector is one.
+        told = items is None or items.ndim == 3
+        real = _real(batch, side) if told else jnp.cumprod(items != pad, axis=-1, dtype=jnp.int32)
+        return jnp.sum(real, axis=-1)
+
+    queries, keys = map(count, setup.layout.sides(name))
     oracle = batch.oracle & batch.scored[..., None] if _is_judged(setup, name) else None
     return pool_filters(layer, setup.config.run.screen, (queries, keys) if padded else None, oracle)
 
 
 def _real(batch: Batch, name: str) -> Bool[Array, "B S"]:
-    tokens, lengths = batch.inputs[name], batch.inputs.get(f"{name}_lengths")
+    if name == VECTOR:
+        return jnp.ones((batch.targets.shape[0], 1), bool)
+    size, lengths = batch.inputs[name].shape[:2], batch.inputs.get(f"{name}_lengths")
     if lengths is None:
-        return jnp.ones(tokens.shape, bool)
-    return jnp.arange(tokens.shape[-1]) < lengths[:, None]
+        return jnp.ones(size, bool)
+    return jnp.arange(size[1]) < lengths[:, None]
 
 
 def _over(per_query: Float[Array, "B N T"], queries: Bool[Array, "B T"]) -> Float[Array, " N"]:
@@ -153,6 +162,20 @@ def _over(per_query: Float[Array, "B N T"], queries: Bool[Array, "B T"]) -> Floa
 def add_up(sums: list[dict[str, Any]]) -> dict[str, Any]:
     """Adds the fetched sums of several batches, in float64."""
     return jax.tree.map(lambda *parts: np.sum(np.asarray(parts, np.float64), axis=0), *sums)
+
+
+def of_replicate(found: Any, replicate: int, replicates: int) -> Any:
+    """Picks what belongs to one replicate; of a single one, all does."""
+    return found if replicates == 1 else jax.tree.map(lambda x: x[replicate], found)
+
+
+def average(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Averages the accuracies and filter scores of several results, of all replicates or of all lengths alike."""
+    means: dict[str, Any] = {}
+    for name in ACCURACIES:
+        values = [result[name] for result in results]
+        means[name] = None if None in values else float(np.mean(values))
+    return means
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, Any]:

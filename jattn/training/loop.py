@@ -10,10 +10,11 @@ import numpy as np
 
 from jattn.report.record import INPUTS, Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
-from jattn.tasks.layouts import PAD
+from jattn.tasks import Batch
+from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
-from jattn.training.evaluation import Measured, add_up, make_measure, summarize
+from jattn.training.evaluation import ACCURACIES, Measured, add_up, average, make_measure, of_replicate, summarize
 from jattn.training.interrupts import Interrupts
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
@@ -64,17 +65,18 @@ class Run:
     @property
     def step(self) -> int:
         """How many steps were taken."""
-        return int(self.state.step)
+        return int(np.max(jax.device_get(self.state.step)))
 
     @property
     def solved(self) -> bool:
-        """Whether the latest evaluation met what the config calls solved."""
+        """Whether the latest evaluation met what the config calls solved, for every seed."""
         evaluations = [row for row in self.rows if row["kind"] == "evaluation"]
-        if not evaluations:
-            return False
-        wanted, latest = self.config.evaluation, evaluations[-1]
-        score = latest["filter_score"] or 0.0
-        return latest["exact_accuracy"] >= wanted.solved_accuracy and score >= wanted.solved_filter_score
+        wanted = self.config.evaluation
+        return bool(evaluations) and all(
+            found["exact_accuracy"] >= wanted.solved_accuracy
+            and (found["filter_score"] is None or found["filter_score"] >= wanted.solved_filter_score)
+            for found in evaluations[-1]["replicates"]
+        )
 
     @property
     def done(self) -> bool:
@@ -112,28 +114,33 @@ class Run:
         """Judges the trained model on fresh examples, and on the test lengths; returns the row of metrics."""
         if self.rows and self.rows[-1]["kind"] == "test":
             return self.rows[-1]
-        wanted, rng = self.config.evaluation, self.setup.rng("test")
-        result, _ = self._measure_many(self.measure, rng, wanted.test_examples)
+        wanted, rngs = self.config.evaluation, self.setup.rngs("test")
+        results, _ = self._measure_many(self.measure, rngs, wanted.test_examples)
         by_length = {}
         if wanted.test_lengths:
             room = max(wanted.test_lengths)
             measure = make_measure(self.setup, room, wanted.batch_size)
+            fold_in = self.setup.each(jax.random.fold_in, (0, None))
             for length in wanted.test_lengths:
-                stream = jax.random.fold_in(rng, length)
-                found, _ = self._measure_many(measure, stream, math.ceil(wanted.test_examples / 10), length, length)
-                by_length[str(length)] = _accuracies(found)
-        row = {"kind": "test", "step": self.step, "examples": result["examples"], **_accuracies(result)}
-        self._append(row | {"by_length": by_length})
+                examples = math.ceil(wanted.test_examples / 10)
+                by_length[str(length)], _ = self._measure_many(measure, fold_in(rngs, length), examples, length, length)
+        row = {"kind": "test", "step": self.step, "examples": results[0]["examples"], **average(results)}
+        row["by_length"] = {length: average(found) for length, found in by_length.items()}
+        row["replicates"] = self._each(results)
+        for replicate, found in enumerate(row["replicates"]):
+            found["by_length"] = {length: _accuracies(of_all[replicate]) for length, of_all in by_length.items()}
+        self._append(row)
         return self.rows[-1]
 
     def _advance(self, until: int) -> None:
         before, start = self.step, time.perf_counter()
         self.state = self.train_chunk(self.state, jnp.int32(until))
-        broken_step = int(self.state.broken_step)
-        if broken_step >= 0:
-            kept = self.checkpoints.latest_step()
+        broken_steps = np.ravel(jax.device_get(self.state.broken_step))
+        if np.any(broken_steps >= 0):
+            kept, which = self.checkpoints.latest_step(), int(np.argmax(broken_steps))
+            of_seed = f" of seed {np.ravel(self.setup.seeds)[which]}" if len(broken_steps) > 1 else ""
             raise TrainingFailed(
-                f"the loss is not finite at step {broken_step}; "
+                f"the loss{of_seed} is not finite at step {broken_steps[which]}; "
                 + (f"the checkpoint of step {kept} is kept" if kept is not None else "there is no checkpoint before it")
                 + "; a lower training.learning_rate or training.clip_norm may help"
             )
@@ -141,8 +148,9 @@ class Run:
         self.timed_steps += self.step - before
 
     def _look(self, snapshot: bool) -> dict[str, Any]:
-        """Looks at the probes: returns what their filters are like, and keeps the filters of the first few."""
-        measured = self.measure(self.state.params, self.setup.rng("probes"), 0, pools=snapshot)
+        """Looks at the probes of the first seed: returns what their filters are like, and keeps those of a few."""
+        found = self.measure(self.state.params, self.setup.rngs("probes"), 0, pools=snapshot)
+        measured = of_replicate(found, 0, self.config.training.replicates)
         kept = (measured.weights, measured.pooled) if snapshot else ({}, {})
         sums, (weights, pooled), watched = jax.device_get((measured.sums, kept, self.state.sums))
         if snapshot:
@@ -157,11 +165,11 @@ class Run:
         rate = self.timed_steps / self.seconds if self.seconds else 0.0
         longest = self.config.task.max_length
         positions = self.setup.layout.num_positions(longest, self.setup.task.target_room(longest))
-        tokens = self.config.training.batch_size * positions
+        tokens = self.config.training.batch_size * positions * self.config.training.replicates
         row = {
             "kind": "train",
             "step": self.step,
-            **{name: float(total) / interval for name, total in look["watched"].items()},
+            **{name: float(np.mean(total)) / interval for name, total in look["watched"].items()},
             "learning_rate": float(self.learning_rate(self.step - 1)),
             "steps_per_second": rate,
             "tokens_per_second": rate * tokens,
@@ -172,18 +180,28 @@ class Run:
         self.seconds, self.timed_steps = 0.0, 0
 
     def _evaluate(self) -> None:
-        result, measured = self._measure_many(
-            self.measure, self.setup.rng("evaluation"), self.config.evaluation.examples
+        results, measured = self._measure_many(
+            self.measure, self.setup.rngs("evaluation"), self.config.evaluation.examples
         )
-        row = {"kind": "evaluation", "step": self.step, "loss": result["loss"], **_accuracies(result)}
-        self._append(row | {"examples": decode(self.setup, measured)[:3]})
+        loss = float(np.mean([result["loss"] for result in results]))
+        row = {"kind": "evaluation", "step": self.step, "loss": loss, **average(results)}
+        self._append(row | {"replicates": self._each(results), "examples": decode(self.setup, measured)[:3]})
         self.reporter.evaluation(self.rows[-1])
 
-    def _measure_many(self, measure: Any, rng: Any, examples: int, *lengths: int) -> tuple[dict[str, Any], Measured]:
-        size = self.config.evaluation.batch_size
-        batches = [measure(self.state.params, rng, start, *lengths) for start in range(0, examples, size)]
+    def _measure_many(
+        self, measure: Any, rngs: Any, examples: int, *lengths: int
+    ) -> tuple[list[dict[str, Any]], Measured]:
+        """Judges all replicates on as many examples; returns the result of each, and a batch of the first one."""
+        size, replicates = self.config.evaluation.batch_size, self.config.training.replicates
+        batches = [measure(self.state.params, rngs, start, *lengths) for start in range(0, examples, size)]
         sums = add_up(jax.device_get([batch.sums for batch in batches]))
-        return summarize(sums) | {"examples": int(sums["examples"])}, batches[0]
+        each = [of_replicate(sums, replicate, replicates) for replicate in range(replicates)]
+        results = [summarize(found) | {"examples": int(found["examples"])} for found in each]
+        return results, of_replicate(batches[0], 0, replicates)
+
+    def _each(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        seeds = np.ravel(self.setup.seeds).tolist()
+        return [{"seed": seed, **_accuracies(found)} for seed, found in zip(seeds, results, strict=True)]
 
     def _score(self) -> float:
         evaluations = [row for row in self.rows if row["kind"] == "evaluation"]
@@ -201,10 +219,9 @@ def decode(setup: Setup, measured: Measured) -> list[dict[str, str]]:
     examples = []
     for i in range(predictions.shape[0]):
         scored = batch.scored[i]
-        tokens = batch.inputs["source" if "source" in batch.inputs else "tokens"][i]
-        source = [text[token] for token in tokens if token < len(setup.task.symbols)]
+        source = _words(setup, batch, "source" if "source" in batch.inputs else "tokens", i)
         if setup.layout.name == "decoder":
-            source = [text[token] for token in tokens[: int(np.argmax(scored))]]
+            source = source[: int(np.argmax(scored))]
         target, prediction = (" ".join(text[token] for token in x[i][scored]) for x in (batch.targets, predictions))
         examples.append({"source": " ".join(source), "target": target, "prediction": prediction})
     return examples
@@ -213,7 +230,7 @@ def decode(setup: Setup, measured: Measured) -> list[dict[str, str]]:
 def describe_probes(setup: Setup, measured: Measured) -> Probes:
     """Describes the examples whose filters are kept: tokens as text, targets and oracles."""
     text, batch = setup.vocabulary(), jax.device_get(measured.batch)
-    role = {"tokens": INPUTS, "source": "source"}
+    role = {"tokens": INPUTS, "source": "source", VECTOR: VECTOR}
     layers = []
     heads = {name: weights.shape[1] for name, weights in measured.weights.items()}
     heads |= {name: fields["map"].shape[1] for name, fields in measured.pooled.items()}
@@ -223,10 +240,9 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
         layers.append(Layer(name, heads[name], queries, keys, judged))
     examples = []
     for i in range(batch.targets.shape[0]):
-        sequences = {}
+        sequences = {VECTOR: [VECTOR]} if any(layer.queries == VECTOR for layer in layers) else {}
         for name in batch.inputs.keys() & role.keys():
-            words = [text[token] for token in batch.inputs[name][i]]
-            sequences[role[name]] = words[: words.index(PAD)] if PAD in words else words
+            sequences[role[name]] = _words(setup, batch, name, i)
         count = len(sequences[INPUTS])
         scored, oracle = batch.scored[i, :count], batch.oracle[i, :count]
         targets = [text[token] if asked else "" for token, asked in zip(batch.targets[i, :count], scored, strict=True)]
@@ -234,5 +250,15 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
     return Probes(layers, examples)
 
 
+def _words(setup: Setup, batch: Batch, name: str, i: int) -> list[str]:
+    """Writes what is real of an input of an example as words."""
+    items = np.asarray(batch.inputs[name][i])
+    if items.ndim == 2:
+        lengths = batch.inputs.get(f"{name}_lengths")
+        return setup.task.words(items if lengths is None else items[: lengths[i]])
+    words = [setup.vocabulary()[token] for token in items]
+    return words[: words.index(PAD)] if PAD in words else words
+
+
 def _accuracies(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: result[name] for name in ("token_accuracy", "exact_accuracy", "filter_score")}
+    return {name: result[name] for name in ACCURACIES}

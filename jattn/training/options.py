@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_args
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import pydantic
 import tyro
@@ -16,11 +16,35 @@ from jattn.training.config import Config
 _DESCRIPTION = """Train a model on a toy task from a config file, and watch its attention filters become meaningful.
 
 CONFIG is a TOML file (see configs/); options change single keys of it, for example
-  python train.py configs/reverse.toml --model.num-heads 2"""
+  python train.py configs/reverse.toml --model.num-heads 2
+
+--sweep KEY VALUE ... makes a run of every value of a key, several of them a run of every combination:
+  python train.py configs/reverse.toml --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
+Lists are written [16,32]. The run folders lie in run.folder, by default runs/, the config's name and _sweep, beside a
+table (sweep.csv, sweep.md) and a figure (sweep.png). The same command again goes on where it stopped."""
+
+
+HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache")
+"""The keys that say where and how a run is written: with others it is the same run."""
 
 
 class ConfigError(ValueError):
     """A mistake in a config file or on the command line; its text is meant for the person who made it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a config file and the options after it say.
+
+    Attributes:
+      values: the nested values of a config, not checked yet where options changed them.
+      source: where they came from, for messages.
+      name: of the config file, without its ending.
+    """
+
+    values: dict[str, Any]
+    source: str
+    name: str
 
 
 def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -29,6 +53,21 @@ def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -
     Raises:
       ConfigError: naming the file or option, the key, what came, what is allowed and the nearest right name.
       SystemExit: status 0 after ``--help``, 2 after a message on an option that cannot be read.
+    """
+    given = read_arguments(arguments, program)
+    config = check(given.values, given.source)
+    return config if config.run.folder else in_folder(config, Path("runs") / given.name)
+
+
+def in_folder(config: Config, folder: Path) -> Config:
+    """Returns the config with another run folder."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
+
+
+def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given:
+    """Reads the config file named first in `arguments`, which must be right, and the options that follow.
+
+    Raises: as `config_from_arguments`.
     """
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     if not arguments or not arguments[0] or arguments[0].startswith("-"):
@@ -39,12 +78,9 @@ def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -
         source, *options = arguments
         values = read_toml(Path(source))
     config = check(values, source)
-    if options:
-        config = _apply_options(config, options, f"{program} CONFIG")
-    if not config.run.folder:
-        folder = str(Path("runs") / Path(source).stem)
-        config = config.model_copy(update={"run": config.run.model_copy(update={"folder": folder})})
-    return config
+    if not options:
+        return Given(values, source, Path(source).stem)
+    return Given(_apply_options(config, options, f"{program} CONFIG"), "command line", Path(source).stem)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -103,16 +139,51 @@ def check(values: dict[str, Any], source: str) -> Config:
 def differences(config: Config, other: Config) -> list[str]:
     """Lists the keys in which two configs differ, ``key: this | other``; where and how a run is written is left out."""
     ours, theirs = config.model_dump(), other.model_dump()
-    ignored = {"run.folder", "run.overwrite", "run.cache"}
     return [
         f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
         for table in ours
         for key in get_section(table).model_fields
-        if f"{table}.{key}" not in ignored and ours[table].get(key) != theirs[table].get(key)
+        if f"{table}.{key}" not in HOW_WRITTEN and ours[table].get(key) != theirs[table].get(key)
     ]
 
 
-def _apply_options(config: Config, options: list[str], program: str) -> Config:
+def find_key(word: str, source: str) -> tuple[str, str]:
+    """Returns the table and the key that ``table.key`` names, written with - or with _.
+
+    Raises:
+      ConfigError: if there is none, naming the nearest; `source` says where the word came from.
+    """
+    table, _, key = word.replace("-", "_").partition(".")
+    if table not in Config.model_fields or key not in get_section(table).model_fields:
+        near = _nearest_path(word)
+        hint = f"did you mean {near}?" if near else "expected a table and a key of it, for example model.num_heads"
+        raise ConfigError(f"{source}: {_shown(word)}: unknown key; {hint}")
+    return table, key
+
+
+def parse_value(table: str, key: str, text: str) -> Any:
+    """Reads a value as it stands in a config file, strings without quotes; what cannot be read stays text for `check`.
+
+    Example:
+      >>> from jattn.training.options import parse_value
+      >>> parse_value("training", "steps", "500"), parse_value("training", "learning_rate", "1e-3")
+      (500, 0.001)
+      >>> parse_value("model", "score", "cosine"), parse_value("evaluation", "test_lengths", "[16,32]")
+      ('cosine', [16, 32])
+    """
+    kind = get_section(table).model_fields[key].annotation
+    try:
+        if kind is float:
+            return float(text)
+        if kind is not str and get_origin(kind) is not Literal:
+            read = tomllib.loads(f"value = {text}")
+            return read["value"] if len(read) == 1 else text
+    except (ValueError, RecursionError):  # no number; no TOML; a number of thousands of digits, or lists nested as deep
+        pass
+    return text
+
+
+def _apply_options(config: Config, options: list[str], program: str) -> dict[str, Any]:
     # tyro parses into plain dataclasses, so that every value is judged, and every mistake worded, by `check` alone.
     sections = {name: _plain(name, getattr(config, name)) for name in Config.model_fields}
     fields = [(name, type(section), dataclasses.field(default=section)) for name, section in sections.items()]
@@ -122,22 +193,27 @@ def _apply_options(config: Config, options: list[str], program: str) -> Config:
     )
     if unknown:
         raise ConfigError(_unknown_option(options, unknown[0], program))
-    return check(dataclasses.asdict(parsed), "command line")
+    return dataclasses.asdict(parsed)
 
 
 def _unknown_option(options: list[str], unknown: str, program: str) -> str:
-    known = {
-        f"{name}.{key}": f"--{name}.{key}".replace("_", "-")
-        for name in Config.model_fields
-        for key in get_section(name).model_fields
-    }
     before = options[options.index(unknown) - 1] if unknown in options[1:] else ""
-    if not unknown.startswith("-") and before in known.values():
+    if not unknown.startswith("-") and before.removeprefix("--").replace("-", "_") in _paths():
         return f"command line: {before} takes no value, got {_shown(unknown)}"
-    word = unknown.split("=")[0].lstrip("-").replace("-", "_")
-    near = difflib.get_close_matches(word, list(known), n=1) or [path for path in known if path.split(".")[1] == word]
-    hint = f"did you mean {known[near[0]]}?" if near else f"see {program} --help"
+    near = _nearest_path(unknown.split("=")[0].lstrip("-"), "sweep")
+    hint = f"did you mean --{near.replace('_', '-')}?" if near else f"see {program} --help"
     return f"command line: {_shown(unknown)}: unknown option; {hint}"
+
+
+def _paths() -> list[str]:
+    return [f"{name}.{key}" for name in Config.model_fields for key in get_section(name).model_fields]
+
+
+def _nearest_path(word: str, *others: str) -> str | None:
+    """Returns the ``table.key``, or one of `others`, that is written nearly as `word`, or whose key it is."""
+    word = word.replace("-", "_")
+    near = difflib.get_close_matches(word, [*_paths(), *others], n=1)
+    return next(iter(near or [path for path in _paths() if path.split(".")[1] == word]), None)
 
 
 def _plain(name: str, section: pydantic.BaseModel) -> Any:

@@ -27,9 +27,11 @@ class Reporter:
     def evaluation(self, row: dict[str, Any]) -> None:
         """Prints an evaluation: a line of numbers, and decoded examples."""
         score = "" if row["filter_score"] is None else f"   filter score {row['filter_score']:.3f}"
+        seeds = len(row["replicates"])
+        mean = f"   (means of {seeds} seeds)" if seeds > 1 else ""
         self.line(
             f"step {row['step']:>6}   loss {row['loss']:.4f}   tokens {row['token_accuracy']:8.2%}   "
-            f"sequences {row['exact_accuracy']:8.2%}{score}"
+            f"sequences {row['exact_accuracy']:8.2%}{score}{mean}"
         )
         for example in row["examples"]:
             right = "right" if example["prediction"] == example["target"] else "wrong"

@@ -36,7 +36,7 @@ class RunFolder:
         self.path = Path(config.run.folder)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_strangers()
+            _refuse_strangers(self.path)
             self._lock = self._take_lock()
         except FileExistsError:
             raise RunFolderError(f"run.folder: expected a folder, got a file: {self.path}") from None
@@ -45,9 +45,9 @@ class RunFolder:
                 f"run.folder: expected a folder that can be written, got {self.path}: {error.strerror}"
             ) from None
         try:
-            there = self._read_config() if (self.path / CONFIG).exists() else None
+            there = read_config(self.path) if (self.path / CONFIG).exists() else None
             if there is not None and not config.run.overwrite:
-                self._refuse_another_config(config, there)
+                _refuse_another_config(self.path, config, there)
             else:
                 self._empty()
                 with replacing(self.path / CONFIG) as file:
@@ -58,21 +58,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Reads all rows of metrics; a last line that a crash cut short is left out."""
-        path = self.path / METRICS
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                int(row["step"])
-                rows.append(row)
-            except (ValueError, TypeError, KeyError):
-                if number < len(lines):
-                    got = line[:60].decode("utf-8", "replace")
-                    raise RunFolderError(
-                        f"{path}, line {number}: expected a JSON object with a step, got {got!r}"
-                    ) from None
-        return rows
+        return read_metrics(self.path)
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drops what an interrupted run wrote beyond `step`, where it resumes; returns the rows that stay."""
@@ -94,17 +80,6 @@ class RunFolder:
         """Lets other processes have the folder."""
         self._lock.close()
 
-    def _refuse_strangers(self) -> None:
-        if (self.path / CONFIG).exists():
-            return
-        # A process that died while it wrote the first config leaves its temporary file.
-        ours = (LOCK, f".{CONFIG}.")
-        strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
-        if strangers:
-            raise RunFolderError(
-                f"{self.path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it"
-            )
-
     def _take_lock(self) -> TextIO:
         lock = (self.path / LOCK).open("a+")
         try:
@@ -119,28 +94,84 @@ class RunFolder:
         lock.flush()
         return lock
 
-    def _read_config(self) -> Config:
-        path = self.path / CONFIG
-        try:
-            values = read_toml(path)
-            if values.keys() != Config.model_fields.keys():
-                raise ConfigError(f"{path}: expected the whole config of a run")
-            return check(values, str(path))
-        except ConfigError as error:
-            raise RunFolderError(f"{self.path}: expected the folder of a run; {error}") from None
-
-    def _refuse_another_config(self, config: Config, there: Config) -> None:
-        differing = differences(config, there)
-        if differing:
-            raise RunFolderError(
-                f"{self.path} holds a run of a different config (asked for | there):\n  "
-                + "\n  ".join(differing)
-                + "\nchoose another --run.folder, or --run.overwrite to delete that run"
-            )
-
     def _empty(self) -> None:
         # The config goes last: as long as it stands, the folder is known as that of a run.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
             if entry.name == LOCK:
                 continue
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def check_folder(config: Config) -> None:
+    """Raises what `RunFolder` would raise of what the folder holds, and writes nothing.
+
+    Raises:
+      RunFolderError: if it is a file, or holds a run of a different config or files that are no run.
+    """
+    path = Path(config.run.folder)
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"run.folder: expected a folder, got a file: {path}")
+    if path.exists():
+        _refuse_strangers(path)
+    if (path / CONFIG).exists():
+        there = read_config(path)
+        if not config.run.overwrite:
+            _refuse_another_config(path, config, there)
+
+
+def read_config(path: Path) -> Config:
+    """Reads the config of the run in a folder.
+
+    Raises:
+      RunFolderError: if there is none, or it cannot be read.
+    """
+    try:
+        values = read_toml(path / CONFIG)
+        if values.keys() != Config.model_fields.keys():
+            raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
+        return check(values, str(path / CONFIG))
+    except ConfigError as error:
+        raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads all rows of metrics of the run in a folder; a last line that a crash cut short is left out.
+
+    Raises:
+      RunFolderError: if a line before the last is no row, naming it.
+    """
+    file = path / METRICS
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            int(row["step"])
+            rows.append(row)
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                got = line[:60].decode("utf-8", "replace")
+                raise RunFolderError(
+                    f"{file}, line {number}: expected a JSON object with a step, got {got!r}"
+                ) from None
+    return rows
+
+
+def _refuse_strangers(path: Path) -> None:
+    if (path / CONFIG).exists():
+        return
+    # A process that died while it wrote the first config leaves its temporary file.
+    ours = (LOCK, f".{CONFIG}.")
+    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(ours))
+    if strangers:
+        raise RunFolderError(f"{path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it")
+
+
+def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
+    differing = differences(config, there)
+    if differing:
+        raise RunFolderError(
+            f"{path} holds a run of a different config (asked for | there):\n  "
+            + "\n  ".join(differing)
+            + "\nchoose another --run.folder, or --run.overwrite to delete that run"
+        )

@@ -26,7 +26,7 @@ WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that changes while training.
+    """All that changes while training; with replicates, every array has a first axis of them.
 
     Attributes:
       step: how many steps were taken.
@@ -46,9 +46,9 @@ class TrainState:
 def initial_state(setup: Setup) -> TrainState:
     """Makes the state before the first step, under jit, the same copy on every device."""
 
-    def init() -> TrainState:
-        batch = setup.training_batch(setup.rng("training"), jnp.arange(1))
-        params = setup.init(batch)
+    def init(seed: Int[Array, ""]) -> TrainState:
+        batch = setup.training_batch(setup.rng("training", seed), jnp.arange(1))
+        params = setup.init(batch, seed)
         return TrainState(
             step=jnp.int32(0),
             params=params,
@@ -57,15 +57,17 @@ def initial_state(setup: Setup) -> TrainState:
             broken_step=jnp.int32(-1),
         )
 
-    return jax.jit(init, out_shardings=jax.NamedSharding(setup.mesh, PartitionSpec()))()
+    everywhere = jax.NamedSharding(setup.mesh, PartitionSpec())
+    return jax.jit(lambda: setup.each(init)(setup.seeds), out_shardings=everywhere)()
 
 
-def train_step(setup: Setup, state: TrainState) -> TrainState:
-    """Takes one optimizer step on this device's share of a fresh batch, in step with all other devices."""
+def train_step(setup: Setup, state: TrainState, seed: Int[Array, ""] | None = None) -> TrainState:
+    """Takes one optimizer step of one replicate on this device's share of a fresh batch, in step with all devices."""
     share = setup.config.training.batch_size // setup.mesh.size
     indices = lax.axis_index("data") * share + jnp.arange(share)
-    batch = setup.training_batch(jax.random.fold_in(setup.rng("training"), state.step), indices)
-    dropout_rng = jax.random.fold_in(jax.random.fold_in(setup.rng("dropout"), state.step), lax.axis_index("data"))
+    batch = setup.training_batch(jax.random.fold_in(setup.rng("training", seed), state.step), indices)
+    dropout_rng = jax.random.fold_in(setup.rng("dropout", seed), state.step)
+    dropout_rng = jax.random.fold_in(dropout_rng, lax.axis_index("data"))
 
     def loss_of(params: optax.Params) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         logits = setup.apply(params, batch, deterministic=False, rngs={"dropout": dropout_rng})
@@ -107,10 +109,13 @@ def sum_over_devices(mesh: Mesh, shares: Any) -> Any:
 
 def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], TrainState]:
     """Compiles "train until this step" as one loop on the devices; it ends early at a loss that is not finite."""
+    step = setup.each(lambda state, seed: train_step(setup, state, seed))
 
     def train_chunk(state: TrainState, until: Int[Array, ""]) -> TrainState:
         return lax.while_loop(
-            lambda state: (state.step < until) & (state.broken_step < 0), lambda state: train_step(setup, state), state
+            lambda state: jnp.all((state.step < until) & (state.broken_step < 0)),
+            lambda state: step(state, setup.seeds),
+            state,
         )
 
     everywhere = PartitionSpec()

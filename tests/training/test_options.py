@@ -88,6 +88,7 @@ def test_a_file_says_what_differs_from_the_defaults(config_file, text):
         (["--evaluation.test-lengths"], "evaluation.test_lengths", ()),
         (["--task.layout", "encoder_decoder"], "task.layout", "encoder_decoder"),
         (["--training.dtype", "bfloat16"], "training.dtype", "bfloat16"),
+        (["--model.positions", "relative"], "model.positions", "relative"),
         (["--run.folder", "some where/é"], "run.folder", "some where/é"),
         (["--model.width", "48", "--model.num-heads", "3"], "model.num_heads", 3),
     ],

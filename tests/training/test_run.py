@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,30 @@ def test_a_run_writes_its_config_metrics_checkpoints_snapshots_figures_and_page(
     steps = {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()}
     assert {50, 60} <= steps
     assert len(steps) <= 3
+
+
+def test_replicates_have_rows_of_their_own_and_resume(tmp_path):
+    config = CONFIG.replace("steps = 60", "steps = 20\nreplicates = 2\nseed = 4")
+    status, printed = run(tmp_path / "whole", config=config)
+    assert status == 0, printed
+    found = rows(tmp_path / "whole")
+    for row in (row for row in found if row["kind"] != "train"):
+        each = row["replicates"]
+        assert [one["seed"] for one in each] == [4, 5]
+        for name in ("token_accuracy", "exact_accuracy", "filter_score"):
+            np.testing.assert_allclose(row[name], np.mean([one[name] for one in each]))
+    test = found[-1]
+    scores = [one["by_length"]["3"]["filter_score"] for one in test["replicates"]]
+    assert scores[0] != scores[1]
+    np.testing.assert_allclose(test["by_length"]["3"]["filter_score"], np.mean(scores))
+    assert "2 seeds" in (tmp_path / "whole" / "report.html").read_text()
+    # Cut off after the first checkpoint, the same command goes on to the same end.
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")
+    status, printed = run(tmp_path / "cut", config=config)
+    assert status == 0, printed
+    assert "resumed at step 10" in printed
+    assert rows(tmp_path / "cut") == found
 
 
 def test_the_rows_of_metrics_say_what_they_promise(whole):

@@ -102,6 +102,25 @@ def test_the_seed_decides_everything():
     assert float(optax.tree.norm(optax.tree.sub(runs[0].params, runs[2].params))) > 0.1
 
 
+def test_replicates_are_the_runs_of_their_seeds():
+    together = chunk_of(seed=1, replicates=2)(initial_state(setup_of(seed=1, replicates=2)), jnp.int32(3))
+    for replicate, seed in enumerate((1, 2)):
+        alone = chunk_of(seed=seed)(initial_state(setup_of(seed=seed)), jnp.int32(3))
+        one = jax.tree.map(lambda x, replicate=replicate: x[replicate], together)
+        for params in (alone.params, one.params):  # a key bias shifts whole rows: its gradient is rounding noise
+            del params["block_0"]["attention"]["key"]["bias"]
+        chex.assert_trees_all_close(one.params, alone.params, atol=1e-5)
+        np.testing.assert_allclose(one.sums["loss"], alone.sums["loss"], rtol=1e-5)
+
+
+def test_the_loop_ends_when_one_replicate_breaks():
+    setup = setup_of(seed=1, replicates=2)
+    state = initial_state(setup)
+    broken = jax.tree.map(lambda x: x.at[1].set(jnp.nan), state.params)
+    state = chunk_of(seed=1, replicates=2)(dataclasses.replace(state, params=broken), jnp.int32(10))
+    assert (state.broken_step.tolist(), state.step.tolist()) == ([-1, 0], [1, 1])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_and_loss_stay_float32(dtype):
     state = chunk_of(dtype=dtype)(initial_state(setup_of(dtype=dtype)), jnp.int32(2))

@@ -1,0 +1,55 @@
+"""A trained model out of its run folder, for experiments after training."""
+
+from pathlib import Path
+
+import jax
+import optax
+from jax.sharding import PartitionSpec
+
+from jattn.training.checkpoints import Checkpoints
+from jattn.training.run_folder import CONFIG, read_config
+from jattn.training.setup import Setup, make_setup
+from jattn.training.step import initial_state
+
+
+def restore(folder: Path | str, best: bool = False) -> tuple[Setup, optax.Params]:
+    """Reads the model of a run: its parts, and the parameters of its latest checkpoint or of its best.
+
+    Nothing in the folder is written or held, so that a run under way is not disturbed. ``setup.model`` is the model,
+    ``setup.apply(params, batch)`` its logits, ``setup.training_batch(rng, indices)`` makes examples. All of it is on
+    one device, however many the run took: ``setup.config.run.devices`` is 1.
+
+    Args:
+      folder: the run folder.
+      best: whether to take the checkpoint with the highest sum of exact accuracy and filter score, rather than the
+        latest. Both were judged at the evaluation before it.
+
+    Returns:
+      The parts of the run, and its parameters; of a run of several seeds, each array has a first axis of them, for
+      ``setup.each``.
+
+    Raises:
+      FileNotFoundError: if there is no run in the folder, or no checkpoint yet.
+      RunFolderError: if its config cannot be read.
+
+    Example:
+      >>> from jattn.training.restore import restore
+      >>> restore("runs/never_made")
+      Traceback (most recent call last):
+      FileNotFoundError: runs/never_made: expected the folder of a run, there is no config.toml in it
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder}: expected the folder of a run, there is no {CONFIG} in it")
+    config = read_config(folder)
+    setup = make_setup(config.model_copy(update={"run": config.run.model_copy(update={"devices": 1})}))
+    # Orbax expects the folder to be there.
+    there = (folder / "checkpoints").is_dir()
+    checkpoints = Checkpoints(folder / "checkpoints", keep_latest=None) if there else None
+    step = checkpoints and (checkpoints.best_step() if best else checkpoints.latest_step())
+    if checkpoints is None or step is None:
+        raise FileNotFoundError(f"{folder}: expected a checkpoint of the run, there is none yet")
+    place = jax.NamedSharding(setup.mesh, PartitionSpec())
+    shapes = jax.eval_shape(lambda: initial_state(setup))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    return setup, checkpoints.restore(like, step).params

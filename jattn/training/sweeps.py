@@ -1,0 +1,271 @@
+"""Sweeps: a run of every combination of values of a few keys, in one folder, and what they come to side by side."""
+
+import hashlib
+import itertools
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jattn.report import render
+from jattn.report.comparison import Outcome, value_text, write_comparison
+from jattn.training.command import on_its_devices, run_config
+from jattn.training.config import Config
+from jattn.training.interrupts import Interrupts
+from jattn.training.options import (
+    HOW_WRITTEN,
+    ConfigError,
+    Given,
+    check,
+    differences,
+    find_key,
+    get_section,
+    in_folder,
+    parse_value,
+    read_arguments,
+)
+from jattn.training.run_folder import CONFIG, RunFolderError, check_folder, read_config, read_metrics
+
+EXAMPLE = "--sweep model.num-heads 1 2 4"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run of a sweep: its value of each swept key, by the key's short name, and its config."""
+
+    values: dict[str, Any]
+    config: Config
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return _label(self.values)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: its folder, and its runs, each in a folder of its own in there."""
+
+    folder: Path
+    combinations: list[Combination]
+
+
+def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Sweep | None:
+    """Reads a config file, options and ``--sweep KEY VALUE ...``; returns None where nothing is swept.
+
+    Raises:
+      ConfigError: for what `jattn.training.options.config_from_arguments` refuses, in any of the combinations; for keys
+        that are unknown, swept twice, given as an option as well, or make no other run; for values that are equal.
+      SystemExit: as there.
+    """
+    options, asked = _split(arguments)
+    if not asked:
+        return None
+    swept: dict[tuple[str, str], list[Any]] = {}
+    for word, *texts in asked:
+        table, key = _find_new_key(word, swept, options)
+        if not texts:
+            raise ConfigError(f"--sweep {word}: expected values, for example {EXAMPLE}, got none")
+        swept[table, key] = [parse_value(table, key, text) for text in texts]
+    given = read_arguments(options, program)
+    folder = given.values.get("run", {}).get("folder") or str(Path("runs") / f"{given.name}_sweep")
+    return make_sweep(given, swept, Path(folder))
+
+
+def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], folder: Path) -> Sweep:
+    """Makes the runs of a sweep: every combination of the values of each swept (table, key) upon what is given.
+
+    Raises:
+      ConfigError: if a combination is wrong, naming it, or two are the same.
+    """
+    combinations: list[Combination] = []
+    mistakes: dict[str, str] = {}
+    for chosen in itertools.product(*swept.values()):
+        values = {table: dict(entries) for table, entries in given.values.items()}
+        for (table, key), value in zip(swept, chosen, strict=True):
+            values.setdefault(table, {})[key] = value
+        named = {_short(table, key): value for (table, key), value in zip(swept, chosen, strict=True)}
+        where = f"--sweep at {_safe(_label(named), 80, ' =,')}"
+        try:
+            config = check(values, where)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                mistakes.setdefault(line.removeprefix(where), line)
+            continue
+        # As they were understood: 1 for a number is 1.0.
+        named = {_short(table, key): getattr(getattr(config, table), key) for table, key in swept}
+        name = _safe(",".join(f"{key}={_safe(value_text(value), 40)}" for key, value in named.items()), 200, "=,")
+        combinations.append(Combination(named, in_folder(config, folder / name)))
+    if mistakes:
+        more = [f"... and {len(mistakes) - 6} more"] if len(mistakes) > 6 else []
+        raise ConfigError("\n".join([*list(mistakes.values())[:6], *more]))
+    _refuse_equals(combinations)
+    return Sweep(folder, combinations)
+
+
+def prepare(sweep: Sweep) -> Sweep:
+    """Checks, before the first run, that every run can begin or go on; returns the sweep with the folders it takes.
+
+    A combination whose very config has a run in the sweep's folder under another name, as of a sweep over fewer keys,
+    goes on there.
+
+    Raises:
+      ConfigError: if the devices do not fit a run.
+      RunFolderError: if the sweep's folder, or that of a run, holds something else.
+    """
+    from jattn.training.setup import make_setup
+
+    _refuse_strangers(sweep.folder)
+    there = _find_runs(sweep.folder)
+    combinations = []
+    for one in sweep.combinations:
+        own = Path(one.config.run.folder)
+        same = [path for path, config in there.items() if not differences(one.config, config)]
+        path = own if own in same or not same else same[0]
+        one = Combination(one.values, in_folder(one.config, path))
+        check_folder(one.config)
+        try:
+            make_setup(on_its_devices(one.config))
+        except ConfigError as error:
+            raise ConfigError(f"--sweep at {one.label}: {error}") from None
+        combinations.append(one)
+    return Sweep(sweep.folder, combinations)
+
+
+def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
+    """Does what is left of a sweep, one run after the other, and writes the table and the figure of all runs.
+
+    A run whose test is written is skipped. One that fails does not stop the others.
+
+    Args:
+      sweep: `prepare`d.
+      signals: as for `jattn.training.command.run_config`.
+
+    Raises: as `run_config`, but for TrainingFailed.
+    """
+    from jattn.training.loop import TrainingFailed
+
+    outcomes = []
+    for number, one in enumerate(sweep.combinations, start=1):
+        heading, folder = f"[{number}/{len(sweep.combinations)}] {one.label}", Path(one.config.run.folder)
+        test = finished_test(one.config)
+        if test is not None:
+            print(f"{heading}: done before in {folder}")
+            if not (folder / "report.html").exists():
+                render(folder)
+        else:
+            print(heading, flush=True)
+            try:
+                test = run_config(one.config, signals)
+            except TrainingFailed as error:
+                print(f"{one.label}: {error}", file=sys.stderr)
+            # Each run has programs of its own, of which a process can hold only so many.
+            jax.clear_caches()
+        outcomes.append(Outcome(one.values, folder.name, test))
+    for table in write_comparison(sweep.folder, outcomes):
+        _print_table(table.title, table.header, table.rows)
+    return outcomes
+
+
+def finished_test(config: Config) -> dict[str, Any] | None:
+    """Returns the row of metrics of the final test, if the run of this config has got so far; reads only."""
+    rows = [] if config.run.overwrite else read_metrics(Path(config.run.folder))
+    return rows[-1] if rows and rows[-1].get("kind") == "test" else None
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Splits what follows each --sweep, up to the next option, from all other arguments."""
+    options, asked, target = [], [], None
+    for argument in arguments:
+        if argument == "--sweep":
+            target = []
+            asked.append(target)
+        elif argument.startswith("--") or argument == "-h":
+            target = None
+            options.append(argument)
+        else:
+            (options if target is None else target).append(argument)
+    if [] in asked:
+        raise ConfigError(f"--sweep: expected a key and its values, for example {EXAMPLE}, got nothing")
+    return options, asked
+
+
+def _find_new_key(word: str, swept: Mapping[tuple[str, str], Any], options: Sequence[str]) -> tuple[str, str]:
+    table, key = find_key(word, "--sweep")
+    path = f"{table}.{key}"
+    if path in HOW_WRITTEN:
+        raise ConfigError(f"--sweep {word}: expected a key that makes another run, got one of {', '.join(HOW_WRITTEN)}")
+    if (table, key) in swept:
+        raise ConfigError(
+            f"--sweep {word}: expected each key once, got it twice; name all its values after one --sweep"
+        )
+    for option in options:
+        name = option.split("=")[0].removeprefix("--").replace("-", "_")
+        if option.startswith("--") and name in (path, f"{table}.no_{key}"):
+            raise ConfigError(f"--sweep {word}: expected the key to be swept or given, got {option} as well")
+    return table, key
+
+
+def _refuse_equals(combinations: Sequence[Combination]) -> None:
+    seen = []
+    for one in combinations:
+        if one.values in seen:
+            raise ConfigError(f"--sweep: expected values that differ, got {one.label} twice")
+        seen.append(one.values)
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
+
+
+def _short(table: str, key: str) -> str:
+    """Names a key by its last part, if only one table has such a key."""
+    tables = [name for name in Config.model_fields if key in get_section(name).model_fields]
+    return key if tables == [table] else f"{table}.{key}"
+
+
+def _safe(text: str, limit: int, also: str = "") -> str:
+    """Makes text that any file system takes as a name; where something was changed or left out, a digest follows."""
+    clean = re.sub(f"[^A-Za-z0-9._+{also}-]", "-", text)
+    if clean == text and len(text) <= limit:
+        return text
+    return f"{clean[: limit - 9]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _refuse_strangers(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"run.folder: expected a folder, got a file: {folder}")
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    if CONFIG in names:
+        raise RunFolderError(f"{folder}: expected an empty folder or that of a sweep, got that of a run")
+    if names and not any("=" in name for name in names):
+        raise RunFolderError(
+            f"{folder}: expected an empty folder or that of a sweep, got one with {min(names)!r} in it"
+        )
+
+
+def _find_runs(folder: Path) -> dict[Path, Config]:
+    """Reads the configs of the runs in a sweep's folder; what cannot be read is told where its folder is asked for."""
+    found = {}
+    for path in sorted(folder.glob(f"*=*/{CONFIG}")):
+        try:
+            found[path.parent] = read_config(path.parent)
+        except RunFolderError:
+            continue
+    return found
+
+
+def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*header, title=title or None, title_justify="left", box=box.MARKDOWN)
+    for row in rows:
+        table.add_row(*row)
+    # A file has no width that a table must fit in.
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)

@@ -1,0 +1,53 @@
+"""Examples as text: what a person reads of tokens, of pictures, and of what fills unused places."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn.tasks import Sequence
+from jattn.training.evaluation import Measured
+from jattn.training.loop import decode, describe_probes
+from jattn.training.options import check
+from jattn.training.setup import make_setup
+
+
+def described(task, sequence, wrong, layer):
+    """Describes one example whose answers are right but for some, and the filter of one layer."""
+    setup = make_setup(check({"task": task, "run": {"devices": 1}}, "test"))
+    batch = jax.tree.map(lambda x: x[None], setup.layout.arrange(sequence, len(setup.task.symbols)))
+    if sequence.source_length == len(sequence.source):
+        batch.inputs.pop("source_lengths")
+    predictions = jnp.where(jnp.array(wrong), 0, batch.targets)
+    measured = Measured({}, batch, predictions, {layer: jnp.zeros((1, 1, *batch.oracle.shape[1:]))}, {})
+    (example,), probes = decode(setup, measured), describe_probes(setup, measured)
+    return example, probes
+
+
+def test_tokens_are_written_without_what_fills_unused_places():
+    """3 1 2 -> 2 1 3, in room for four."""
+    sequence = Sequence(
+        jnp.array([3, 1, 2, 7]), jnp.int32(3), jnp.array([2, 1, 3, 9]), jnp.int32(3), jnp.eye(4, dtype=bool)
+    )
+    task = {"name": "reverse", "layout": "encoder_decoder"}
+    example, probes = described(task, sequence, [False, True, False, False], "cross_attention")
+    assert example == {"source": "3 1 2", "target": "2 1 3", "prediction": "2 0 3"}
+    assert probes.examples[0].sequences == {"source": ["3", "1", "2"], "inputs": ["<bos>", "2", "1"]}
+    assert probes.examples[0].oracle == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(("real", "written"), [(4, ["r4", "r1b2", ".", "g1y1"]), (3, ["r4", "r1b2", "."])])
+def test_patches_of_a_picture_are_written_by_their_colours(real, written):
+    red, green, blue, yellow, black = (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 0, 0)
+    patches = [[red] * 4, [blue, red, black, blue], [black] * 4, [black, yellow, green, black]]
+    source = jnp.array(np.reshape(patches, (4, 12)), jnp.float32)
+    shown = jnp.eye(5, 4, dtype=bool) & (jnp.arange(4) < real)
+    sequence = Sequence(source, jnp.int32(real), jnp.array([1, 4, 8, 2, 5]), jnp.int32(5), shown)
+    task = {"name": "captions", "layout": "encoder_decoder", "image": 12}
+    example, probes = described(task, sequence, [True, False, False, False, False], "decoder_0/cross_attention")
+    assert example["source"] == " ".join(written)
+    assert example["target"] == "green square left-of blue circle"
+    assert example["prediction"] == "red square left-of blue circle"
+    assert probes.examples[0].sequences["source"] == written
+    assert probes.examples[0].sequences["inputs"] == ["<bos>", "green", "square", "left-of", "blue"]
+    assert probes.layers[0].keys == "source"
