@@ -6,18 +6,24 @@ from jattn.tasks.aligned import copy, needle, odds_first, permute, reverse, sele
 from jattn.tasks.arithmetic import addition, modular_addition
 from jattn.tasks.batches import make_batch
 from jattn.tasks.counting import balanced, dyck, histogram, majority, most_frequent, parity
+from jattn.tasks.entailment import entailment
 from jattn.tasks.layouts import LAYOUTS, Batch, Layout
+from jattn.tasks.listops import listops
 from jattn.tasks.pictures import draw
 from jattn.tasks.recall import associative_recall, induction, mqar, variable_tracking
 from jattn.tasks.sequences import Sequence, Task
+from jattn.tasks.shapes import captions
+from jattn.tasks.summaries import summarisation
+from jattn.tasks.whole_sentences import roles, sentences
 from jattn.tasks.words import agreement, pronoun, reading
 
 FAMILIES: dict[str, tuple[Callable[..., Task], ...]] = {
     "aligned": (copy, reverse, shift, odds_first, sort, permute, selective_copy, needle),
     "recall": (associative_recall, mqar, induction, variable_tracking),
     "counting": (histogram, most_frequent, majority, parity, dyck, balanced),
-    "arithmetic": (addition, modular_addition),
-    "words": (pronoun, agreement, reading),
+    "arithmetic": (addition, modular_addition, listops),
+    "words": (pronoun, agreement, reading, entailment, summarisation, roles, sentences),
+    "pictures": (captions,),
 }
 """Every task by family."""
 
@@ -36,11 +42,14 @@ __all__ = [
     "agreement",
     "associative_recall",
     "balanced",
+    "captions",
     "copy",
     "draw",
     "dyck",
+    "entailment",
     "histogram",
     "induction",
+    "listops",
     "majority",
     "make_batch",
     "modular_addition",
@@ -53,8 +62,11 @@ __all__ = [
     "pronoun",
     "reading",
     "reverse",
+    "roles",
     "selective_copy",
+    "sentences",
     "shift",
     "sort",
+    "summarisation",
     "variable_tracking",
 ]

@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jattn.tasks.sequences import Sequence
 
 PAD = "<pad>"
 """The text of the token that fills unused places."""
+
+VECTOR = "vector"
+"""The side of a learned query, which comes from no input: it asks for the one vector of a source."""
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +31,7 @@ class Batch:
       oracle: ``[i, j]`` is True where key ``j`` holds the answer of query ``i``; several may, or none.
     """
 
-    inputs: dict[str, Int[Array, "B ..."]]
+    inputs: dict[str, Int[Array, "B ..."] | Float[Array, "B S P"]]
     targets: Int[Array, "B T"]
     scored: Bool[Array, "B T"]
     oracle: Bool[Array, "B T S"]
@@ -43,7 +46,7 @@ class Layout:
       specials: the tokens it adds after the task's symbols.
       arrange: makes a `Batch` of one example from a `Sequence` and the number of symbols.
       oracle_layer: the last name in the path of the attention layers that the oracle speaks of.
-      sides: tells from a layer's path which inputs its queries and its keys come from.
+      sides: tells from a layer's path which inputs its queries and its keys come from; or `VECTOR`.
       num_positions: how many positions the model needs for sources of a given length, and targets of another, or as
         long.
     """
@@ -108,16 +111,22 @@ def decoder(sequence: Sequence, num_symbols: int) -> Batch:
 def encoder_decoder(sequence: Sequence, num_symbols: int) -> Batch:
     """Reads the source with the encoder and ``BOS target`` with the decoder; query ``i`` predicts answer ``i``.
 
-    The oracle speaks of the decoder's attention to the source, and its rows are those of the alignment.
+    The oracle speaks of the decoder's attention to the source, and its rows are those of the alignment. Unused places
+    of a source of tokens are ``PAD``, those of a picture are zero.
     """
     place = jnp.arange(sequence.source.shape[0], dtype=jnp.int32)
     answer = jnp.arange(sequence.target.shape[0], dtype=jnp.int32)
     pad, begin = num_symbols, num_symbols + 1
     scored = answer < sequence.target_length
     tokens = jnp.concatenate([jnp.array([begin], jnp.int32), sequence.target[:-1]])
+    real = place < sequence.source_length
+    if sequence.source.ndim == 2:
+        source = jnp.where(real[:, None], sequence.source, 0)
+    else:
+        source = jnp.where(real, sequence.source, pad)
     return Batch(
         inputs={
-            "source": jnp.where(place < sequence.source_length, sequence.source, pad),
+            "source": source,
             "source_lengths": sequence.source_length,
             "tokens": jnp.where(scored, tokens, pad),
         },
@@ -134,6 +143,8 @@ def _one_sequence(layer: str) -> tuple[str, str]:
 def _two_sequences(layer: str) -> tuple[str, str]:
     if layer.endswith("cross_attention"):
         return "tokens", "source"
+    if layer.endswith("pooling"):
+        return VECTOR, "source"
     return ("source", "source") if layer.startswith("encoder") else ("tokens", "tokens")
 
 

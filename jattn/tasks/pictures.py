@@ -1,14 +1,20 @@
 """A task's examples as text, with the oracle drawn."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
+from jattn.tasks.pixels import join, letters_of
 from jattn.tasks.sequences import Sequence, Task
 
 
 def draw(task: Task, length: int | None = None, seed: int = 0) -> str:
     """Draws one example: its source, and below it a line per answer, with ``#`` at the keys of its oracle.
+
+    A picture is drawn with a letter per pixel, and the answers with their patches stand side by side.
 
     Args:
       task: what to sample.
@@ -35,10 +41,36 @@ def draw(task: Task, length: int | None = None, seed: int = 0) -> str:
         )
     sample = jax.jit(task.sample, static_argnums=2)
     example: Sequence = jax.device_get(sample(jax.random.key(seed), jnp.int32(length), length))
-    words = [task.symbols[token] for token in example.source[: example.source_length]]
+    source = np.asarray(example.source)[: example.source_length]
+    answers = [task.symbols[token] for token in np.asarray(example.target)[: example.target_length]]
+    alignment = np.asarray(example.alignment)[:, : len(source)]
+    if source.ndim == 2:
+        return "\n".join([*_picture(source), *_patches(answers, alignment)])
+    words = task.words(source)
     lines = [" ".join(words)]
-    for answer in range(example.target_length):
-        row = example.alignment[answer]
-        cells = [("#" if there else ".").ljust(len(word)) for word, there in zip(words, row, strict=False)]
-        lines.append(f"{' '.join(cells)}  {task.symbols[int(np.asarray(example.target)[answer])]}")
+    for answer, row in zip(answers, alignment, strict=False):
+        cells = [("#" if there else ".").ljust(len(word)) for word, there in zip(words, row, strict=True)]
+        lines.append(f"{' '.join(cells)}  {answer}")
     return "\n".join(lines)
+
+
+def _picture(patches: Float[np.ndarray, "S P"]) -> list[str]:
+    """Draws a picture, with a letter per pixel and lines around patches."""
+    pixels, side = join(patches), math.isqrt(len(patches))
+    patch = len(pixels) // side
+    rule, lines = "+".join(["", *["-" * patch] * side, ""]), []
+    for row, colours in enumerate(pixels):
+        letters = "".join(letters_of(colours))
+        lines += [rule] * (row % patch == 0)
+        lines.append("|".join(["", *(letters[start : start + patch] for start in range(0, len(letters), patch)), ""]))
+    return [*lines, rule]
+
+
+def _patches(answers: list[str], alignment: Bool[np.ndarray, "L S"]) -> list[str]:
+    """Draws the patches of a picture below each answer."""
+    side = math.isqrt(alignment.shape[1])
+    widths = [max(len(answer), side) for answer in answers]
+    rows = [answers]
+    for start in range(0, side * side, side):
+        rows.append(["".join("#" if there else "." for there in row[start : start + side]) for row in alignment])
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]

@@ -1,14 +1,15 @@
 """What a sequence task yields: a source, a target, and where in the source each target token is found.
 
 Glossary of shapes: ``S`` room for the source, ``L`` room for the target; the first `source_length` and `target_length`
-places are real. Everything is a pure function of an rng, made on the device.
+places are real. ``P`` values of a patch of a picture. Everything is a pure function of an rng, made on the device.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 EVERY_LAYOUT = ("encoder", "decoder", "encoder_decoder")
 """The layouts of a task whose answers may depend on the whole source."""
@@ -20,16 +21,16 @@ class Sequence:
     """One example of a sequence task.
 
     Attributes:
-      source: tokens to read; places beyond `source_length` are meaningless.
-      source_length: how many tokens of `source` are real.
+      source: tokens to read, or patches of a picture; places beyond `source_length` are meaningless.
+      source_length: how many places of `source` are real.
       target: tokens to answer with.
       target_length: how many tokens of `target` are real.
-      alignment: ``[i, j]`` is True where source token ``j`` holds the answer for target token ``i``; several may, or
+      alignment: ``[i, j]`` is True where source place ``j`` holds the answer for target token ``i``; several may, or
         none.
       read_at: the place of the source at which a model that only reads gives answer ``i``; None where that is ``i``.
     """
 
-    source: Int[Array, " S"]
+    source: Int[Array, " S"] | Float[Array, "S P"]
     source_length: Int[Array, ""]
     target: Int[Array, " L"]
     target_length: Int[Array, ""]
@@ -52,6 +53,9 @@ class Task:
       target_room: the size of the target's arrays for a given room.
       fills: tells whether all sources of a given length, in as much room, fill it, and all targets theirs.
       layouts: the names of the layouts that it makes sense in.
+      describe: writes a patch of a picture as a word; None where sources are tokens.
+      properties: names what can be told of a `Sequence` besides its target, each a class from zero on; None where there
+        is nothing.
     """
 
     name: str
@@ -63,6 +67,12 @@ class Task:
     target_room: Callable[[int], int] = lambda room: room
     fills: Callable[[int], bool] = lambda length: True
     layouts: tuple[str, ...] = EVERY_LAYOUT
+    describe: Callable[[Float[np.ndarray, " P"]], str] | None = None
+    properties: Callable[[Sequence], dict[str, Int[Array, ""]]] | None = None
+
+    def words(self, source: Int[np.ndarray, " S"] | Float[np.ndarray, "S P"]) -> list[str]:
+        """Writes each place of a source, all of them real, as a word."""
+        return [self.symbols[item] if self.describe is None else self.describe(item) for item in source]
 
 
 def one_answer(

@@ -2,84 +2,115 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jattn.tasks.draws import permutation, pick, uniform_token, uniform_tokens
-from jattn.tasks.sequences import Sequence, Task, one_answer
+from jattn.tasks.sequences import EVERY_LAYOUT, Sequence, Task, one_answer
+from jattn.tasks.vocabulary import Vocabulary, word_class
 
-
-def _class(words: str) -> tuple[str, ...]:
-    return tuple(words.split())
-
-
-_ANIMALS = _class(
+_ANIMALS = word_class(
     "animal dog cat horse rabbit donkey camel sheep goat cow fox wolf bear deer mouse hen pig lamb pony puppy"
 )
-_PLACES = _class(
+_PLACES = word_class(
     "street road river bridge field valley desert hill mountain canyon swamp lake meadow forest tunnel path square "
     "garden beach glacier"
 )
-_VERBS = _class("cross enter explore visit search climb approach pass")
-_PARTICIPLES = _class("crossed entered explored visited searched climbed approached passed")
-_OF_ANIMALS = _class("tired scared hungry thirsty lazy sleepy weak shy sick nervous impatient clumsy")
-_OF_PLACES = _class("wide long narrow steep crowded rocky slippery remote windy icy foggy bumpy")
+_VERBS = word_class("cross enter explore visit search climb approach pass")
+_PARTICIPLES = word_class("crossed entered explored visited searched climbed approached passed")
+_OF_ANIMALS = word_class("tired scared hungry thirsty lazy sleepy weak shy sick nervous impatient clumsy")
+_OF_PLACES = word_class("wide long narrow steep crowded rocky slippery remote windy icy foggy bumpy")
+
+_PRONOUN = Vocabulary(
+    "the did was not by because it too", _ANIMALS, _PLACES, _VERBS, _PARTICIPLES, _OF_ANIMALS, _OF_PLACES
+)
+_SPLITS = {"all": range(5), "train": range(1, 5), "test": range(1)}
+"""What the numbers of animal, place and verb may add up to, modulo 5."""
+_LONGEST_SENTENCE = 13
 
 
-def pronoun() -> Task:
+def pronoun(split: str = "all", read_at: str = "it") -> Task:
     """Says what *it* is: ``the animal did not cross the street because it was too tired -> animal``.
 
     With ``wide`` in the place of ``tired`` the answer is ``street``: the last word alone decides between the two nouns.
     Half of the sentences are turned round, ``the street was not crossed by the animal because it was too wide``, so
-    that no place in the sentence gives the answer away. It is read at *it*, and the oracle is the noun it stands for.
+    that no place in the sentence gives the answer away. The oracle is the noun that *it* stands for.
+
+    Args:
+      split: ``"train"`` leaves out a fifth of all events: those of an animal, a place and a verb whose numbers in
+        their lists add up to a multiple of five. ``"test"`` has these alone, and ``"all"`` has both.
+      read_at: where the answer is read, at ``"it"`` or at the ``"end"``: a model that reads from left to right can know
+        it at the end alone, and a single layer only there, as the last word decides.
 
     Example:
       >>> from jattn import tasks
       >>> print(tasks.draw(tasks.pronoun()))
-      the street was not passed by the pig because it was too thirsty
-      .   .      .   .   .      .  .   #   .       .  .   .   .        pig
+      the donkey did not cross the field because it was too remote
+      .   .      .   .   .     .   #     .       .  .   .   .       field
 
     Source: Winograd, "Understanding natural language", 1972; the sentence is from Uszkoreit's blog post "Transformer: A
     novel neural network architecture for language understanding", 2017.
     """
-    symbols = _Words(
-        "the did was not by because it too", _ANIMALS, _PLACES, _VERBS, _PARTICIPLES, _OF_ANIMALS, _OF_PLACES
-    )
-    the, did, was, no, by, because, it, too = symbols.of("the did was not by because it too")
+    if split not in _SPLITS:
+        raise ValueError(f"split: expected 'all', 'train' or 'test', got {split!r}")
+    if read_at not in ("it", "end"):
+        raise ValueError(f"read_at: expected 'it' or 'end', got {read_at!r}")
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
-        rngs = jax.random.split(rng, 6)
-        animal = symbols.first(_ANIMALS) + uniform_token(rngs[0], len(_ANIMALS))
-        place = symbols.first(_PLACES) + uniform_token(rngs[1], len(_PLACES))
-        verb, quality = uniform_token(rngs[2], len(_VERBS)), uniform_token(rngs[3], len(_OF_ANIMALS))
-        turned, of_place = jax.random.bernoulli(rngs[4]), jax.random.bernoulli(rngs[5])
-        said = symbols.first(_VERBS) + verb, symbols.first(_PARTICIPLES) + verb
-        quality = jnp.where(of_place, symbols.first(_OF_PLACES), symbols.first(_OF_ANIMALS)) + quality
-        plain = [the, animal, did, no, said[0], the, place, because, it, was, too, quality, 0]
-        passive = [the, place, was, no, said[1], by, the, animal, because, it, was, too, quality]
-        sentence = jnp.where(turned, jnp.stack(passive), jnp.stack(plain)).astype(jnp.int32)
-        index = jnp.arange(room, dtype=jnp.int32)
-        answer = jnp.where(of_place, place, animal)
-        source, size = jnp.pad(sentence, (0, room - 13)), jnp.where(turned, 13, 12)
-        holds = (source == answer) & (index < size)
-        return Sequence(source, size, answer[None], jnp.int32(1), holds[None], jnp.where(turned, 9, 8)[None])
+        rng_of_sentence, rng_of_kind = jax.random.split(rng)
+        return pronoun_sentence(rng_of_sentence, jax.random.bernoulli(rng_of_kind), room, split, read_at)
 
     return Task(
         name="pronoun",
-        symbols=symbols.text,
+        symbols=_PRONOUN.text,
         sample=sample,
-        shortest=13,
-        length=13,
+        shortest=_LONGEST_SENTENCE,
+        length=_LONGEST_SENTENCE,
         target_room=lambda room: 1,
         fills=lambda length: False,
+        layouts=EVERY_LAYOUT if read_at == "it" else ("encoder", "causal", "decoder", "encoder_decoder"),
     )
 
 
-_NOUNS = _class("key cabinet door box window lamp table chair picture mirror carpet clock bottle basket letter ladder")
-_SEVERAL = _class(
+def pronoun_sentence(
+    rng: PRNGKeyArray, of_place: Bool[Array, ""], room: int, split: str = "all", read_at: str = "it"
+) -> Sequence:
+    """Makes a sentence of the task `pronoun`, about the place or about the animal; all but its last word is the same.
+
+    Args:
+      rng: decides the sentence, and the last word among those of its kind.
+      of_place: whether *it* is the place, rather than the animal.
+      room: the size of the arrays, 13 at least.
+      split: see `pronoun`.
+      read_at: see `pronoun`.
+    """
+    the, did, was, no, by, because, it, too = _PRONOUN.of("the did was not by because it too")
+    rngs, sums = jax.random.split(rng, 5), _SPLITS[split]
+    animal, verb = uniform_token(rngs[0], len(_ANIMALS)), uniform_token(rngs[1], len(_VERBS))
+    drawn = uniform_token(rngs[2], len(_PLACES) // 5 * len(sums))
+    place = drawn // len(sums) * 5 + (sums.start + drawn % len(sums) - animal - verb) % 5
+    animal, place = _PRONOUN.first(_ANIMALS) + animal, _PRONOUN.first(_PLACES) + place
+    said = _PRONOUN.first(_VERBS) + verb, _PRONOUN.first(_PARTICIPLES) + verb
+    qualities = uniform_tokens(rngs[3], len(_OF_ANIMALS), 2)
+    quality = jnp.where(of_place, _PRONOUN.first(_OF_PLACES) + qualities[0], _PRONOUN.first(_OF_ANIMALS) + qualities[1])
+    plain = [the, animal, did, no, said[0], the, place, because, it, was, too, quality, 0]
+    passive = [the, place, was, no, said[1], by, the, animal, because, it, was, too, quality]
+    turned = jax.random.bernoulli(rngs[4])
+    sentence = jnp.where(turned, jnp.stack(passive), jnp.stack(plain)).astype(jnp.int32)
+    source, size = jnp.pad(sentence, (0, room - _LONGEST_SENTENCE)), jnp.where(turned, 13, 12)
+    answer = jnp.where(of_place, place, animal)
+    holds = (source == answer) & (jnp.arange(room) < size)
+    read = size - (4 if read_at == "it" else 1)
+    return Sequence(source, size, answer[None], jnp.int32(1), holds[None], read[None])
+
+
+_NOUNS = word_class(
+    "key cabinet door box window lamp table chair picture mirror carpet clock bottle basket letter ladder"
+)
+_SEVERAL = word_class(
     "keys cabinets doors boxes windows lamps tables chairs pictures mirrors carpets clocks bottles baskets letters "
     "ladders"
 )
-_BESIDE = _class("of near behind under beside above")
+_BESIDE = word_class("of near behind under beside above")
 
 
 def agreement() -> Task:
@@ -97,7 +128,7 @@ def agreement() -> Task:
 
     Source: Linzen et al., "Assessing the ability of LSTMs to learn syntax-sensitive dependencies", 2016.
     """
-    symbols = _Words("the ?", _NOUNS, _SEVERAL, _BESIDE, ("is", "are"))
+    symbols = Vocabulary("the ?", _NOUNS, _SEVERAL, _BESIDE, ("is", "are"))
     the, ask, one, several = symbols.of("the ? is are")
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
@@ -125,9 +156,9 @@ def agreement() -> Task:
     )
 
 
-_NAMES = _class("mary john anna peter laura david emma paul")
-_ROOMS = _class("kitchen garden office cellar attic hall bathroom bedroom")
-_THINGS = _class("apple ball book cup lamp hat bottle pen")
+_NAMES = word_class("mary john anna peter laura david emma paul")
+_ROOMS = word_class("kitchen garden office cellar attic hall bathroom bedroom")
+_THINGS = word_class("apple ball book cup lamp hat bottle pen")
 _SENTENCE = 6
 
 
@@ -157,7 +188,7 @@ def reading(facts: int = 1) -> Task:
     """
     if facts not in (1, 2, 3):
         raise ValueError(f"facts: expected 1, 2 or 3, got {facts}; nearest: {min(max(facts, 1), 3)}")
-    symbols = _Words("went to the . picked up where is was before ?", _NAMES, _ROOMS, _THINGS)
+    symbols = Vocabulary("went to the . picked up where is was before ?", _NAMES, _ROOMS, _THINGS)
     went, to, the, stop, picked, up = symbols.of("went to the . picked up")
     where, is_, was, before, ask = symbols.of("where is was before ?")
     question, least = {1: (4, 1), 2: (5, 3), 3: (8, 4)}[facts]
@@ -218,17 +249,3 @@ def reading(facts: int = 1) -> Task:
         fills=lambda length: (length - question) % _SENTENCE == 0,
         layouts=("encoder", "causal", "decoder", "encoder_decoder"),
     )
-
-
-class _Words:
-    """A vocabulary of single words and of classes of words."""
-
-    def __init__(self, words: str, *classes: tuple[str, ...]) -> None:
-        self.text = (*words.split(), *(word for each in classes for word in each))
-        self.number = {word: number for number, word in enumerate(self.text)}
-
-    def of(self, words: str) -> list[int]:
-        return [self.number[word] for word in words.split()]
-
-    def first(self, words: tuple[str, ...]) -> int:
-        return self.number[words[0]]

@@ -64,11 +64,23 @@ CASES = [
     case("balanced", longest=12, room=13),
     case("addition", told=["base"], base=3, longest=11, room=12),
     case("modular_addition", told=["modulus"], modulus=7, longest=5, room=5),
+    case("listops", told=["depth"], longest=14, room=16, depth=2),
+    case("listops", told=["depth"], longest=23, room=23, depth=3),
+    case("listops", told=["depth"], longest=9, depth=1),
     case("pronoun", longest=14, room=15),
+    case("pronoun", told=["split"], longest=13, room=13, split="test"),
+    case("pronoun", told=["split", "read_at"], longest=13, room=13, split="train", read_at="end"),
     case("agreement", longest=16, room=17),
     case("reading", told=["facts"], longest=30, room=34, facts=1),
     case("reading", told=["facts"], longest=41, room=41, facts=2),
     case("reading", told=["facts"], longest=44, room=45, facts=3),
+    case("entailment", longest=27, room=27),
+    case("summarisation", longest=19, room=19),
+    case("roles", longest=13, room=14),
+    case("sentences", longest=13, room=14),
+    case("captions", told=["shape"], longest=9, room=9, image=12, shape=4),
+    case("captions", told=["shape"], longest=25, room=25, image=10, patch=2, shape=5),
+    case("captions", told=["shape"], longest=4, room=4, image=6, patch=3, shape=3),
 ]
 FIRST = list({case.name: case for case in reversed(CASES)}.values())[::-1]
 """One case of each task."""
@@ -104,12 +116,13 @@ def sequences(case, seed=0, indices=range(1050)):
 
 
 def words(case, sequence, i):
-    """The text of the source of example `i`."""
-    return [case.task.symbols[token] for token in sequence.source[i][: sequence.source_length[i]]]
+    """The text of the source of example `i`; of a picture, the values of each patch."""
+    source = sequence.source[i][: sequence.source_length[i]]
+    return [tuple(patch.tolist()) for patch in source] if source.ndim == 2 else case.task.words(source)
 
 
 def expected_batch(layout, source, answers, pad, room, target_room):
-    """One example as a layout should show it, from token numbers; targets that are not scored are zero."""
+    """One example as a layout should show it, from what its source holds; targets that are not scored are zero."""
     special, count = pad + 1, len(answers)
     target = [answer for answer, _, _ in answers]
 

@@ -6,6 +6,10 @@ source where it is read.
 
 import itertools
 
+from tests.tasks.restated_pictures import captions as captions
+from tests.tasks.restated_sentences import roles as roles
+from tests.tasks.restated_sentences import sentences as sentences
+
 
 def _at(source, places):
     """Answers that are single source tokens, read one after the other."""
@@ -180,14 +184,38 @@ def modular_addition(source, modulus):
     return [(str((int(source[0]) + int(source[1])) % modulus), {0, 1}, 2)]
 
 
+def listops(source, depth):
+    value, places, end, deep = _worked_out(source, 0)
+    assert end == len(source)
+    assert deep <= depth
+    return [(value, places, len(source) - 1)]
+
+
+def _worked_out(source, place):
+    """What the argument at a place comes to, the places that make it, where it ends, and how deep lists lie in it."""
+    if source[place].isdigit():
+        return source[place], {place}, place + 1, 0
+    arguments, end = [], place + 1
+    while source[end] != "]":
+        arguments.append(_worked_out(source, end))
+        end = arguments[-1][2]
+    assert len(arguments) >= 2
+    ordered = sorted(value for value, *_ in arguments)
+    value = ordered[{"[MIN": 0, "[MED": (len(ordered) - 1) // 2, "[MAX": -1}[source[place]]]
+    places = set().union(*(places for other, places, *_ in arguments if other == value))
+    return value, places, end + 1, 1 + max(deep for *_, deep in arguments)
+
+
+_ANIMALS = "animal dog cat horse rabbit donkey camel sheep goat cow fox wolf bear deer mouse hen pig lamb pony puppy"
 _PLACES = (
     "street road river bridge field valley desert hill mountain canyon swamp lake meadow forest tunnel path square "
     "garden beach glacier"
 )
+_VERBS = "cross enter explore visit search climb approach pass"
 _OF_PLACES = "wide long narrow steep crowded rocky slippery remote windy icy foggy bumpy"
 
 
-def pronoun(source):
+def pronoun(source, split="all", read_at="it"):
     text = " ".join(source)
     nouns = [i for i, word in enumerate(source) if i and source[i - 1] == "the"]
     assert len(nouns) == 2
@@ -197,8 +225,11 @@ def pronoun(source):
         assert text.startswith(f"the {source[place]} was not {verb}ed by the {source[animal]} because it was too ")
     else:
         assert text.startswith(f"the {source[animal]} did not {verb} the {source[place]} because it was too ")
+    (number,) = [i for i, each in enumerate(_VERBS.split()) if verb in (each, each.removesuffix("e"))]
+    total = number + _ANIMALS.split().index(source[animal]) + _PLACES.split().index(source[place])
+    assert split in ("all", "train" if total % 5 else "test")
     meant = place if source[-1] in _OF_PLACES.split() else animal
-    return [(source[meant], {meant}, source.index("it"))]
+    return [(source[meant], {meant}, source.index("it") if read_at == "it" else len(source) - 1)]
 
 
 def agreement(source):
@@ -239,3 +270,36 @@ def reading(source, facts):
         assert things[words[3]][-1][0] == words[6] != things[words[3]][-2][0]
         answer, place = things[words[3]][-2]
     return [(answer, {place}, len(source) - 1)]
+
+
+_KINDS = {
+    "dogs": "dogs poodles beagles",
+    "cats": "cats lions tigers",
+    "birds": "birds robins eagles",
+    "fish": "fish trout salmon",
+    "insects": "insects ants bees",
+    "snakes": "snakes cobras vipers",
+}
+
+
+def entailment(source):
+    *text, (noun, deed) = [sentence.split() for sentence in " ".join(source).removesuffix(" ?").split(" . ")]
+    quantifiers, kinds, deeds = zip(*text, strict=True)
+    assert len(set(kinds)) == len(set(deeds)) == len(text)
+    assert {quantifiers.count(word) for word in ("all", "no")} == {len(text) // 2}
+    assert deed in deeds
+    (number,) = [number for number, kind in enumerate(kinds) if noun in _KINDS[kind].split()]
+    told = {"all": "entailment", "no": "contradiction"}[quantifiers[number]]
+    return [(told if deeds[number] == deed else "neutral", {4 * number, 4 * number + 2}, len(source) - 1)]
+
+
+def summarisation(source):
+    marked = []
+    for place in range(0, len(source), 5):
+        assert source[place + 4] == "."
+        if source[place] in ("importantly", "notably", "crucially"):
+            marked.append(place + 3)
+        else:
+            assert source[place] in ("meanwhile", "incidentally", "elsewhere")
+    assert marked
+    return [*_at(source, marked), (".", set(), len(marked))]

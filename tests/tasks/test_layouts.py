@@ -145,6 +145,16 @@ def test_several_right_places_stay_a_set(layout):
     assert rows == [[0, 2], [], [1]]
 
 
+def test_a_picture_is_read_patch_by_patch_and_unused_patches_are_black():
+    """Three patches of two values each, in room for four."""
+    patches = jnp.array([[0.5, 1.0], [0.0, 0.25], [1.0, 1.0], [7.0, 7.0]])
+    sequence = Sequence(patches, jnp.int32(3), jnp.array([2, 1]), jnp.int32(2), jnp.eye(2, 4, dtype=bool))
+    batch = LAYOUTS["encoder_decoder"].arrange(sequence, 10)
+    assert batch.inputs["source"].tolist() == [[0.5, 1.0], [0.0, 0.25], [1.0, 1.0], [0.0, 0.0]]
+    assert batch.inputs["source"].dtype == jnp.float32
+    assert (batch.inputs["source_lengths"], batch.inputs["tokens"].tolist()) == (3, [11, 2])
+
+
 def test_a_target_may_be_shorter_than_its_source():
     """Room and length of source and target are apart: 4 1 2 6 -> 2 4, in rooms of five and three."""
     alignment = np.zeros((3, 5), bool)

@@ -18,7 +18,8 @@ def test_every_option_of_every_task_is_a_key_of_the_config_and_none_besides():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_config_is_filled_in_with_what_its_task_has(name):
-    config = check({"task": {"name": name}}, "test")
+    given = {"name": name, "layout": TASKS[name]().layouts[0]}
+    config = check({"task": given}, "test")
     task = config.task.make()
     assert task.symbols == TASKS[name]().symbols
     assert (config.task.min_length, config.task.max_length) == (task.length, task.length)
@@ -30,9 +31,9 @@ def test_a_config_is_filled_in_with_what_its_task_has(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_option_may_be_given(name):
-    options = task_options(name)
-    config = check({"task": {"name": name, **options}}, "test")
-    assert config == check({"task": {"name": name}}, "test")
+    options, given = task_options(name), {"name": name, "layout": TASKS[name]().layouts[0]}
+    config = check({"task": given | options}, "test")
+    assert config == check({"task": given}, "test")
     assert config.task.make().symbols == make_task(name, options).symbols
 
 
@@ -73,7 +74,19 @@ MISTAKES = [
     ("name = 'reading'\nfacts = 4", "task.facts", "got 4", "3"),
     ("name = 'reading'\nmin_length = 9", "task.min_length", "from 10", "got 9", "nearest: 10"),
     ("name = 'sort'\nlayout = 'causal'", "task.layout", "'sort'", "'encoder'", "got 'causal'"),
+    ("name = 'captions'", "task.layout", "'encoder_decoder'", "got 'encoder'"),
+    ("name = 'captions'\nimage = 9\npatch = 4", "task.image", "multiple of 4 from 8 to 256", "got 9", "nearest: 8"),
+    ("name = 'captions'\nshape = 9", "task.image", "from 20", "two shapes of 9", "got 12", "nearest: 20"),
+    ("name = 'captions'\npatch = 1\nshape = 33", "task.shape", "from 3 to 32", "got 33", "nearest: 32"),
+    ("name = 'captions'\nlayout = 'encoder_decoder'\nmax_length = 25", "task.max_length", "to 9", "nearest: 9"),
     ("name = 'modular_addition'\nmodulus = 1", "task.modulus", "got 1", "2"),
+    ("name = 'listops'\nmin_length = 3", "task.min_length", "depth = 2", "from 4", "got 3", "nearest: 4"),
+    ("name = 'listops'\ndepth = 0", "task.depth", "got 0", "1"),
+    ("name = 'entailment'\nmax_length = 39", "task.max_length", "from 11 to 27", "got 39", "nearest: 27"),
+    ("name = 'summarisation'\nlayout = 'causal'", "task.layout", "'encoder'", "got 'causal'"),
+    ("name = 'pronoun'\nlayout = 'causal'", "task.layout", "'pronoun'", "'encoder'", "got 'causal'"),
+    ("name = 'pronoun'\nsplit = 'tests'", "task.split", "'train'", "'test'", "got 'tests'"),
+    ("name = 'reading'\nsplit = 'test'", "task.split", "'reading'", "no such option"),
     ("name = 'pronoun'\n[evaluation]\ntest_lengths = [12]", "evaluation.test_lengths", "13", "got 12"),
     (
         "name = 'needle'\nlayout = 'decoder'\n[model]\npositions = 'learned'\nmax_length = 64",
@@ -98,7 +111,13 @@ def test_what_cannot_work_is_refused_with_what_can(tmp_path, text, expected):
         (lambda: TASKS["shift"](num_symbols=0), ["num_symbols", "at least 1", "got 0"]),
         (lambda: TASKS["induction"](1), ["num_symbols", "at least 2", "got 1"]),
         (lambda: TASKS["mqar"](pairs=0), ["pairs", "at least 1", "got 0"]),
+        (lambda: TASKS["captions"](patch=0), ["patch", "at least 1", "got 0", "nearest: 1"]),
+        (lambda: TASKS["captions"](shape=2), ["shape", "from 3", "got 2", "nearest: 3"]),
+        (lambda: TASKS["captions"](image=300), ["image", "to 256", "got 300", "nearest: 256"]),
+        (lambda: TASKS["listops"](depth=0), ["depth", "at least 1", "got 0"]),
         (lambda: TASKS["reading"](5), ["facts", "1, 2 or 3", "got 5", "nearest: 3"]),
+        (lambda: TASKS["pronoun"]("tests"), ["split", "'train' or 'test'", "got 'tests'"]),
+        (lambda: TASKS["pronoun"](read_at="was"), ["read_at", "'it' or 'end'", "got 'was'"]),
         (lambda: make_task("needle", {"symbol": 3}), ["symbol:", "'needle'", "symbols, hay"]),
         (lambda: draw(TASKS["dyck"](), length=1), ["length", "'dyck'", "got 1", "nearest: 2"]),
     ],

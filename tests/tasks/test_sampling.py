@@ -116,25 +116,60 @@ def test_questions_come_in_slots_by_a_power_law():
     assert stats.chisquare(counts[2::2], MANY * wanted / wanted.sum()).pvalue > 1e-3
 
 
-def accuracy_of_bags(task, length):
-    """How often the best linear function of how often each word comes gives the first answer, on unseen examples."""
+def bags(words):
+    """How often each word comes."""
+    return words.sum(axis=1)
+
+
+def accuracy(task, length, tell):
+    """How often the best linear function of what is told of the words gives the first answer, on unseen examples."""
     task = TASKS[task]()
     made = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(length), length)))
-    sequences = made(jax.random.split(jax.random.key(1), 8000))
-    bags = np.asarray(jax.nn.one_hot(sequences.source, len(task.symbols)).sum(axis=1))
-    bags = np.concatenate([bags, np.ones((8000, 1))], axis=1)
-    answers = np.asarray(jax.nn.one_hot(sequences.target[:, 0], len(task.symbols)))
-    fitted = np.linalg.lstsq(bags[:4000], answers[:4000], rcond=None)[0]
-    return np.mean((bags[4000:] @ fitted).argmax(axis=1) == answers[4000:].argmax(axis=1))
+    sequences = jax.device_get(made(jax.random.split(jax.random.key(1), 8000)))
+    told = tell(np.eye(len(task.symbols))[sequences.source])
+    told = np.concatenate([told.reshape(8000, -1), np.ones((8000, 1))], axis=1)
+    answers = np.eye(len(task.symbols))[sequences.target[:, 0]]
+    fitted = np.linalg.lstsq(told[:4000], answers[:4000], rcond=None)[0]
+    return np.mean((told[4000:] @ fitted).argmax(axis=1) == answers[4000:].argmax(axis=1))
 
 
-@pytest.mark.parametrize(("task", "length"), [("balanced", 9), ("agreement", 12)])
-def test_the_number_of_each_word_tells_nothing(task, length):
-    assert accuracy_of_bags(task, length) == pytest.approx(0.5, abs=0.03)
+@pytest.mark.parametrize(
+    ("task", "length", "chance"), [("balanced", 9, 1 / 2), ("agreement", 12, 1 / 2), ("entailment", 11, 1 / 3)]
+)
+def test_the_number_of_each_word_tells_nothing(task, length, chance):
+    assert accuracy(task, length, bags) == pytest.approx(chance, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda words: words[:, :8],
+        lambda words: words[:, 8:],
+        lambda words: bags(words)[:, :, None] * bags(words)[:, None],
+    ],
+    ids=["the text", "the claim", "pairs of words"],
+)
+def test_nothing_less_than_who_does_what_tells_what_follows(tell):
+    assert accuracy("entailment", 11, tell) == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_every_class_is_as_likely_whatever_the_claim():
+    task = TASKS["entailment"]()
+
+    def claim(rng):
+        made = task.sample(rng, jnp.int32(11), 11)
+        return jnp.append(made.source[8:10], made.target)
+
+    table = np.zeros((len(task.symbols),) * 3, int)
+    np.add.at(table, tuple(drawn(claim).T), 1)
+    claims = table.reshape(-1, len(task.symbols))[:, -3:]
+    claims = claims[claims.any(axis=1)]
+    assert len(claims) == 18 * 6
+    assert stats.chi2_contingency(claims).pvalue > 1e-3
 
 
 def test_bags_of_words_tell_something_where_they_may():
-    assert accuracy_of_bags("majority", 16) > 0.95
+    assert accuracy("majority", 16, bags) > 0.95
 
 
 CHANCES = {
@@ -142,6 +177,7 @@ CHANCES = {
     **dict.fromkeys(("copy", "reverse", "shift", "odds_first", "permute", "selective_copy", "needle"), 1 / 10),
     **{"associative_recall": 1 / 10, "induction": 1 / 20, "variable_tracking": 1 / 10, "most_frequent": 1 / 8},
     **{"modular_addition": 1 / 97, "pronoun": 1 / 40, "reading": 1 / 8, "addition": 1 / 10},
+    **{"roles": 1 / 16, "captions": 1 / 4, "entailment": 1 / 3, "summarisation": 1 / 16},
 }
 
 
@@ -160,3 +196,72 @@ def test_a_pronoun_stands_for_either_noun_in_either_order():
     first, passive = np.asarray(made.alignment[:, 0, 1]), np.asarray(made.source_length == 13)
     for kind in (passive, ~passive):
         assert np.mean(first[kind]) == pytest.approx(0.5, abs=0.04)
+
+
+def test_any_number_of_sentences_is_marked_anywhere():
+    task = TASKS["summarisation"]()
+    made = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(17), 19)))(jax.random.split(jax.random.key(0), MANY))
+    assert set(np.asarray(made.source_length)) == {15}
+    assert is_even(np.bincount(made.target_length)[2:])
+    assert is_even(np.asarray(made.alignment.sum(axis=(0, 1)))[3:15:5])
+
+
+def test_lists_are_of_any_number_and_depth():
+    """The outermost is of any operator; of two lists or more, one is in another, and of three some in that."""
+    task = TASKS["listops"](depth=3)
+    source = drawn(lambda rng: task.sample(rng, jnp.int32(16), 16).source)
+    opened, closed = (source >= 10) & (source < 13), source == 13
+    assert is_even(np.bincount(source[:, 0])[10:])
+    assert is_even(np.bincount(opened.sum(axis=1))[1:])
+    deep = np.cumsum(opened.astype(int) - closed, axis=1).max(axis=1)
+    assert set(deep) == {1, 2, 3}
+    assert ((deep > 1) == (opened.sum(axis=1) > 1)).all()
+
+
+def test_pictures_show_everything_everywhere():
+    """All 512 captions come alike, and each kind of picture has shapes in each row and each column of its pixels."""
+    task = TASKS["captions"](image=12)
+    sample = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(9), 9)))
+    made = jax.device_get(sample(jax.random.split(jax.random.key(4), MANY)))
+    assert is_even_over(512, made.target)
+    shown = made.source.reshape(MANY, 3, 3, 4, 4, 3).any(axis=-1).swapaxes(2, 3).reshape(MANY, 12, 12)
+    above = made.target[:, 2] == task.symbols.index("above")
+    assert shown[above].any(axis=0).all()
+    assert shown[~above].any(axis=0).all()
+
+
+def test_an_answer_tells_nothing_of_the_properties_of_its_sentence():
+    task = TASKS["roles"]()
+    sample = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(12), 12)))
+    made = jax.device_get(sample(jax.random.split(jax.random.key(5), MANY)))
+    told = jax.device_get(jax.jit(jax.vmap(task.properties))(made))
+    for name, label in told.items():
+        assert name == "words" or (label.max() == 1 and is_even(np.bincount(label)))
+        for place in range(4):
+            _, answers = np.unique(made.target[:, place], return_inverse=True)
+            table = np.zeros((answers.max() + 1, label.max() + 1), int)
+            np.add.at(table, (answers, label), 1)
+            assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("split", ["all", "train", "test"])
+def test_all_nouns_and_verbs_of_a_pronouns_sentences_come_alike_in_every_split(split):
+    task = TASKS["pronoun"](split)
+    made = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(13), 13)))(jax.random.split(jax.random.key(5), MANY))
+    counts = np.bincount(np.ravel(made.source), minlength=len(task.symbols))
+    animals, places = (task.symbols.index(word) for word in ("animal", "street"))
+    verbs = counts[places + 20 : places + 28] + counts[places + 28 : places + 36]
+    assert all(is_even(words) for words in (counts[animals:places], counts[places : places + 20], verbs))
+
+
+def test_a_fifth_of_what_can_happen_is_held_out():
+    """Of 3200 events, an animal, a place and a verb, 640 are in test sentences, and the other 2560 in training."""
+    found = {}
+    for split in ("train", "test"):
+        task = TASKS["pronoun"](split)
+        made = jax.jit(jax.vmap(lambda rng, task=task: task.sample(rng, jnp.int32(13), 13)))
+        active = made(jax.random.split(jax.random.key(6), 4 * MANY))
+        active = np.asarray(active.source)[np.asarray(active.source_length) == 12]
+        found[split] = {tuple(event) for event in active[:, [1, 4, 6]].tolist()}
+    assert (len(found["train"]), len(found["test"])) == (2560, 640)
+    assert not found["train"] & found["test"]
