@@ -35,14 +35,15 @@ def examine(lab: Lab) -> Section:
         accuracy = trial.outcome.spread("exact_accuracy")
         rows.append([name, percent(accuracy), percent(found[name][0]), number(found[name][1])])
     (ends, sharp), (its, spread_out) = found.values()
-    solved = ends.low >= 0.95 and its.low >= 0.95
+    there = ends.low >= 0.95 and sharp.low > 0.9
+    everywhere = there and its.low >= 0.95 and spread_out.low > 0.9
     return Section(
         title="What *it* is",
         claim="In “the animal didn't cross the street because it was too tired”, attention links *it* to *animal*; "
         "with *wide* for *tired*, to *street*.",
         question="Models are trained on sentences about four fifths of all events and tested on pairs about the rest, "
         "which differ in the last word alone. Are they right on both of a pair, and does a head look at the noun?",
-        verdict="true" if solved and min(sharp.low, spread_out.low) > 0.9 else "partly true" if solved else "false",
+        verdict="true" if everywhere else "partly true" if there else "false",
         answer=[
             f"Asked at the last word, a model of one layer and one head is right on both of {percent(ends)} of the "
             f"held-out pairs, and its head puts {number(sharp)} of its weight on the noun meant.",

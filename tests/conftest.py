@@ -1,25 +1,43 @@
 """What several tests share."""
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 import pytest
 
 from jattn import sweeps
 
+MOST_STORED = 10**9
+"""The bytes of compiled programs, of this code and of older code, that are kept from one session to the next."""
+
 
 def pytest_configure(config):
-    """Lets all processes of one test session, and the commands they start, share compiled programs."""
+    """Lets all processes of one test session, the commands they start and the next session share compiled programs."""
     if not hasattr(config, "workerinput"):
-        folder = tempfile.TemporaryDirectory(prefix="jattn-tests-")
-        config.add_cleanup(folder.cleanup)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder_of_programs(config)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_disable_most_optimizations", True)
+    # Whatever became of a stored program, by a kill or a full disk, it is compiled again.
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache")
+
+
+def folder_of_programs(config):
+    """Finds a folder in pytest's own cache, which `--cache-clear` empties, or makes one for a single session."""
+    if not hasattr(config, "cache"):
+        folder = tempfile.TemporaryDirectory(prefix="jattn-tests-")
+        config.add_cleanup(folder.cleanup)
+        return folder.name
+    folder = config.cache.mkdir("programs")
+    if sum(path.stat().st_size for path in folder.iterdir()) > MOST_STORED:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    return str(folder)
 
 
 @pytest.fixture
@@ -35,36 +53,40 @@ def heads(request):
         request.getfixturevalue("heads_at_once")
 
 
-OPTIMIZED = ("test_properties.py", "test_gradients.py", "test_lowering.py", "test_plans.py", "test_learning.py")
+OPTIMIZED = ("test_properties.py", "test_learning.py")
 """The tests whose programs are compiled as a user's are."""
 
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
-    """Compiles what most tests run a single time without most optimizations, which takes a quarter less time."""
+    """Compiles what most tests run a single time without most optimizations, which takes a third less time.
+
+    These are optimizations of machine code: what a program stores and how many operations it has are a user's.
+    """
     quick = request.path.name not in OPTIMIZED and "optimized" not in request.fixturenames
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-TESTS_PER_CLEARING = 150
-"""How many tests keep their programs: each takes some memory maps, of which Linux grants a process 65,530."""
+@pytest.fixture
+def optimized():
+    """Marks a test whose numbers are to be those of programs that are compiled as a user's are."""
+
+
+MOST_MAPS = 30_000
+"""How many memory maps a process may have before its programs are let go: Linux grants it 65,530."""
 
 _tests_run = 0
 
 
 @pytest.fixture(autouse=True)
 def programs_are_let_go():
-    """Lets go of compiled programs now and then."""
+    """Lets go of compiled programs, each of which takes some memory maps, when there are many."""
     yield
     global _tests_run
     _tests_run += 1
-    if _tests_run % TESTS_PER_CLEARING == 0:
+    maps = Path("/proc/self/maps")
+    if _tests_run % 10 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         sweeps._jitted.cache_clear()
         jax.clear_caches()
-
-
-@pytest.fixture
-def optimized():
-    """Marks a test that looks at compiled programs: they are compiled as a user's are."""

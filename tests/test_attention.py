@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, attention_filter, masks, scores
 from tests import reference
-from tests.variants import BANNED, MASKS, SHAPE, VARIANTS, inputs, join
+from tests.variants import BANNED, MASKS, SHAPE, TOGETHER, VARIANTS, inputs, join
 
 examples = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None)
 close = functools.partial(assert_allclose, rtol=2e-5, atol=2e-5)
@@ -25,6 +25,11 @@ def squares(attention, *arguments):
     return jnp.sum(out * jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
 
 
+def compiled(**call):
+    """One program, which takes less time to compile than its operations one by one."""
+    return jax.jit(functools.partial(attend, **call))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_the_reference(name):
     query, key, value = inputs()
@@ -32,53 +37,55 @@ def test_every_variant_is_the_reference(name):
     close(attend(query, key, value, **VARIANTS[name].call), expected)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+def in_ragged_blocks(variant):
+    """Compares attention in compiled blocks with the reference."""
+    arrays = inputs()
+    close(compiled(block_size=3, **variant.call)(*arrays), reference.attend(*arrays, **variant.rules))
+
+
+@pytest.mark.parametrize("name", TOGETHER)
 def test_every_variant_in_ragged_blocks_of_one_head_is_the_reference(name):
-    query, key, value = inputs()
-    expected = reference.attend(query, key, value, **VARIANTS[name].rules)
-    close(attend(query, key, value, block_size=3, **VARIANTS[name].call), expected)
+    in_ragged_blocks(TOGETHER[name])
 
 
 @pytest.mark.parametrize("name", ["mask: padding of queries", "mask: function of heads", "scale by head, bias, array"])
 def test_variants_in_ragged_blocks_of_all_heads_are_the_reference(name, heads_at_once):
-    query, key, value = inputs()
-    expected = reference.attend(query, key, value, **VARIANTS[name].rules)
-    close(attend(query, key, value, block_size=3, **VARIANTS[name].call), expected)
+    in_ragged_blocks(VARIANTS[name])
 
 
 @pytest.mark.parametrize("num_queries", [0, 1, 3, 4, 5, 8, 9])
 def test_any_number_of_queries(num_queries):
     query, key, value = inputs(num_queries, num_keys=6)
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
-    close(attend(query, key, value, mask=masks.causal(), block_size=4), expected)
+    close(compiled(mask=masks.causal(), block_size=4)(query, key, value), expected)
 
 
 @pytest.mark.parametrize("num_keys", [0, 1, 3])
 @pytest.mark.parametrize("block_size", [None, 4])
 def test_any_number_of_keys(num_keys, block_size):
     query, key, value = inputs(6, num_keys)
-    close(attend(query, key, value, block_size=block_size), reference.attend(query, key, value))
+    close(compiled(block_size=block_size)(query, key, value), reference.attend(query, key, value))
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(1, 1), (4, 1), (6, 3)])
 def test_grouped_heads(num_heads, num_kv_heads, heads):
     query, key, value = inputs(heads=num_heads, kv_heads=num_kv_heads)
     expected = reference.attend(query, key, value)
-    close(attend(query, key, value, block_size=4), expected)
+    close(compiled(block_size=4)(query, key, value), expected)
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3), (2, 0)])
 def test_any_batch_axes(batch, heads):
     query, key, value = inputs(5, 4, batch)
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
-    close(attend(query, key, value, mask=masks.causal(), block_size=2), expected)
+    close(compiled(mask=masks.causal(), block_size=2)(query, key, value), expected)
 
 
 def test_lengths_of_several_batch_axes(heads):
     query, key, value = inputs(5, 4, (2, 3))
     lengths = np.array([[0, 1, 2], [3, 4, 2]])
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j < lengths[entry])
-    close(attend(query, key, value, mask=masks.padding(lengths), block_size=2), expected)
+    close(compiled(mask=masks.padding(lengths), block_size=2)(query, key, value), expected)
 
 
 def test_gradients_do_not_depend_on_blocks(heads):
@@ -86,8 +93,10 @@ def test_gradients_do_not_depend_on_blocks(heads):
         VARIANTS["mask: combination"], VARIANTS["bias: array"], VARIANTS["score: cosine, temperature by head"]
     ).call
     gradient = jax.grad(squares, argnums=(1, 2, 3))
-    dense = gradient(functools.partial(attend, implementation="dense", **call), *inputs())
-    blocked = jax.jit(functools.partial(gradient, functools.partial(attend, block_size=3, **call)))(*inputs())
+    dense, blocked = (
+        jax.jit(functools.partial(gradient, functools.partial(attend, **options, **call)))(*inputs())
+        for options in ({"implementation": "dense"}, {"block_size": 3})
+    )
     jax.tree.map(close, blocked, dense)
 
 
@@ -141,20 +150,21 @@ def test_flax_agrees():
 
 contents = arrays.arrays(np.float32, (5, 2, 2), elements={"min_value": -16, "max_value": 16})
 some_keys = arrays.arrays(bool, 5)
+unmasked, masked = jax.jit(attend), jax.jit(lambda query, key, value, mask: attend(query, key, value, mask=mask))
 
 
 @examples(max_examples=30)
 @hypothesis.given(contents, contents, arrays.arrays(bool, (5, 5)))
 def test_rows_sum_to_one_or_zero(query, key, mask):
-    weights = attention_filter(query, key, mask=mask).weights()
-    assert_allclose(jnp.sum(weights, axis=-1), np.broadcast_to(mask.any(axis=-1), (2, 5)), atol=1e-6)
+    weights = np.asarray(attention_filter(query, key, mask=mask).weights())
+    assert_allclose(weights.sum(axis=-1), np.broadcast_to(mask.any(axis=-1), (2, 5)), atol=1e-6)
     assert np.all(weights >= 0)
 
 
 @examples(max_examples=30)
 @hypothesis.given(contents, contents, contents, some_keys)
 def test_a_mask_equals_deleting_the_keys(query, key, value, mask):
-    close(attend(query, key, value, mask=mask), attend(query, key[mask], value[mask]))
+    close(masked(query, key, value, mask), unmasked(query, key[mask], value[mask]))
 
 
 @examples(max_examples=20)
@@ -162,21 +172,21 @@ def test_a_mask_equals_deleting_the_keys(query, key, value, mask):
 def test_permuting_keys_with_their_values_changes_nothing(query, key, value, order):
     order = np.array(order)
     mask = np.array([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 1, 0, 0, 1]], bool)
-    expected = attend(query, key, value, mask=mask)
-    close(attend(query, key[order], value[order], mask=mask[:, order]), expected)
+    expected = masked(query, key, value, mask)
+    close(masked(query, key[order], value[order], mask[:, order]), expected)
 
 
 @examples(max_examples=20)
 @hypothesis.given(contents, contents, contents, hypothesis.strategies.permutations(range(5)))
 def test_permuting_queries_permutes_outputs(query, key, value, order):
     order = np.array(order)
-    close(attend(query[order], key, value), attend(query, key, value)[order])
+    close(unmasked(query[order], key, value), unmasked(query, key, value)[order])
 
 
 @examples(max_examples=20)
 @hypothesis.given(contents, contents, contents)
 def test_outputs_lie_between_the_values(query, key, value):
-    out = np.asarray(attend(query, key, value))
+    out = np.asarray(unmasked(query, key, value))
     assert np.all(out <= value.max(axis=0) + 1e-4)
     assert np.all(out >= value.min(axis=0) - 1e-4)
 
@@ -196,9 +206,10 @@ def test_a_causal_query_depends_on_exactly_the_keys_up_to_its_own(argument, bloc
 @pytest.mark.parametrize("size", [1e4, 1e18])
 def test_scores_of_any_finite_size_give_finite_weights(size):
     query, key, value = inputs()
-    out, gradients = jax.value_and_grad(squares, argnums=(1, 2, 3))(attend, query * size, key * size, value)
+    gradient = jax.jit(jax.value_and_grad(functools.partial(squares, attend), argnums=(0, 1, 2)))
+    out, gradients = gradient(query * size, key * size, value)
     assert np.isfinite(out)
-    assert all(np.isfinite(gradient).all() for gradient in gradients[2:])
+    assert np.isfinite(gradients[2]).all()
 
 
 # Transformations
@@ -297,29 +308,25 @@ def compiled_gradients(length, bias_shape=None, **call):
 @pytest.mark.parametrize(
     "call",
     [
-        {},
         {"score": scores.cosine()},
         {"mask": masks.sliding_window(100), "bias_shape": (2, 1, 1)},
         {"mask": masks.causal(), "bias_shape": (2, 1, 1)},
     ],
-    ids=["full", "cosine", "window", "causal"],
+    ids=["full", "window", "causal"],
 )
-def test_memory_is_linear_in_length(call, optimized):
+def test_memory_is_linear_in_length(call):
     """With a learned bias per head, too."""
-    (_, shorter), (program, longer) = compiled_gradients(4096, **call), compiled_gradients(8192, **call)
+    (_, shorter), (program, longer) = compiled_gradients(2048, **call), compiled_gradients(8192, **call)
     assert "8192,8192" not in program
-    assert longer <= 2.2 * shorter
+    assert longer <= 4.4 * shorter
     assert longer <= 8192 * 8192 * 4 / 2
 
 
-def test_blocks_of_all_heads_store_no_array_of_queries_by_keys(heads_at_once, optimized):
-    length = 4096
-    x = jax.ShapeDtypeStruct((length, 4, 16), jnp.float32)
-    attention = functools.partial(attend, mask=masks.causal(), block_size=128)
-    gradient = jax.grad(functools.partial(squares, attention), argnums=(0, 1, 2))
-    compiled = jax.jit(gradient).lower(x, x, x).compile()
-    assert "4096,4096" not in compiled.as_text()
-    assert compiled.memory_analysis().temp_size_in_bytes < length * length * 4
+@pytest.mark.parametrize(("block_size", "most"), [(None, 4), (128, 1)])
+def test_blocks_of_all_heads_store_no_array_of_queries_by_keys(block_size, most, heads_at_once):
+    program, temporary = compiled_gradients(2048, mask=masks.causal(), block_size=block_size)
+    assert "2048,2048" not in program
+    assert temporary < most * 2048 * 2048 * 4
 
 
 # Dropout
@@ -384,9 +391,3 @@ def test_an_edit_changes_the_weights_of_attention_and_of_its_filter(block_size, 
 def test_minus_infinity_is_a_mask():
     query, key, value = inputs()
     close(attend(query, key, value, bias=jnp.asarray(BANNED)), attend(query, key, value, mask=BANNED == 0))
-
-
-def test_no_filter_is_kept_whole_where_all_heads_are_computed_at_once(heads_at_once, optimized):
-    x = jnp.zeros((2048, 4, 8))
-    gradient = jax.jit(jax.grad(lambda query: attend(query, x, x, mask=masks.causal()).sum()))
-    assert "2048,2048" not in gradient.lower(x).compile().as_text()

@@ -107,23 +107,23 @@ def visible(filter):
 
 
 TOKENS = np.array([[0, 1, 0, 2, 2, 0, 1, 1, 0], [3, 3, 1, 2, 3, 1, 2, 0, 0]])
+QUERY, KEY = np.indices((9, 9))
 MASKS = {
     "none": None,
     "causal": masks.causal(),
-    "no keys for the first": masks.causal(-2),
-    "window": masks.sliding_window(4, 1),
-    "padding": masks.padding(jnp.array([5, 9])),
     "by head": masks.from_function(lambda head, query, key: (head + query * key) % 3 != 0),
+    # Arrays of one shape, which share a program.
+    "no keys for the first": np.broadcast_to(KEY <= QUERY - 2, (2, 4, 9, 9)),
+    "window": np.broadcast_to((QUERY - 4 <= KEY) & (KEY <= QUERY + 1), (2, 4, 9, 9)),
+    "padding": np.broadcast_to(np.array([5, 9])[:, None, None, None] > KEY, (2, 4, 9, 9)),
     "array": rng(3).random((2, 4, 9, 9)) < 0.4,
 }
 
 
 @pytest.mark.parametrize(
-    ("how", "name"), [*(("walked", name) for name in MASKS), ("at once", "causal"), ("at once", "padding")]
+    ("heads", "name"), [*(("walked", name) for name in MASKS), ("at once", "causal")], indirect=["heads"]
 )
-def test_every_number_is_what_loops_make_of_the_weights(how, name, request):
-    if how == "at once":
-        request.getfixturevalue("heads_at_once")
+def test_every_number_is_what_loops_make_of_the_weights(heads, name):
     query, key, _ = inputs(9, 9)
     filter = jattn.attention_filter(query, key, mask=MASKS[name], block_size=4)
     oracle = rng(4).random((2, 9, 9)) < 0.2
@@ -134,8 +134,8 @@ def test_every_number_is_what_loops_make_of_the_weights(how, name, request):
 
 NORMALIZERS = {
     "softmax_plus_one": normalizers.softmax_plus_one(1.0),
-    "sigmoid, rows above one": normalizers.sigmoid(),
-    "sigmoid, rows below one": normalizers.sigmoid(-5.0),
+    "sigmoid, rows above one": normalizers.sigmoid(jnp.array(0.0)),
+    "sigmoid, rows below one": normalizers.sigmoid(jnp.array(-5.0)),
     "sparsemax": normalizers.sparsemax(),
     "top_k": normalizers.top_k(3),
 }
@@ -218,7 +218,9 @@ ORACLES = {
 }
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize(
+    ("heads", "name"), [*(("walked", name) for name in ORACLES), ("at once", "[*batch, N, T, S]")], indirect=["heads"]
+)
 def test_an_oracle_may_differ_by_entry_and_by_head(heads, name):
     oracle = ORACLES[name]
     filter = jattn.attention_filter(*inputs(9, 9)[:2], mask=masks.causal())
@@ -338,9 +340,9 @@ def planted(name, tokens, causal, strength=30.0):
     return np.where(chosen, strength, np.where((j == 0) & (name != "uniform"), strength / 2, 0)).astype(np.float32)
 
 
-@pytest.mark.parametrize("batch", [(), (2,)])
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("causal", "length", "batch"), [(False, 16, ()), (True, 16, (2,)), (False, 500, (2,)), (True, 500, ())]
+)
 def test_planted_heads_get_their_names(causal, length, batch):
     names = ["itself", "previous token", "next token", "local band", "first token"]
     names += ["same token", "duplicate token", "induction", "oracle", "uniform"]

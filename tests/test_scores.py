@@ -90,7 +90,7 @@ def test_a_zero_vector_has_cosine_zero_and_a_finite_gradient(zero):
     else:
         key = key.at[1].set(0)
         assert_array_equal(attention_filter(query, key, score=scores.cosine()).scores()[0, :, 1], 0)
-    gradients = jax.grad(lambda *x: jnp.sum(attend(*x, score=scores.cosine()) ** 2), argnums=(0, 1, 2))
+    gradients = jax.jit(jax.grad(lambda *x: jnp.sum(attend(*x, score=scores.cosine()) ** 2), argnums=(0, 1, 2)))
     assert all(np.isfinite(gradient).all() for gradient in gradients(query, key, value))
 
 
@@ -140,7 +140,7 @@ def test_additive_without_hidden_units_is_zero():
 
 
 @pytest.mark.parametrize("call", [{"implementation": "dense"}, {"block_size": 64}])
-def test_additive_takes_the_memory_of_the_scores_not_of_its_hidden_units(call, optimized):
+def test_additive_takes_the_memory_of_the_scores_not_of_its_hidden_units(call):
     length, units = 256, 64
     query, key, value = jnp.ones((3, length, 1, 4))
     arrays = jnp.ones((4, units)), jnp.ones((4, units)), jnp.ones(units)
@@ -196,8 +196,12 @@ def test_gradients_are_those_of_finite_differences(name):
         check_grads(jax.jit(function), (query, key, *arrays), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_learned_arrays_have_the_same_gradient_in_walked_blocks(name, heads):
+@pytest.mark.parametrize(
+    ("heads", "name"),
+    [*(("walked", name) for name in LEARNED), ("at once", "cosine"), ("at once", "additive")],
+    indirect=["heads"],
+)
+def test_learned_arrays_have_the_same_gradient_in_walked_blocks(heads, name):
     make, arrays = LEARNED[name]
     arguments = inputs()
 
@@ -226,7 +230,7 @@ def test_filters_with_learned_arrays_stack(name):
     stacked = jax.lax.scan(one, None, arrays)[1]
     expected = [one(None, [x[i] for x in arrays])[1].weights() for i in range(3)]
     assert_allclose(stacked.weights(), expected, rtol=1e-5)
-    assert_allclose(jax.vmap(lambda *x: one(None, x)[1].weights())(*arrays), expected, rtol=1e-5)
+    assert_allclose(jax.jit(jax.vmap(lambda *x: one(None, x)[1].weights()))(*arrays), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bilinear", "additive"])

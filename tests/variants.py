@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -277,3 +278,17 @@ VARIANTS = (
     }
 )
 """Every mask, bias, score and normalizer once, and some together; all fit a filter of shape `SHAPE`."""
+
+
+def cover():
+    """Joins masks, biases, scores and normalizers, so that each of them is there at least once."""
+    tables = {"mask": MASKS, "bias": BIASES, "score": SCORES, "normalizer": NORMALIZERS}
+    names = [itertools.islice(itertools.cycle(table), max(map(len, tables.values()))) for table in tables.values()]
+    return {
+        ", ".join(row): join(*(table[name] for table, name in zip(tables.values(), row, strict=True)))
+        for row in zip(*names, strict=True)
+    }
+
+
+TOGETHER = cover()
+"""Every mask, bias, score and normalizer at least once, one of each in every call."""

@@ -18,8 +18,8 @@ Kinds of metrics:
 - `test`: `examples` (how many), `token_accuracy`, `exact_accuracy`, `filter_score`, and `by_length`:
   length -> the last three.
 
-Where several seeds were trained at once these are means over them, and evaluations and tests have `replicates`: for each
-seed an object of `seed` and its own values. What shows single filters or examples is of the first seed.
+Where several seeds were trained at once these are means over them, and evaluations and tests have `replicates`: for
+each seed an object of `seed` and its own values. What shows single filters or examples is of the first seed.
 """
 
 import json

@@ -25,8 +25,8 @@ def entailment() -> Task:
     the text says that of another kind. Each of the three classes is as likely whatever the text, whatever the claim,
     and whatever words there are in both: only who does what tells.
 
-    The answer is read at ``?``; the oracle is what decides it: the quantifier and the verb of the sentence on the kind.
-    A source of ``8 n + 3`` holds ``2 n`` sentences.
+    The answer is read at ``?``; the oracle is what decides it, the words of the sentence on the kind. A source of
+    ``8 n + 3`` holds ``2 n`` sentences.
 
     Example:
       >>> from jattn import tasks
@@ -42,12 +42,9 @@ def entailment() -> Task:
         rngs = jax.random.split(rng, 7)
         count, size = 2 * ((length - _CLAIM) // (2 * _SENTENCE)), 2 * ((room - _CLAIM) // (2 * _SENTENCE))
         index, slot = jnp.arange(room, dtype=jnp.int32), jnp.arange(size, dtype=jnp.int32)
-        order, answer, drawn = (
-            permutation(rngs[0], size, count),
-            uniform_token(rngs[1], 3),
-            uniform_token(rngs[2], count),
-        )
-        # Quantifiers are numbered as the classes that they make.
+        order, drawn = permutation(rngs[0], size, count), uniform_token(rngs[2], count)
+        # The first two classes are numbered as the quantifiers that they come of.
+        answer = uniform_token(rngs[1], 3)
         asked = jnp.argmax(order == jnp.where(answer == 2, drawn, drawn - drawn % 2 + answer)).astype(jnp.int32)
         other = (asked + 1 + uniform_token(rngs[3], count - 1)) % count
         kinds, deeds = permutation(rngs[4], len(_KINDS)), permutation(rngs[5], len(_VERBS))
@@ -62,7 +59,7 @@ def entailment() -> Task:
         claim = [symbols.first(_KINDS) + sort, symbols.first(_VERBS) + deed, jnp.int32(ask)]
         text, told = jnp.stack(sentences, axis=1).reshape(-1), _SENTENCE * count
         source = jnp.where(index < told, pick(text, index), pick(jnp.stack(claim), index - told))
-        holds = (index == _SENTENCE * asked) | (index == _SENTENCE * asked + 2)
+        holds = (index // _SENTENCE == asked) & (index % _SENTENCE < _SENTENCE - 1)
         return one_answer(source, told + _CLAIM, symbols.first(_CLASSES) + answer, holds)
 
     return Task(

@@ -11,19 +11,20 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from jattn.tasks.draws import numbers, permutation, pick, put, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
 
-_OPERATORS = ("[MIN", "[MED", "[MAX")
+_OPERATORS = ("[MIN", "[MAX", "[MED")
 
 
-def listops(depth: int = 2) -> Task:
+def listops(depth: int = 2, num_operators: int = 3) -> Task:
     """Works out a nested list of digits: ``[MAX 2 [MIN 7 4 ] 0 ] -> 4``.
 
-    MIN, MED and MAX come to the least, the middle and the greatest of two or more arguments, digits or lists again; the
+    MIN, MAX and MED come to the least, the greatest and the middle of two or more arguments, digits or lists again; the
     middle of an even number is the lesser of two. A source of ``n`` holds ``1 .. (n + 1) // 4`` lists, each number as
     likely, at most `depth` in each other. It is one list, and its answer is read where it closes. The oracle is each
     digit that makes the answer: it is equal to it, and so is every list that it is in.
 
     Args:
       depth: how many lists may be in each other; with 1, there is one list of digits.
+      num_operators: how many operators there are: 1 for MIN, 2 for MIN and MAX, 3 for all.
 
     Example:
       >>> from jattn import tasks
@@ -33,6 +34,10 @@ def listops(depth: int = 2) -> Task:
     operator, the sum modulo 10, which comes to a digit that need not be there.
     """
     check_at_least("depth", 1, depth)
+    if num_operators not in (1, 2, 3):
+        nearest = min(max(num_operators, 1), 3)
+        raise ValueError(f"num_operators: expected 1, 2 or 3, got {num_operators}; nearest: {nearest}")
+    operators, close = _OPERATORS[:num_operators], 10 + num_operators
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         rngs = jax.random.split(rng, 5)
@@ -41,16 +46,16 @@ def listops(depth: int = 2) -> Task:
         count = 1 + uniform_token(rngs[0], (length + 1) // 4) * (levels > 1)
         holder = _holders(rngs[3], count, length - 2 * count, levels, (most, room - 2))
         begins = _places(rngs[2], holder, most, levels)
-        operators = 10 + uniform_tokens(rngs[1], len(_OPERATORS), most)
-        tokens = jnp.concatenate([operators, uniform_tokens(rngs[4], 10, room - 2)])
+        opens = 10 + uniform_tokens(rngs[1], num_operators, most)
+        tokens = jnp.concatenate([opens, uniform_tokens(rngs[4], 10, room - 2)])
         values, wins = _values(tokens, holder, most, levels)
-        source = put(begins, tokens, jnp.full((room,), 10 + len(_OPERATORS), jnp.int32))
+        source = put(begins, tokens, jnp.full((room,), close, jnp.int32))
         holds = jnp.any((begins[most:] == index[:, None]) & wins[most:], axis=-1)
         return one_answer(source, length, values[0], holds)
 
     return Task(
         name="listops",
-        symbols=(*numbers(10), *_OPERATORS, "]"),
+        symbols=(*numbers(10), *operators, "]"),
         sample=sample,
         shortest=4,
         target_room=lambda room: 1,
@@ -102,8 +107,8 @@ def _values(
     """Works out what each node comes to, and whether it makes the value of the outermost list."""
     index = jnp.arange(holder.size, dtype=jnp.int32)
     held = holder == index[:lists, None]
-    # MIN, MED and MAX are 0, 1 and 2 halves of the way from the first to the last of the arguments in rising order.
-    chosen = (tokens[:lists] - 10) * (jnp.sum(held, axis=-1, dtype=jnp.int32) - 1) // 2
+    # MIN, MAX and MED are 0, 2 and 1 halves of the way from the first to the last of the arguments in rising order.
+    chosen = (tokens[:lists] - 10) * 2 % 3 * (jnp.sum(held, axis=-1, dtype=jnp.int32) - 1) // 2
     values = tokens
     for _ in range(levels):
         less = (values < values[:, None]) | ((values == values[:, None]) & (index < index[:, None]))

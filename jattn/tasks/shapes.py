@@ -64,13 +64,14 @@ def captions(image: int = 12, patch: int = 4, shape: int = 4) -> Task:
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         palette = jnp.array(list(COLOURS.values()), jnp.float32)
+        x, y = jnp.array(columns), jnp.array(rows)
         rng_of_colours, rng_of_shapes, rng_of_relation, rng_of_places = jax.random.split(rng, 4)
         colours = uniform_tokens(rng_of_colours, len(COLOURS), 2)
         shapes = uniform_tokens(rng_of_shapes, len(SHAPES), 2)
         above = jax.random.bernoulli(rng_of_relation)
         along, across = _two_places(rng_of_places, image, shape)
         left, top = jnp.where(above, across, along), jnp.where(above, along, across)
-        first, second = (_drawn(columns - left[i], rows - top[i], shapes[i], shape) for i in range(2))
+        first, second = (_drawn(x - left[i], y - top[i], shapes[i], shape) for i in range(2))
         pixels = first[..., None] * palette[colours[0]] + second[..., None] * palette[colours[1]]
         shows = jnp.stack([jnp.any(first, axis=-1), jnp.any(second, axis=-1)])
         words = jnp.stack([colours, len(COLOURS) + shapes], axis=1)

@@ -60,6 +60,7 @@ class TaskConfig(_Section):
     base: int = _own(ge=2, le=10_000, description="addition: how many different digits there are")
     modulus: int = _own(ge=2, le=10_000, description="modular_addition: how many different numbers there are")
     depth: int = _own(ge=1, le=20, description="listops: how many lists may be in each other")
+    operators: int = _own(ge=1, le=3, description="listops: how many operators there are, of MIN, MAX and MED")
     split: Literal["all", "train", "test"] = _own(description="pronoun: all sentences, all but a fifth, or that fifth")
     read_at: Literal["it", "end"] = _own(description="pronoun: where in the sentence the answer is read")
     facts: int = _own(ge=1, le=3, description="reading: how many sentences of the story decide the answer")

@@ -20,9 +20,9 @@ CONFIG is a TOML file (see configs/); options change single keys of it, for exam
 
 --sweep KEY VALUE ... makes a run of every value of a key, several of them a run of every combination:
   python train.py configs/reverse.toml --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
+
 Lists are written [16,32]. The run folders lie in run.folder, by default runs/, the config's name and _sweep, beside a
 table (sweep.csv, sweep.md) and a figure (sweep.png). The same command again goes on where it stopped."""
-
 
 HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache")
 """The keys that say where and how a run is written: with others it is the same run."""

@@ -1,6 +1,6 @@
 """Linear probes: what the one vector of a sentence keeps besides what the model was trained to say.
 
-Glossary of shapes: ``E`` examples, ``D`` width of a vector, ``C`` classes of a property, ``R`` replicates.
+Glossary of shapes: ``E`` examples, ``D`` width of a vector, ``Q`` properties, ``C`` classes of one, ``R`` replicates.
 """
 
 import dataclasses
@@ -54,32 +54,45 @@ def probe_run(setup: Setup, params: optax.Params, fitted: int = 4000, judged: in
       ValueError: if the model makes no vector of a source, the task tells no properties, or there are too few
         sentences to fit or judge by.
 
+    Example: before training, whether a sentence is in the passive can be read from the vector already.
+      >>> from jattn.training import probing
+      >>> from jattn.training.options import check
+      >>> from jattn.training.setup import make_setup
+      >>> from jattn.training.step import initial_state
+      >>> config = {"task": {"name": "roles", "layout": "encoder_decoder"}, "model": {"kind": "pooled"}}
+      >>> setup = make_setup(check(config, "example"))
+      >>> found = probing.probe_run(setup, initial_state(setup).params, fitted=300, judged=300)
+      >>> passive = next(each for each in found if each.name == "passive")
+      >>> passive.accuracy[0] > 0.8, passive.chance < 0.6
+      (True, True)
+
     Source: Conneau et al., "What you can cram into a single vector: Probing sentence embeddings for linguistic
     properties", 2018; as there, an untrained model says how much the vector tells by its make alone.
     """
     _check(setup, fitted, judged)
-    sources, labels = _sentences(setup, fitted + judged)
-    classes = {name: int(label.max()) + 1 for name, label in labels.items()}
+    sources, told = _sentences(setup, fitted + judged)
+    labels = np.stack(list(told.values()))
+    classes = labels.max(axis=1) + 1
 
-    def judge(params: optax.Params) -> dict[str, Float[Array, ""]]:
+    def judge(params: optax.Params) -> Float[Array, " Q"]:
         variables: dict[str, Any] = {"params": params}
-        vectors = setup.model.apply(variables, **sources, method="vector").astype(jnp.float32)
-        return {
-            name: jnp.mean(_told(vectors, label, classes[name], fitted) == label[fitted:])
-            for name, label in labels.items()
-        }
+        made: Any = setup.model.apply(variables, **sources, method="vector")
+        vectors = made.astype(jnp.float32)
+        # One program for all properties: a class that one of them lacks is never named.
+        named = jax.vmap(lambda label: _name(vectors, label, int(classes.max()), fitted))(jnp.array(labels))
+        return jnp.mean(named == labels[:, fitted:], axis=-1)
 
     judge_each = jax.jit(setup.each(judge))
-    after, before = jax.device_get((judge_each(params), judge_each(initial_state(setup).params)))
+    after, before = (np.atleast_2d(jax.device_get(judge_each(each))) for each in (params, initial_state(setup).params))
     return [
         Probed(
             name=name,
-            classes=classes[name],
-            accuracy=tuple(np.ravel(after[name]).tolist()),
-            untrained=tuple(np.ravel(before[name]).tolist()),
-            chance=_chance(label, fitted),
+            classes=int(classes[i]),
+            accuracy=tuple(after[:, i].tolist()),
+            untrained=tuple(before[:, i].tolist()),
+            chance=float(np.mean(labels[i, fitted:] == np.argmax(np.bincount(labels[i, :fitted])))),
         )
-        for name, label in labels.items()
+        for i, name in enumerate(told)
     ]
 
 
@@ -123,14 +136,10 @@ def fit_classifier(
     return weights, bias - center @ weights
 
 
-def _told(vectors: Float[Array, "E D"], labels: Int[Array, " E"], classes: int, fitted: int) -> Int[Array, " judged"]:
+def _name(vectors: Float[Array, "E D"], labels: Int[Array, " E"], classes: int, fitted: int) -> Int[Array, " judged"]:
     """Names the class of each vector after the first few, to which a classifier is fitted."""
     weights, bias = fit_classifier(vectors[:fitted], labels[:fitted], classes)
     return jnp.argmax(vectors[fitted:] @ weights + bias, axis=-1)
-
-
-def _chance(labels: Int[np.ndarray, " E"], fitted: int) -> float:
-    return float(np.mean(labels[fitted:] == np.argmax(np.bincount(labels[:fitted]))))
 
 
 def _sentences(setup: Setup, count: int) -> tuple[dict[str, Any], dict[str, Int[np.ndarray, " E"]]]:

@@ -66,7 +66,7 @@ CASES = [
     case("modular_addition", told=["modulus"], modulus=7, longest=5, room=5),
     case("listops", told=["depth"], longest=14, room=16, depth=2),
     case("listops", told=["depth"], longest=23, room=23, depth=3),
-    case("listops", told=["depth"], longest=9, depth=1),
+    case("listops", told=["depth"], longest=9, depth=1, num_operators=2),
     case("pronoun", longest=14, room=15),
     case("pronoun", told=["split"], longest=13, room=13, split="test"),
     case("pronoun", told=["split", "read_at"], longest=13, room=13, split="train", read_at="end"),

@@ -290,7 +290,7 @@ def entailment(source):
     assert deed in deeds
     (number,) = [number for number, kind in enumerate(kinds) if noun in _KINDS[kind].split()]
     told = {"all": "entailment", "no": "contradiction"}[quantifiers[number]]
-    return [(told if deeds[number] == deed else "neutral", {4 * number, 4 * number + 2}, len(source) - 1)]
+    return [(told if deeds[number] == deed else "neutral", {4 * number + i for i in range(3)}, len(source) - 1)]
 
 
 def summarisation(source):

@@ -115,6 +115,7 @@ def test_what_cannot_work_is_refused_with_what_can(tmp_path, text, expected):
         (lambda: TASKS["captions"](shape=2), ["shape", "from 3", "got 2", "nearest: 3"]),
         (lambda: TASKS["captions"](image=300), ["image", "to 256", "got 300", "nearest: 256"]),
         (lambda: TASKS["listops"](depth=0), ["depth", "at least 1", "got 0"]),
+        (lambda: TASKS["listops"](num_operators=4), ["num_operators", "got 4", "nearest: 3"]),
         (lambda: TASKS["reading"](5), ["facts", "1, 2 or 3", "got 5", "nearest: 3"]),
         (lambda: TASKS["pronoun"]("tests"), ["split", "'train' or 'test'", "got 'tests'"]),
         (lambda: TASKS["pronoun"](read_at="was"), ["read_at", "'it' or 'end'", "got 'was'"]),
