@@ -1,7 +1,7 @@
 """Writes docs/claims.md anew: ``python -m claims``. What is trained already is not trained again.
 
     python -m claims                   # all claims
-    python -m claims order memory      # only these are trained; the page is written once all are
+    python -m claims order memory      # only these; what is known of the others stays on the page
 
 Models lie in runs/claims; delete that folder to begin from nothing.
 """
@@ -46,21 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.seeds < 2:
         parser.error(f"--seeds: expected at least 2, got {options.seeds}")
     configure_jax([Config()])
-    sections = {}
     try:
         with interrupts() as signals:
             for name in options.names or CLAIMS:
                 lab = Lab(options.folder, options.seeds, signals)
                 print(f"== {name}", flush=True)
-                sections[name] = CLAIMS[name](lab)
-                sections[name].commands = lab.commands
-                sections[name].save_figures()
-                print(f"== {name}: {sections[name].verdict}", flush=True)
+                section = CLAIMS[name](lab)
+                section.commands = list(dict.fromkeys(lab.commands))
+                section.save(options.folder / f"{name}.json")
+                print(f"== {name}: {section.verdict}", flush=True)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command goes on", file=sys.stderr)
         return stopped.status
-    if len(sections) == len(CLAIMS):
-        print(f"see {write_page(list(sections.values()), options.seeds)}")
+    print(f"see {write_page(CLAIMS, options.folder, options.seeds)}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """The page: a section per claim, in Markdown."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -47,9 +48,16 @@ class Section:
             with replacing(IMAGES / f"{name}.png") as file:
                 save_figure(figure, file)
 
-    def to_markdown(self, number: int) -> str:
-        """Writes the section."""
-        parts = [f"## {number}. {self.title}", f"> {self.claim}", f"{self.question} **{self.verdict.capitalize()}.**"]
+    def save(self, path: Path) -> None:
+        """Writes the figures where the page finds them, and the section for the page to take in."""
+        self.save_figures()
+        told = {"title": self.title, "verdict": self.verdict, "text": self.to_markdown()}
+        with replacing(path) as file:
+            file.write(json.dumps(told).encode())
+
+    def to_markdown(self) -> str:
+        """Writes the section, without its title."""
+        parts = [f"> {self.claim}", f"{self.question} **{self.verdict.capitalize()}.**"]
         parts += self.answer
         for header, rows in self.tables:
             lines = [header, ["---"] * len(header), *rows]
@@ -60,9 +68,12 @@ class Section:
         return "\n\n".join(parts)
 
 
-def write_page(sections: Sequence[Section], seeds: int) -> Path:
-    """Writes the whole page; returns its path."""
-    verdicts = [f"| [{section.title}](#{number}) | {section.verdict} |" for number, section in enumerate(sections, 1)]
+def write_page(names: Iterable[str], folder: Path, seeds: int) -> Path:
+    """Writes the page of all claims that are examined, and names the others; returns its path."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    sections = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
+    missing = [name for name, path in paths.items() if not path.exists()]
+    verdicts = [f"| {number}. {one['title']} | {one['verdict']} |" for number, one in enumerate(sections, 1)]
     parts = [
         "# What is said about self-attention, tried out",
         "Each sentence is a question here, with models that answer it: small ones, trained on toy tasks whose right "
@@ -72,7 +83,8 @@ def write_page(sections: Sequence[Section], seeds: int) -> Path:
         "`python -m claims` trains all models, draws all figures and writes this page; it is not edited by hand. The "
         "commands below each section train the models of that section alone.",
         "\n".join(["| claim | found |", "| --- | --- |", *verdicts]),
-        *(section.to_markdown(number) for number, section in enumerate(sections, 1)),
+        *([f"Not examined here yet: {', '.join(missing)}."] if missing else []),
+        *(f"## {number}. {one['title']}\n\n{one['text']}" for number, one in enumerate(sections, 1)),
     ]
     with replacing(PAGE) as file:
         file.write(("\n\n".join(parts) + "\n").encode())

@@ -143,8 +143,10 @@ class RecurrentEncoderDecoder(nn.Module):
 
     def _score(self) -> scores.Score:
         """Makes the additive score of queries and keys that `MultiHeadAttention` has multiplied with a matrix each."""
-        head_dim = self.width // max(1, self.num_heads)
-        vector = self.param("score", nn.initializers.lecun_normal(), (head_dim, self.num_heads)).T
+        # MultiHeadAttention says what is wrong with a number of heads.
+        heads = max(1, self.num_heads)
+        head_dim = self.width // heads
+        vector = self.param("score", nn.initializers.lecun_normal(), (head_dim, heads)).T
         return scores.additive(jnp.eye(head_dim), jnp.eye(head_dim), vector)
 
     def _first(self, x: Float[Array, "*batch T D"]) -> list[Any]:

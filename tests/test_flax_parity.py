@@ -267,8 +267,9 @@ def empty_cache(layer, *arguments):
 def decoded(layer, params, x, steps, **call):
     """Feeds the tokens in portions; returns outputs, and the cache after each."""
     cache, outputs, caches = empty_cache(layer, x), [], []
-    for tokens in jnp.split(x, np.cumsum(steps)[:-1], axis=-2):
-        out, updates = layer.apply({"params": params, "cache": cache}, tokens, mutable=["cache"], **call)
+    step = jax.jit(functools.partial(layer.apply, mutable=["cache"]))
+    for tokens in np.split(np.asarray(x), np.cumsum(steps)[:-1], axis=-2):
+        out, updates = step({"params": params, "cache": cache}, tokens, **call)
         cache = updates["cache"]
         outputs.append(out)
         caches.append(cache)
@@ -397,13 +398,13 @@ def test_slots_that_are_not_written_yet_have_no_influence():
     clean = empty_cache(layer, X)
     spoilt = clean | {name: jnp.full_like(clean[name], jnp.nan) for name in ("cached_key", "cached_value")}
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(params, cache):
         out, _ = layer.apply({"params": params, "cache": cache}, X[:, :2], mutable=["cache"])
         return jnp.sum(out**2)
 
-    (value, gradient), (expected, expected_gradient) = (
-        jax.value_and_grad(loss)(params, cache) for cache in (spoilt, clean)
-    )
+    (value, gradient), (expected, expected_gradient) = (loss(params, cache) for cache in (spoilt, clean))
     close(value, expected)
     jax.tree.map(close, gradient, expected_gradient)
 

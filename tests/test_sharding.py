@@ -122,7 +122,6 @@ def check_all(kind):
 def wrong(request):
     """What is wrong with each call, by its name."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
     command = [sys.executable, "-c", f"from tests.test_sharding import check_all; check_all({request.param!r})"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -31,6 +31,8 @@ def entailment() -> Task:
     Example:
       >>> from jattn import tasks
       >>> print(tasks.draw(tasks.entailment()))
+      no birds run . all snakes swim . vipers swim ?
+      .  .     .   . #   #      #    . .      .    .  entailment
 
     Source: Bowman, Potts and Manning, "Recursive neural networks can learn logical semantics", 2015; Gururangan et al.,
     "Annotation artifacts in natural language inference data", 2018, on claims that tell their class without a text.

@@ -28,7 +28,9 @@ def listops(depth: int = 2, num_operators: int = 3) -> Task:
 
     Example:
       >>> from jattn import tasks
-      >>> print(tasks.draw(tasks.listops(), length=12))
+      >>> print(tasks.draw(tasks.listops()))
+      [MIN [MAX 2 7 0 9 ] [MAX 4 0 ] [MIN 7 1 ] ]
+      .    .    . . . . . .    . . . .    . # . .  1
 
     Source: Nangia and Bowman, "ListOps: A diagnostic dataset for latent tree learning", 2018. There is a fourth
     operator, the sum modulo 10, which comes to a digit that need not be there.

@@ -27,6 +27,9 @@ def summarisation() -> Task:
     Example:
       >>> from jattn import tasks
       >>> print(tasks.draw(tasks.summarisation(), length=15))
+      elsewhere anna bought kites . crucially david drew bells . incidentally paul bought ropes .
+      .         .    .      .     . .         .     .    #     . .            .    .      .     .  bells
+      .         .    .      .     . .         .     .    .     . .            .    .      .     .  .
 
     Source: Luhn, "The automatic creation of literature abstracts", 1958, which extracts the sentences that their words
     mark as significant.
