@@ -72,7 +72,7 @@ def pronoun(split: str = "all", read_at: str = "it") -> Task:
 
 
 def pronoun_sentence(
-    rng: PRNGKeyArray, of_place: Bool[Array, ""], room: int, split: str = "all", read_at: str = "it"
+    rng: PRNGKeyArray, of_place: bool | Bool[Array, ""], room: int, split: str = "all", read_at: str = "it"
 ) -> Sequence:
     """Makes a sentence of the task `pronoun`, about the place or about the animal; all but its last word is the same.
 

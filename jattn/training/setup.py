@@ -57,7 +57,7 @@ class Setup:
     mesh: Mesh
 
     @property
-    def seeds(self) -> Int[np.ndarray, "*R"]:
+    def seeds(self) -> Int[Any, "*R"]:
         """The seed of each replicate; of a single one, without an axis."""
         first, replicates = self.config.training.seed, self.config.training.replicates
         return np.uint32(first) if replicates == 1 else np.arange(first, first + replicates, dtype=np.uint32)
@@ -68,8 +68,8 @@ class Setup:
 
     def rng(self, stream: str, seed: Int[Array, ""] | None = None) -> PRNGKeyArray:
         """Returns the rng of one of the `STREAMS`: a pure function of the seed, by default the first."""
-        seed = self.config.training.seed if seed is None else seed
-        return jax.random.fold_in(jax.random.key(seed), STREAMS.index(stream))
+        first: Any = self.config.training.seed
+        return jax.random.fold_in(jax.random.key(first if seed is None else seed), STREAMS.index(stream))
 
     def rngs(self, stream: str) -> PRNGKeyArray:
         """Returns that rng for each replicate."""
