@@ -292,5 +292,5 @@ def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
     change = jnp.sum(weights * tangents[0], axis=-1, keepdims=True)
     change = change if sink is None else change + jnp.exp(sink - largest) / total * tangents[2]
     tangent = average(weights * (tangents[0] - change), value, precision)
-    tangent = tangent + average(weights, long_axis_last(tangents[1]), precision)
+    tangent = tangent + average(weights, long_axis_last(tangents[1], weights), precision)
     return (out, log_normalizer), (tangent, change[..., 0])

@@ -2,7 +2,8 @@
 
 The gradients of keys and values sum over queries. XLA on CPU computes such a product four times faster with the long
 axis last, ``[H, S]``, than as ``[S, H]``, and would fold a transposition of the small result into the slow product; the
-barrier in the derivative keeps it from that.
+barrier in the derivative keeps it from that. Small products go without: there is nothing to gain, and jaxlib 0.10 ends
+the process over a transposed product of two or three rows.
 """
 
 import functools
@@ -12,6 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+SMALL = 16
+"""Rows or keys, below which the order of a product's axes is left to XLA."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -30,7 +34,7 @@ def dot(query: Float[Array, "... R H"], key: Float[Array, "... S H"], precision:
 @dot.defjvp
 def _dot_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     query, key = primals
-    tangent = dot(tangents[0], key, precision) + dot(query, long_axis_last(tangents[1]), precision)
+    tangent = dot(tangents[0], key, precision) + dot(query, long_axis_last(tangents[1], query), precision)
     return dot(query, key, precision), tangent
 
 
@@ -52,7 +56,7 @@ def average(
 @average.defjvp
 def _average_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     weights, value = primals
-    tangent = average(tangents[0], value, precision) + average(weights, long_axis_last(tangents[1]), precision)
+    tangent = average(tangents[0], value, precision) + average(weights, long_axis_last(tangents[1], weights), precision)
     return average(weights, value, precision), tangent
 
 
@@ -75,6 +79,8 @@ def _by_head(x: Float[Array, "... K GR X"], of_queries: Float[Array, "... N R H"
     return x.reshape(*x.shape[:-4], num_heads, num_rows, size)
 
 
-def long_axis_last(tangent: Float[Array, "... S H"]) -> Float[Array, "... S H"]:
-    """Returns the tangent; transposed, it makes a gradient be computed as ``[H, S]`` first."""
+def long_axis_last(tangent: Float[Array, "... S H"], rows: Float[Array, "... R X"]) -> Float[Array, "... S H"]:
+    """Returns the tangent; transposed, it makes a gradient that sums over rows be computed as ``[H, S]`` first."""
+    if min(rows.shape[-2], tangent.shape[-2]) < SMALL:
+        return tangent
     return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, -1, -2)), -1, -2)
