@@ -26,7 +26,11 @@ def examine(lab: Lab) -> Section:
         rows.append([use, f"`{USES[use][0]}`", percent(right), number(trial.outcome.spread("filter_score"))])
     words = {use: trial for use, trial in trials.items() if use not in ("image description", "sentence representation")}
     figures = [
-        ("uses_text", "Where the best head looks from each answer, in three texts", draw_texts(words)),
+        (
+            "uses_text",
+            "Where the best head looks from each answer, in three texts; outlined: the oracle",
+            draw_texts(words),
+        ),
         (
             "uses_picture",
             "Where the best head looks from each word of a caption",
@@ -48,7 +52,8 @@ def examine(lab: Lab) -> Section:
         answer=[
             f"Solved to 99 % on average: {len(solved)} of {len(USES)} ({', '.join(solved)}). The filter score is the "
             "weight of the best head on the oracle; the vector of a sentence is made by pooling, of which no oracle "
-            "speaks.",
+            "speaks. A low score of a task that is solved has a reason: after one layer a word may stand in another "
+            "place as well, and the head that answers takes it there, as in the summary below.",
             "That vector is task-independent as far as it keeps what it was not trained to say. A linear probe tells "
             f"{len(kept)} of {len(probed)} such properties better, by five points with every seed, than by chance and "
             "than from the vector of the model before training.",

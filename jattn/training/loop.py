@@ -95,7 +95,8 @@ class Run:
         if self.step == 0:
             self._look(snapshot=True)
             self._evaluate()
-        while not self.done and not self.interrupts.received:
+        stopping = self.interrupts.received
+        while not self.done and not stopping:
             later = [step for step in snapshots if step > self.step]
             self._advance(min(steps, *later, *((self.step // every + 1) * every for every in intervals)))
             step, last = self.step, self.step == steps
@@ -105,7 +106,9 @@ class Run:
                 self._look(snapshot=True)
             if last or step % config.evaluation.every == 0:
                 self._evaluate()
-            if self.done or self.interrupts.received or step % config.run.checkpoint_every == 0:
+            # Asked once: a signal that comes after the question is for the next turn to save.
+            stopping = self.interrupts.received
+            if self.done or stopping or step % config.run.checkpoint_every == 0:
                 self.checkpoints.save(self.state, self._score())
         if self.done and not snapshot_path(self.folder.path, self.step).exists():
             self._look(snapshot=True)

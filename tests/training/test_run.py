@@ -1,5 +1,7 @@
 """Whole runs: what they write, that they resume where they were cut off, and how they end."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -9,14 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import chex
+import jax
 import numpy as np
 import pytest
 
+import train
 from jattn.training.checkpoints import Checkpoints
+from jattn.training.command import configure_jax, run_config
+from jattn.training.interrupts import interrupts
 from jattn.training.loop import snapshot_steps
-from jattn.training.options import check, read_toml
+from jattn.training.options import check, config_from_arguments, read_toml
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 
@@ -44,12 +51,17 @@ snapshots = 6
 """
 
 
-def start(folder, *options, config=CONFIG):
-    """Starts the command on a small config."""
+def command(folder, *options, config=CONFIG):
+    """The arguments of the command for a small config."""
     path = folder.parent / f"{folder.name}.toml"
     path.write_text(config)
-    command = [sys.executable, "train.py", str(path), "--run.folder", str(folder), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [str(path), "--run.folder", str(folder), *options]
+
+
+def start(folder, *options, env=None):
+    """Starts the command in a process of its own."""
+    words = [sys.executable, "train.py", *command(folder, *options)]
+    return subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):
@@ -58,8 +70,16 @@ def finish(process):
     return process.returncode, out + err
 
 
-def run(folder, *options, **kwargs):
-    return finish(start(folder, *options, **kwargs))
+def run(folder, *options, config=CONFIG):
+    """Does what the command does in this process, whose JAX is set up; returns the status and what was printed."""
+    printed = io.StringIO()
+    with (
+        mock.patch("train.configure_jax"),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        status = train.main(command(folder, *options, config=config))
+    return status, printed.getvalue()
 
 
 def wait_for(condition, process):
@@ -81,9 +101,10 @@ def saved_state(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """A run that nothing disturbed, in a process that begins with nothing compiled."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    status, printed = run(folder)
+    env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    status, printed = finish(start(folder, env=env | {"XDG_CACHE_HOME": str(folder.parent / "cache")}))
     assert status == 0, printed
     return folder, printed
 
@@ -239,34 +260,35 @@ def test_a_run_ends_early_when_solved_if_the_config_says_so(tmp_path):
     assert found[-1] | {"step": 0} == found[-1]
 
 
-def test_compiled_programs_are_kept_in_the_users_own_cache_folder_unless_told_otherwise(tmp_path):
-    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
-    for option, kept in (("--run.no-cache", False), ("--run.cache", True)):
-        cache = tmp_path / option
-        path = tmp_path / "config.toml"
-        path.write_text(CONFIG)
-        command = [sys.executable, "train.py", str(path), "--run.folder", str(tmp_path / f"run{option}"), option]
-        command += ["--training.steps", "1"]
-        subprocess.run(command, cwd=ROOT, env=env | {"XDG_CACHE_HOME": str(cache)}, check=True, capture_output=True)
-        assert (cache / "jattn" / "xla").exists() == kept
+def test_compiled_programs_are_kept_in_the_users_own_cache_folder(whole):
+    assert any((whole[0].parent / "cache" / "jattn" / "xla").iterdir())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_compiled_programs_are_kept_unless_told_otherwise(kept, monkeypatch, tmp_path):
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    configure_jax([check({"run": {"cache": kept}}, "test")])
+    assert settings.get("jax_compilation_cache_dir") == (str(tmp_path / "jattn" / "xla") if kept else None)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_config_runs(path, tmp_path):
-    small = [
-        "--training.steps",
-        "1",
-        "--training.batch-size",
-        "4",
-        "--evaluation.examples",
-        "4",
-        "--run.snapshots",
-        "2",
-    ]
-    small += ["--evaluation.batch-size", "4", "--evaluation.test-examples", "4", "--run.folder", str(tmp_path / "run")]
-    command = [sys.executable, "train.py", str(path), *small]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    small = {
+        "training.steps": 1,
+        "training.batch-size": 4,
+        "evaluation.examples": 4,
+        "evaluation.batch-size": 4,
+        "evaluation.test-examples": 4,
+        "run.snapshots": 2,
+        "run.devices": 1,
+        "run.folder": tmp_path / "run",
+    }
+    config = config_from_arguments([str(path), *(f"--{key}={value}" for key, value in small.items())])
+    with interrupts() as signals:
+        assert run_config(config, signals)["examples"] == 4
     assert (tmp_path / "run" / "report.html").exists()
 
 
