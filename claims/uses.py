@@ -47,7 +47,7 @@ def examine(lab: Lab) -> Section:
         claim="Self-attention serves summarisation, image description, textual entailment, reading comprehension and "
         "task-independent sentence representation.",
         question="Each is here as a toy with generated data, built so that single words give nothing away. Is it "
-        "solved, and does a head look where the answer is?",
+        "solved, and where does the best head look for the answer?",
         verdict="true" if len(solved) == len(USES) else "partly true" if solved else "false",
         answer=[
             f"Solved to 99 % on average: {len(solved)} of {len(USES)} ({', '.join(solved)}). The filter score is the "
