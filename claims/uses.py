@@ -48,7 +48,7 @@ def examine(lab: Lab) -> Section:
         "task-independent sentence representation.",
         question="Each is here as a toy with generated data, built so that single words give nothing away. Is it "
         "solved, and where does the best head look for the answer?",
-        verdict="true" if len(solved) == len(USES) else "partly true" if solved else "false",
+        verdict="true" if solved == list(USES) and kept == probed else "partly true" if solved else "false",
         answer=[
             f"Solved to 99 % on average: {len(solved)} of {len(USES)} ({', '.join(solved)}). The filter score is the "
             "weight of the best head on the oracle; the vector of a sentence is made by pooling, of which no oracle "
