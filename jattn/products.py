@@ -2,8 +2,8 @@
 
 The gradients of keys and values sum over queries. XLA on CPU computes such a product four times faster with the long
 axis last, ``[H, S]``, than as ``[S, H]``, and would fold a transposition of the small result into the slow product; the
-barrier in the derivative keeps it from that. Small products go without: there is nothing to gain, and jaxlib 0.10 ends
-the process over a transposed product of two or three rows.
+barrier in the derivative keeps it from that. Small products go without: compiling such a gradient of two or three rows,
+or keys, ends the process on jaxlib 0.10.
 """
 
 import functools

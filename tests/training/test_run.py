@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import pytest
 import train
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.command import configure_jax, run_config
-from jattn.training.interrupts import interrupts
+from jattn.training.interrupts import Interrupts, interrupts
 from jattn.training.loop import snapshot_steps
 from jattn.training.options import check, config_from_arguments, read_toml
 from jattn.training.setup import make_setup
@@ -228,6 +229,16 @@ def test_a_signal_saves_stops_with_its_status_and_the_run_resumes_to_the_same_ro
     assert status == 0, printed
     chex.assert_trees_all_equal(saved_state(folder), saved_state(whole[0]))
     assert rows(folder) == rows(whole[0])
+
+
+def test_a_signal_that_comes_after_the_question_is_saved_in_the_next_turn(tmp_path, monkeypatch):
+    answers = itertools.chain([False, False], itertools.repeat(True))
+    monkeypatch.setattr(Interrupts, "received", property(lambda signals: next(answers)))
+    status, printed = run(tmp_path / "run")
+    assert status == 0, printed
+    step = rows(tmp_path / "run")[-1]["step"]
+    assert 0 < step < 60
+    assert (tmp_path / "run" / "checkpoints" / str(step)).exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
