@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jattn.training.command import configure_jax, run_config
+from jattn.command.options import ConfigError, config_from_arguments
+from jattn.command.runs import configure_jax, run_config
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts, Stopped, interrupts
-from jattn.training.options import ConfigError, config_from_arguments
 from jattn.training.run_folder import RunFolderError
 from jattn.training.sweeps import Sweep, prepare, run_sweep, sweep_from_arguments
 

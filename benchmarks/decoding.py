@@ -30,7 +30,7 @@ from attention import Turn, compare, describe_machine, milliseconds, print_row, 
 from flax import linen as nn
 
 import jattn
-from jattn.cache import KVCache, attend_cached
+from jattn.decode.cache import KVCache, attend_cached
 
 OURS = "jattn, KVCache"
 Step = Callable[[Any, Any], tuple[Any, jax.Array]]

@@ -28,9 +28,9 @@ from attention import describe_machine, print_row
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jattn.training.command import configure_jax, on_its_devices
+from jattn.command.options import config_from_arguments
+from jattn.command.runs import configure_jax, on_its_devices
 from jattn.training.config import Config
-from jattn.training.options import config_from_arguments
 from jattn.training.setup import Setup, make_setup
 from jattn.training.step import initial_state, make_train_chunk
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from claims import context, focus, heads, lengths, meaning, memory, order, pronouns, similarity, uses
 from claims.lab import Lab
 from claims.page import write_page
-from jattn.training.command import configure_jax
+from jattn.command.runs import configure_jax
 from jattn.training.config import Config
 from jattn.training.interrupts import Stopped, interrupts
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from jattn.drawing.files import replacing
 from jattn.report.comparison import Spread
 from jattn.report.figures import save_figure
-from jattn.report.files import replacing
 
 PAGE = Path("docs/claims.md")
 IMAGES = Path("docs/images/claims")

@@ -1,15 +1,13 @@
 """jattn: attention you can see through, in JAX and Flax."""
 
-from jattn import biases, edits, folds, masks, normalizers, patterns, positions, scores
-from jattn.attention import attend
-from jattn.cache import KVCache, attend_cached
-from jattn.drop_in import dot_product_attention
-from jattn.filters import AttentionFilter, attention_filter
-from jattn.generation import generate
-from jattn.grids import Grid
-from jattn.implementations import explain_implementation
-from jattn.interventions import apply_with_edits, judge, knock_out
-from jattn.layers import (
+from jattn.decode.cache import KVCache, attend_cached
+from jattn.decode.generation import generate
+from jattn.engine.attention import attend
+from jattn.engine.drop_in import dot_product_attention
+from jattn.engine.implementations import explain_implementation
+from jattn.filters import folds
+from jattn.filters.filter import AttentionFilter, attention_filter
+from jattn.linen.layers import (
     Block,
     FeedForward,
     LearnedPositions,
@@ -19,10 +17,13 @@ from jattn.layers import (
     TokenEmbedding,
     capture_filters,
 )
-from jattn.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
-from jattn.portraits import HeadPortraits, head_portraits
-from jattn.recurrent import RecurrentEncoderDecoder
-from jattn.rollouts import rollout
+from jattn.linen.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
+from jattn.linen.recurrent import RecurrentEncoderDecoder
+from jattn.rules import biases, edits, masks, normalizers, patterns, positions, scores
+from jattn.rules.grids import Grid
+from jattn.study.interventions import apply_with_edits, judge, knock_out
+from jattn.study.portraits import HeadPortraits, head_portraits
+from jattn.study.rollouts import rollout
 
 __version__ = "0.1.0"
 

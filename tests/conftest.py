@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jattn import sweeps
+from jattn.filters import passes as sweeps
 
 MOST_STORED = 10**9
 """The bytes of compiled programs, of this code and of older code, that are kept from one session to the next."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jattn.report.files import replacing
+from jattn.drawing.files import replacing
 from jattn.report.record import Example, Layer, Probes, RunRecord, read_record, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
 

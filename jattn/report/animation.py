@@ -15,8 +15,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from jattn.report.bins import bin_labels, tick_bins
-from jattn.report.look import ACCENT, INVALID, pooled_ink, ramp_colours, token_label, weight_levels
+from jattn.drawing.bins import bin_labels, tick_bins
+from jattn.drawing.look import ACCENT, INVALID, pooled_ink, ramp_colours, token_label, weight_levels
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import RunRecord
 from jattn.report.selection import Head, choose_heads, choose_snapshots, omission

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jattn.report.files import replacing
+from jattn.drawing.files import replacing
 
 MEASURES = {"exact_accuracy": "exact accuracy", "token_accuracy": "token accuracy", "filter_score": "filter score"}
 """What runs are compared by: the names in metrics, and in words."""

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from jattn.report.bins import bin_labels, bin_starts, tick_bins
+from jattn.drawing.bins import bin_labels, bin_starts, tick_bins
+from jattn.drawing.look import ACCENT, INVALID, RAMP, pooled_ink, ramp_colours, token_label
 from jattn.report.curves import Curve, Panel, run_panels
-from jattn.report.look import ACCENT, INVALID, RAMP, pooled_ink, ramp_colours, token_label
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import Layer, RunRecord
 from jattn.report.selection import Head, choose_heads, choose_turn, omission

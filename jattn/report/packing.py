@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jattn.report.look import pooled_ink, weight_levels
+from jattn.drawing.look import pooled_ink, weight_levels
 from jattn.report.record import Layer, RunRecord
 from jattn.report.selection import choose_snapshots
 from jattn.report.snapshots import Pooled

@@ -18,8 +18,8 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+from jattn.drawing.look import style_variables
 from jattn.report.curves import run_panels
-from jattn.report.look import style_variables
 from jattn.report.measures import measure
 from jattn.report.packing import choose_contents, pack_rows, pack_weights
 from jattn.report.record import Layer, RunRecord

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from jattn.report.bins import cell_words, pool_weights
-from jattn.report.files import replacing
+from jattn.drawing.bins import cell_words, pool_weights
+from jattn.drawing.files import replacing
 from jattn.report.snapshots import Kept, Pooled, read_snapshot
 
 INPUTS = "inputs"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jattn.report.files import replacing
+from jattn.drawing.files import replacing
 
 
 @dataclass(frozen=True, eq=False)

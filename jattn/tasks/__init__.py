@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from jattn.tasks.aligned import copy, needle, odds_first, permute, reverse, selective_copy, shift, sort
 from jattn.tasks.arithmetic import addition, modular_addition
+from jattn.tasks.as_text import draw
 from jattn.tasks.batches import make_batch
 from jattn.tasks.counting import balanced, dyck, histogram, majority, most_frequent, parity
 from jattn.tasks.inference import entailment
 from jattn.tasks.layouts import LAYOUTS, Batch, Layout
 from jattn.tasks.nested_lists import listops
-from jattn.tasks.pictures import draw
 from jattn.tasks.recall import associative_recall, induction, mqar, variable_tracking
 from jattn.tasks.sequences import Sequence, Task
 from jattn.tasks.shapes import captions

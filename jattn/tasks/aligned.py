@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.tasks.draws import (
+from jattn.tasks.sampling import (
     distinct,
     letters,
     nth_true,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.tasks.draws import numbers, pick, uniform_tokens
+from jattn.tasks.sampling import numbers, pick, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jattn.tasks.draws import letters, nth_true, numbers, permutation, pick, uniform_token, uniform_tokens
+from jattn.tasks.sampling import letters, nth_true, numbers, permutation, pick, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
 
 _FROM_THE_LEFT = ("encoder", "causal", "decoder", "encoder_decoder")

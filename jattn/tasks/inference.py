@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.tasks.draws import permutation, pick, uniform_token
+from jattn.tasks.sampling import permutation, pick, uniform_token
 from jattn.tasks.sequences import Sequence, Task, one_answer
 from jattn.tasks.vocabulary import Vocabulary, word_class
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jattn.tasks.draws import numbers, permutation, pick, put, uniform_token, uniform_tokens
+from jattn.tasks.sampling import numbers, permutation, pick, put, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
 
 _OPERATORS = ("[MIN", "[MAX", "[MED")

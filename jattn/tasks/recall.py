@@ -5,7 +5,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.tasks.draws import distinct, letters, numbers, permutation, pick, put, ranks, uniform_token, uniform_tokens
+from jattn.tasks.sampling import (
+    distinct,
+    letters,
+    numbers,
+    permutation,
+    pick,
+    put,
+    ranks,
+    uniform_token,
+    uniform_tokens,
+)
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
 
 _FROM_THE_LEFT = ("encoder", "causal", "decoder", "encoder_decoder")

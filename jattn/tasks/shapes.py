@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jattn.tasks.draws import distinct, uniform_token, uniform_tokens
 from jattn.tasks.pixels import COLOURS, describe_patch, pixel_places
+from jattn.tasks.sampling import distinct, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task
 
 SHAPES = ("square", "circle", "triangle", "cross")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.tasks.draws import nth_true, permutation, pick, uniform_token, uniform_tokens
+from jattn.tasks.sampling import nth_true, permutation, pick, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task
 from jattn.tasks.vocabulary import Vocabulary, word_class
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from jattn.tasks.draws import distinct, nth_true, pick, put, uniform_token, uniform_tokens
+from jattn.tasks.sampling import distinct, nth_true, pick, put, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task
 from jattn.tasks.vocabulary import Vocabulary, word_class
 

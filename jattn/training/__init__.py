@@ -1,1 +1,1 @@
-"""Training a toy task from a config: `train.py` is the command."""
+"""Training a model on a task from a config: the loop, the step, checkpoints, sweeps."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 from pydantic import Field
 
-from jattn.models import QUERIES
-from jattn.recurrent import CELLS
+from jattn.linen.models import QUERIES
+from jattn.linen.recurrent import CELLS
+from jattn.linen.transformer import POSITIONS
 from jattn.tasks import LAYOUTS, TASKS, Task
 from jattn.tasks.options import make_task, task_options
-from jattn.transformer import POSITIONS
 
 
 class _Section(pydantic.BaseModel):

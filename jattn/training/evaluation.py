@@ -16,9 +16,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jattn import folds
-from jattn.filters import AttentionFilter
-from jattn.layers import capture_filters
+from jattn.filters.filter import AttentionFilter, folds
+from jattn.linen.layers import capture_filters
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import on_oracle, pool_filters

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jattn import folds
-from jattn.filters import AttentionFilter
-from jattn.folding import FilterBlock, HeadFold
-from jattn.grids import static
+from jattn.filters.blocks import FilterBlock, HeadFold
+from jattn.filters.filter import AttentionFilter, folds
+from jattn.rules.grids import static
 
 LARGEST = 8
 """How many of each query's largest weights are kept."""

@@ -14,12 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jattn.report import render
-from jattn.report.comparison import Outcome, value_text, write_comparison
-from jattn.training.command import on_its_devices, run_config
-from jattn.training.config import Config
-from jattn.training.interrupts import Interrupts
-from jattn.training.options import (
+from jattn.command.options import (
     HOW_WRITTEN,
     ConfigError,
     Given,
@@ -31,6 +26,11 @@ from jattn.training.options import (
     parse_value,
     read_arguments,
 )
+from jattn.command.runs import on_its_devices, run_config
+from jattn.report import render
+from jattn.report.comparison import Outcome, value_text, write_comparison
+from jattn.training.config import Config
+from jattn.training.interrupts import Interrupts
 from jattn.training.run_folder import CONFIG, RunFolderError, check_folder, read_config, read_metrics
 
 EXAMPLE = "--sweep model.num-heads 1 2 4"
@@ -61,7 +61,7 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     """Reads a config file, options and ``--sweep KEY VALUE ...``; returns None where nothing is swept.
 
     Raises:
-      ConfigError: for what `jattn.training.options.config_from_arguments` refuses, in any of the combinations; for keys
+      ConfigError: for what `jattn.command.options.config_from_arguments` refuses, in any of the combinations; for keys
         that are unknown, swept twice, given as an option as well, or make no other run; for values that are equal.
       SystemExit: as there.
     """
@@ -146,7 +146,7 @@ def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
 
     Args:
       sweep: `prepare`d.
-      signals: as for `jattn.training.command.run_config`.
+      signals: as for `jattn.command.runs.run_config`.
 
     Raises: as `run_config`, but for TrainingFailed.
     """

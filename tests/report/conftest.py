@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jattn.report.bins import pool_weights
+from jattn.drawing.bins import pool_weights
 from jattn.report.measures import entropy, hit_rate, oracle_mass, oracle_matrix
 from jattn.report.record import Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jattn.report.look import (
+from jattn.drawing.look import (
     ACCENT,
     DARK_ACCENT,
     DARK_RAMP,

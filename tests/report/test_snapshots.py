@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jattn.report.bins import pool_weights
+from jattn.drawing.bins import pool_weights
 from jattn.report.measures import measure
 from jattn.report.record import Layer, read_record
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path

@@ -10,7 +10,7 @@ from scipy import stats
 
 from jattn.tasks import LAYOUTS, TASKS, make_batch
 from jattn.tasks.counting import _nested
-from jattn.tasks.draws import distinct, permutation, uniform_tokens
+from jattn.tasks.sampling import distinct, permutation, uniform_tokens
 
 MANY = 20_000
 every_task = pytest.mark.parametrize("task", ["copy", "reverse", "shift", "odds_first", "sort", "histogram"])

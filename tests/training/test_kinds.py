@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jattn.models import Encoder, EncoderDecoder, PooledEncoder
-from jattn.recurrent import RecurrentEncoderDecoder
+from jattn.command.options import ConfigError, check
+from jattn.linen.models import Encoder, EncoderDecoder, PooledEncoder
+from jattn.linen.recurrent import RecurrentEncoderDecoder
 from jattn.report import render
 from jattn.report.page import page_data
 from jattn.report.record import read_record, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
 from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.loop import describe_probes
-from jattn.training.options import ConfigError, check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.training.options import check
+from jattn.command.options import check
 from jattn.training.probing import _name, fit_classifier, probe_run
 from jattn.training.setup import make_setup
 

@@ -11,10 +11,10 @@ import jax
 import pytest
 
 import train
+from jattn.command.options import ConfigError, check, config_from_arguments
+from jattn.command.runs import configure_jax, cpu_devices, on_its_devices
 from jattn.training import sweeps
-from jattn.training.command import configure_jax, cpu_devices, on_its_devices
 from jattn.training.loop import TrainingFailed
-from jattn.training.options import ConfigError, check, config_from_arguments
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder, check_folder, read_config
 from jattn.training.sweeps import sweep_from_arguments

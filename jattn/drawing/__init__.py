@@ -1,0 +1,1 @@
+"""How arrays look: heat maps, ink, bins, labels, files. Knows no JAX and no model."""

@@ -1,0 +1,296 @@
+"""`attend`: attention for any score, mask, bias and normalizer, at any length, in memory linear in length.
+
+Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``K`` key/value heads (``N`` is a multiple
+of ``K``), ``H`` head dim, ``V`` value dim.
+"""
+
+import functools
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jattn.engine.kernels import KERNELS, choose_kernel
+from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
+from jattn.engine.rows import Dropout, RowProgram, clean, row_program, taint
+from jattn.engine.walk import map_blocks
+from jattn.rules.biases import BiasLike
+from jattn.rules.checks import check_float
+from jattn.rules.edits import EditLike
+from jattn.rules.grids import Grid, whole_grid
+from jattn.rules.masks import MaskLike
+from jattn.rules.normalizers import NormalizerLike, forbid, softmax
+from jattn.rules.products import average, long_axis_last
+from jattn.rules.scores import ScoreLike, scaled_dot
+
+IMPLEMENTATIONS = ("dense", "blocked", *KERNELS)
+
+
+def attend(
+    query: Float[Array, "*batch T N H"],
+    key: Float[Array, "*batch S K H"],
+    value: Float[Array, "*batch S K V"],
+    *,
+    score: ScoreLike = scaled_dot(),
+    bias: BiasLike | None = None,
+    mask: MaskLike | None = None,
+    normalizer: NormalizerLike = softmax(),
+    edit: EditLike | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: PRNGKeyArray | None = None,
+    implementation: str | None = None,
+    block_size: int | None = None,
+    precision: Any = None,
+) -> Float[Array, "*batch T N V"]:
+    """Attends: averages the values of the keys that each query may see, weighted by how well they match.
+
+    ::
+
+        sᵢⱼ = score(qᵢ, kⱼ) + biasᵢⱼ       wᵢ = normalizer(sᵢ, maskᵢ)       outᵢ = Σⱼ wᵢⱼ vⱼ
+
+    The filter ``w`` is computed in blocks of whole rows, and computed again in the backward pass, so nothing of size
+    ``T x S`` is ever stored. `attention_filter` describes exactly the ``w`` of the same call.
+
+    Args:
+      query: what asks. Leading batch axes are any number, the same for all three.
+      key: what is matched. Each key head serves ``N / K`` query heads.
+      value: what is averaged; its dim may differ from the head dim.
+      score: how a query and a key are compared; an object of `jattn.scores`, or a function.
+      bias: floats added to the scores; an array that broadcasts to ``[*batch, N, T, S]``, or of `jattn.biases`.
+      mask: True = may attend; an array that broadcasts to ``[*batch, N, T, S]``, or of `jattn.masks`. A query that may
+        attend to nothing gets output zero and gradient zero. With a mask, NaN or inf in a key or value reaches
+        only the queries that may attend to it (their output is NaN).
+      normalizer: how a row of scores becomes a row of weights.
+      edit: a function of a block of weights and its `Grid` that returns new weights.
+      dropout_rate: the chance of each weight to be dropped; the others are scaled by ``1/(1 - rate)``. Which ones drop
+        depends on `dropout_rng` alone, not on how the call is computed.
+      dropout_rng: needed where `dropout_rate` is above zero.
+      implementation: ``"dense"`` (one block), ``"blocked"``, a fused kernel (``"cudnn"`` on NVIDIA GPUs, ``"splash"``
+        on TPUs), or None to choose; the result is the same but for rounding. A kernel has reverse-mode first
+        derivatives only, and keeps NaN and inf from a query only where no query may see them; if that is too little,
+        name one of the first two. `explain_implementation` says which one is chosen.
+      block_size: how many query rows a block holds; the default suits the device.
+      precision: as in `jax.lax.dot_general`.
+
+    Returns:
+      The averaged values, in the dtype of `value`. Scores, weights and sums are float32 or wider within.
+
+    Raises:
+      ValueError: if shapes do not fit one another, or an option is unknown or out of range.
+      TypeError: if an argument has the wrong type or dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attend, masks
+      >>> query = key = jnp.zeros((3, 1, 2))
+      >>> value = jnp.array([0.0, 2.0, 4.0]).reshape(3, 1, 1)
+      >>> attend(query, key, value, mask=masks.causal()).ravel().tolist()
+      [0.0, 1.0, 2.0]
+
+    Source: Vaswani et al. 2017, section 3.2; Rabe and Staats 2021, "Self-attention does not need O(n²) memory".
+    """
+    shape = filter_shape(query, key)
+    _check_value(key, value)
+    dropout = as_dropout(dropout_rate, dropout_rng)
+    program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
+    kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
+    if kernel is not None:
+        return KERNELS[kernel](query, key, value, program)
+    plan = choose_plan(shape, program, implementation, block_size)
+    query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
+    out, _ = attend_heads_first(query, key, value, program, plan)
+    return jnp.swapaxes(out, -3, -2)
+
+
+def attend_heads_first(
+    query: Float[Array, "*batch N T H"],
+    key: Float[Array, "*batch K S H"],
+    value: Float[Array, "*batch K S V"],
+    program: RowProgram,
+    plan: Plan,
+) -> tuple[Float[Array, "*batch N T V"], Float[Array, "*batch N T"]]:
+    """Attends with heads before positions.
+
+    Returns:
+      The output in the dtype of `value`. And for a softmax, without edit and dropout, the natural logarithm of what
+      each row was divided by, ``ln Σ exp(s)``, in float32 or wider, and minus infinity for a row without keys; else
+      zeros.
+    """
+    few = plan.whole and query.shape[-2] <= FEW_ROWS and program.mask is not None and walks_heads()
+    if few and program.score.shows_what_is_broken and program.dropout is None:
+        return _attend_few(plan, program, query, key, value)
+    return _attend_any(plan, program, query, key, value)
+
+
+def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    shape = (*query.shape[:-1], key.shape[-2])
+    sides = {"query": query}, {"key": key, "value": value}
+    # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
+    # step of decoding would take longer to widen what it reads than to compute with it.
+    widen = walks_heads() and query.shape[-2] > FEW_ROWS
+    prepare = functools.partial(prepare_sides, widen, program.mask is not None)
+    out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare)
+    return out.astype(value.dtype), log_normalizer
+
+
+def prepare_sides(
+    widen: bool, masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Makes queries, keys and values ready for blocks: widened to float32, and cleaned of NaN and inf for a mask."""
+    if widen:
+        query_side, key_side = jax.tree.map(
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (query_side, key_side)
+        )
+    return clean(query_side, key_side) if masked else (query_side, key_side)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attend_few(plan: Plan, program: RowProgram, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Attends from few queries to many keys, which a step of decoding should read no more than once.
+
+    What is not finite shows in the scores or in the output; only then are the inputs cleaned, which reads them again.
+    """
+    grid = whole_grid((*query.shape[:-1], key.shape[-2]))
+    scores, _ = program.scores(query, key, grid)
+    query_side, key_side = {"query": query}, {"key": key, "value": value}
+    out, log_normalizer = _attend_block(program, grid, query_side, key_side)
+    fine = jnp.all(jnp.isfinite(scores)) & jnp.all(jnp.isfinite(out))
+    return lax.cond(
+        fine,
+        lambda: (out.astype(value.dtype), log_normalizer),
+        lambda: _attend_any(plan, program, query, key, value),
+    )
+
+
+@_attend_few.defjvp
+def _attend_few_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
+    with jax.numpy_rank_promotion("allow"):  # traced by whoever differentiates, in a context of their own
+        return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
+
+
+def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch S K H"]) -> tuple[int, ...]:
+    """Returns the shape ``(*batch, N, T, S)`` of the filter of a query and a key, or says why they do not fit."""
+    for name, array, axes in (("query", query, "[*batch, T, N, H]"), ("key", key, "[*batch, S, K, H]")):
+        check_float(name, array)
+        if array.ndim < 3:
+            raise ValueError(f"{name}: expected at least 3 axes {axes}, got shape {array.shape}")
+    if query.shape[:-3] != key.shape[:-3]:
+        raise ValueError(f"key: expected the batch shape of query, {query.shape[:-3]}, got {key.shape[:-3]}")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"key: expected the head dim of query, {query.shape[-1]}, got {key.shape[-1]}")
+    num_heads, num_kv_heads = query.shape[-2], key.shape[-2]
+    if num_kv_heads == 0 or num_heads == 0 or num_heads % num_kv_heads:
+        raise ValueError(f"key: expected a number of heads that divides the {num_heads} of query, got {num_kv_heads}")
+    return (*query.shape[:-3], num_heads, query.shape[-3], key.shape[-3])
+
+
+def choose_plan(
+    shape: tuple[int, ...],
+    program: RowProgram,
+    implementation: str | None,
+    block_size: int | None,
+    whole_rows: bool = False,
+) -> Plan:
+    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed."""
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: expected one of {', '.join(IMPLEMENTATIONS)} or None, got {implementation!r}"
+        )
+    check_block_size(block_size)
+    if implementation == "dense" and block_size is not None:
+        raise ValueError(f"block_size: implementation 'dense' has one block, got block_size {block_size}")
+    small = math.prod(shape) <= DENSE_WEIGHTS and block_size is None
+    if implementation == "dense" or (implementation is None and small):
+        return dense_plan(shape)
+    mask = None if whole_rows or program.needs_whole_rows else program.mask
+    return blocked_plan(shape, mask, block_size, walks_heads())
+
+
+def _check_value(key: Array, value: Array) -> None:
+    check_float("value", value)
+    if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
+        expected = ", ".join(map(str, key.shape[:-1]))
+        raise ValueError(
+            f"value: expected shape [{expected}, V], alike key in all but the last axis, got {value.shape}"
+        )
+
+
+def as_dropout(rate: float, rng: PRNGKeyArray | None) -> Dropout | None:
+    """Makes what drops weights of the chance and the rng of a call, or None where nothing is dropped."""
+    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise ValueError(f"dropout_rate: expected a number in [0, 1), got {rate!r}")
+    if rate > 0 and rng is None:
+        raise ValueError(f"dropout_rng: needed for dropout_rate {rate}, got None")
+    if rng is None:
+        return None
+    dtype, shape = getattr(rng, "dtype", None), getattr(rng, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
+        got = type(rng).__name__ if dtype is None else f"shape {shape}, dtype {dtype}"
+        raise TypeError(f"dropout_rng: expected one key, as jax.random.key makes it, got {got}")
+    return Dropout(rng if typed else jax.random.wrap_key_data(rng), rate) if rate > 0 else None
+
+
+def _attend_block(
+    program: RowProgram, grid: Grid, query_side: Any, key_side: Any
+) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
+    query, key, value = query_side["query"], key_side["key"], key_side["value"]
+    if program.is_plain_softmax:
+        scores, allowed = program.scores(query, key, grid)
+        sink = program.normalizer.sink_score(grid, scores.dtype)
+        sink = None if sink is None else jnp.broadcast_to(sink, (*scores.shape[:-1], 1))
+        out, log_normalizer = average_by_softmax(forbid(scores, allowed), value, sink, program.precision)
+    else:
+        weights, allowed = program.weights(query, key, grid)
+        out = average(weights, value, program.precision)
+        log_normalizer = jnp.zeros(out.shape[:-1], out.dtype)
+    if allowed is None or "broken" not in query_side:
+        return out, log_normalizer
+    broken = query_side["broken"], key_side["broken"]
+    return taint(out, allowed, *broken), taint(log_normalizer[..., None], allowed, *broken)[..., 0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def average_by_softmax(
+    scores: Float[Array, "... R W"],
+    value: Float[Array, "... W V"],
+    sink: Float[Array, "... R 1"] | None,
+    precision: Any,
+) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
+    """Averages values by the softmax of the scores, dividing after the product; also returns the log-normalizer."""
+    return _average_by_exponentials(*exponentials_of(scores, sink), value, precision)
+
+
+def exponentials_of(scores: Array, sink: Array | None) -> tuple[Array, Array, Array]:
+    """Returns each row's largest score, ``exp(s - largest)``, and their sum, that of the sink among them."""
+    # The smallest number in place of minus infinity, and no sink at all: passes over the block cost time.
+    largest = jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(scores.dtype).min)
+    largest = largest if sink is None else jnp.maximum(largest, sink)
+    exponentials = jnp.exp(scores - largest)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return largest, exponentials, total if sink is None else total + jnp.exp(sink - largest)
+
+
+def _average_by_exponentials(
+    largest: Array, exponentials: Array, total: Array, value: Array, precision: Any
+) -> tuple[Array, Array]:
+    out = average(exponentials, value, precision) / jnp.where(total == 0, 1, total)
+    return out, (largest + jnp.log(total))[..., 0]
+
+
+@average_by_softmax.defjvp
+def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
+    scores, value, sink = primals
+    largest, exponentials, total = exponentials_of(scores, sink)
+    out, log_normalizer = _average_by_exponentials(largest, exponentials, total, value, precision)
+    total = jnp.where(total == 0, 1, total)
+    weights = exponentials / total
+    change = jnp.sum(weights * tangents[0], axis=-1, keepdims=True)
+    change = change if sink is None else change + jnp.exp(sink - largest) / total * tangents[2]
+    tangent = average(weights * (tangents[0] - change), value, precision)
+    tangent = tangent + average(weights, long_axis_last(tangents[1], weights), precision)
+    return (out, log_normalizer), (tangent, change[..., 0])

@@ -1,0 +1,114 @@
+"""Bands: masks taken to pieces that a fused kernel knows."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jattn.rules import masks
+from jattn.rules.grids import Laid
+
+FARTHEST = 2**30
+"""A distance that is longer than any sequence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """A mask taken to pieces: ``low <= key - query <= high``, lengths, and segments, all of which must allow a key.
+
+    Args:
+      low: None is no bound.
+      high: likewise.
+      lengths: each an int or a `Laid` array of one per batch entry; keys from the smallest on are forbidden.
+      query_lengths: likewise for queries.
+      segments: masks that compare ids.
+      unread: what else the mask is made of, in words; None is nothing.
+    """
+
+    low: int | None = None
+    high: int | None = None
+    lengths: tuple[Laid | int, ...] = ()
+    query_lengths: tuple[Laid | int, ...] = ()
+    segments: tuple[Any, ...] = ()
+    unread: str | None = None
+
+    @property
+    def window(self) -> str:
+        """The bounds, in words."""
+        return f"key - query {'any' if self.low is None else self.low} to {'any' if self.high is None else self.high}"
+
+    def sees(self, num_queries: int, num_keys: int) -> Bool[np.ndarray | Array, "B T"]:
+        """Tells which queries may attend to a key, segments aside; ``B`` may be 1 for all entries."""
+        return self._meet(num_queries, num_keys, self.low, self.high, self.query_lengths, self.lengths)
+
+    def seen(self, num_queries: int, num_keys: int) -> Bool[np.ndarray | Array, "B S"]:
+        """Tells which keys a query may attend to, segments aside; ``B`` may be 1 for all entries."""
+        low, high = (None if bound is None else -bound for bound in (self.high, self.low))
+        return self._meet(num_keys, num_queries, low, high, self.lengths, self.query_lengths)
+
+    @staticmethod
+    def _meet(num_here: int, num_there: int, low: Any, high: Any, ends_here: Any, ends_there: Any) -> Any:
+        here = np.arange(num_here, dtype=np.int32)[None, :]
+        first = np.zeros_like(here) if low is None else np.maximum(0, here + low)
+        last = np.full_like(here, num_there - 1) if high is None else np.minimum(num_there - 1, here + high)
+        within = shortest(ends_here, num_here), shortest(ends_there, num_there)
+        return (first <= last) & (here < within[0]) & (first < within[1])
+
+
+def read_mask(mask: masks.Mask | None) -> Band:
+    """Takes a mask to pieces, as far as windows with static offsets, lengths and segments go."""
+    band = Band()
+    for part in _conjuncts(mask):
+        band = _add(band, part)
+    return band
+
+
+def shortest(lengths: tuple[Laid | int, ...], most: int) -> Int[np.ndarray | Array, "B 1"]:
+    """Returns the smallest of lengths per batch entry, in a flat batch, or one for all entries."""
+    fixed = np.full((1, 1), max(0, min([most, *(x for x in lengths if isinstance(x, int))])), np.int32)
+    laid = (x.array.reshape(-1, 1).astype(jnp.int32) for x in lengths if isinstance(x, Laid))
+    return functools.reduce(jnp.minimum, laid, fixed)
+
+
+def in_words(part: Any) -> str:
+    """Names a part of a row program for an error message."""
+    name = type(part).__name__.lstrip("_")
+    words = {"FromArray": "an array", "FromFunction": "a function", "Any": "masks joined by |", "Not": "~"}
+    return words.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def _conjuncts(mask: masks.Mask | None) -> Iterator[masks.Mask]:
+    if isinstance(mask, masks._All):
+        yield from (*_conjuncts(mask.left), *_conjuncts(mask.right))
+    elif mask is not None:
+        yield mask
+
+
+def _add(band: Band, part: masks.Mask) -> Band:
+    if isinstance(part, masks._Padding):
+        queries = () if part.query_lengths is None else (part.query_lengths,)
+        band = dataclasses.replace(band, query_lengths=(*band.query_lengths, *queries))
+        return dataclasses.replace(band, lengths=(*band.lengths, part.lengths))
+    if isinstance(part, masks._Prefix):
+        length = part.lengths.number if part.lengths.known else part.lengths.array
+        return dataclasses.replace(band, lengths=(*band.lengths, length))
+    if isinstance(part, masks._Segments):
+        return dataclasses.replace(band, segments=(*band.segments, part))
+    if not isinstance(part, masks._Window):
+        return dataclasses.replace(band, unread=in_words(part))
+    if not part.offset.known:
+        return dataclasses.replace(band, unread="an offset that is an array")
+    lows = [band.low, None if part.left is None else _near(part.offset.number - part.left)]
+    highs = [band.high, None if part.right is None else _near(part.offset.number + part.right)]
+    low = max((x for x in lows if x is not None), default=None)
+    return dataclasses.replace(band, low=low, high=min((x for x in highs if x is not None), default=None))
+
+
+def _near(distance: int) -> int:
+    """Keeps a distance within int32; all that are longer than a sequence mean the same."""
+    return max(-FARTHEST, min(FARTHEST, distance))

@@ -1,0 +1,121 @@
+"""`explain_implementation`: which implementation a call of `attend` takes, and why not the others."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jattn.engine.attention import IMPLEMENTATIONS, _check_value, as_dropout, choose_plan, filter_shape
+from jattn.engine.kernels import KERNELS, choose_kernel, unmet, unwise
+from jattn.engine.plans import DENSE_WEIGHTS, Plan
+from jattn.engine.rows import row_program
+from jattn.rules.biases import BiasLike
+from jattn.rules.edits import EditLike
+from jattn.rules.masks import MaskLike
+from jattn.rules.normalizers import NormalizerLike, softmax
+from jattn.rules.scores import ScoreLike, scaled_dot
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """Says which implementation a call takes; printed, it is a few lines of text.
+
+    Args:
+      chosen: ``"dense"``, ``"blocked"``, ``"cudnn"`` or ``"splash"``.
+      reasons: why not, for each of the others.
+      how: what the chosen one does, in words.
+    """
+
+    chosen: str
+    reasons: dict[str, str]
+    how: str
+
+    def __str__(self) -> str:
+        others = [f"  not {name}: {why}" for name, why in self.reasons.items()]
+        return "\n".join([f"{self.chosen}: {self.how}", *others])
+
+
+def explain_implementation(
+    query: Float[Array, "*batch T N H"],
+    key: Float[Array, "*batch S K H"],
+    value: Float[Array, "*batch S K V"],
+    *,
+    score: ScoreLike = scaled_dot(),
+    bias: BiasLike | None = None,
+    mask: MaskLike | None = None,
+    normalizer: NormalizerLike = softmax(),
+    edit: EditLike | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: PRNGKeyArray | None = None,
+    implementation: str | None = None,
+    block_size: int | None = None,
+    precision: Any = None,
+) -> Explanation:
+    """Explains which implementation `attend` takes for a call, and why not the others. It computes nothing.
+
+    Args:
+      query: an array, or a `jax.ShapeDtypeStruct`.
+      key: likewise.
+      value: likewise.
+      score, bias, mask, normalizer, edit, dropout_rate, dropout_rng, implementation, block_size, precision: as in
+        `attend`.
+
+    Raises:
+      ValueError, TypeError: what `attend` raises for the same call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jattn import masks
+      >>> from jattn.engine.implementations import explain_implementation
+      >>> tokens = jax.ShapeDtypeStruct((8, 4096, 4, 64), jnp.float32)
+      >>> explanation = explain_implementation(tokens, tokens, tokens, mask=masks.causal(), block_size=512)
+      >>> print(explanation)
+      blocked: 512 query rows a block, 62% of the 4096 x 4096 scores computed, ...
+        not dense: needs block_size None, got 512
+        not cudnn: needs a GPU, got backend cpu; float16 or bfloat16 inputs, got float32; block_size None, got 512
+        not splash: needs a TPU, got backend cpu; block_size None, got 512
+      >>> explanation.chosen
+      'blocked'
+    """
+    shape = filter_shape(query, key)
+    _check_value(key, value)
+    as_dropout(dropout_rate, dropout_rng)
+    program = jax.eval_shape(functools.partial(row_program, score, bias, mask, normalizer, edit, precision, shape))
+    call = (query, key, value, program, dropout_rate, block_size)
+    kernel = choose_kernel(implementation, *call)
+    if kernel is not None:
+        chosen, how = kernel, "one fused kernel, with reverse-mode first derivatives only"
+    else:
+        plan = choose_plan(shape, program, implementation, block_size)
+        small = math.prod(shape) <= DENSE_WEIGHTS and block_size is None
+        chosen = implementation or ("dense" if small else "blocked")
+        how = _describe(plan, shape)
+    others = [name for name in IMPLEMENTATIONS if name != chosen]
+    return Explanation(chosen, {name: _why_not(name, chosen, implementation, shape, call) for name in others}, how)
+
+
+def _describe(plan: Plan, shape: tuple[int, ...]) -> str:
+    num_rows, num_keys = shape[-2:]
+    sizes = sorted({strip.block_size for strip in plan.strips})
+    size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    part = sum(strip.num_weights for strip in plan.strips) / max(1, num_rows * num_keys)
+    heads = "heads one at a time" if plan.walk_heads else "all heads at once"
+    return f"{size} query rows a block, {part:.0%} of the {num_rows} x {num_keys} scores computed, {heads}"
+
+
+def _why_not(name: str, chosen: str, implementation: str | None, shape: tuple[int, ...], call: tuple[Any, ...]) -> str:
+    if name in KERNELS and (reasons := "; ".join(unmet(name, *call))):
+        return f"needs {reasons}"
+    if implementation is not None:
+        return f"{chosen} was asked for"
+    if chosen in KERNELS:
+        return f"{chosen} can compute the call and goes first"
+    if name in KERNELS:
+        return f"needs {'; '.join(unwise(name))}"
+    if call[-1] is not None:
+        return f"needs block_size None, got {call[-1]}"
+    relation = "more than" if chosen == "blocked" else "no more than"
+    return f"the filter has {math.prod(shape)} weights, {relation} the {DENSE_WEIGHTS} that are computed at once"

@@ -1,0 +1,180 @@
+"""Plans: how a filter is cut into blocks, and which keys of it are never computed.
+
+A plan is made of sizes alone, so it is known when a call is traced. A block holds whole rows, but for keys that the
+mask rules out for all rows of the block whatever the data (`Mask.allowed_span`).
+"""
+
+import dataclasses
+import itertools
+import math
+import numbers
+
+import jax
+import numpy as np
+
+from jattn.rules.masks import Mask
+
+DENSE_WEIGHTS = 2**22
+"""Up to this many weights in all, `attend` computes the filter in one block."""
+WALKED_BLOCK_WEIGHTS = 3 * 2**20
+"""About how many weights a block of one head holds; 12 MiB in float32, which a CPU's caches hold between passes."""
+WHOLE_BLOCK_WEIGHTS = 2**26
+"""About how many weights a block of all heads holds; 256 MiB in float32, enough to keep an accelerator busy."""
+FEWEST_ROWS = 128
+"""A block has at least this many rows however long they are; matrix products with fewer are slow."""
+WEIGHTS_LOST = 80_000
+"""Computing a block takes about as long as if it had this many weights more; measured on CPU."""
+FEW_ROWS = 4
+"""With a mask and up to this many rows, a CPU looks for what is not finite in scores and output, not in the inputs."""
+EVEN_KEYS = 16
+"""Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""
+MOST_STRIPS = 6
+"""Rows are cut into at most this many strips; each one is compiled on its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """Rows whose blocks are alike: the same number of rows, and the same number of keys.
+
+    Args:
+      rows: the first row of the strip, and the one after its last.
+      block_size: how many rows a block holds; the last block may begin early and compute rows twice.
+      num_keys: how many keys a block holds.
+      first_keys: the first key of each block.
+    """
+
+    rows: tuple[int, int]
+    block_size: int
+    num_keys: int
+    first_keys: tuple[int, ...]
+
+    @property
+    def first_rows(self) -> tuple[int, ...]:
+        """The first row of each block."""
+        return _first_rows(*self.rows, self.block_size)
+
+    @property
+    def num_weights(self) -> int:
+        """How many weights of one head are computed."""
+        return len(self.first_keys) * self.block_size * self.num_keys
+
+    def once(self) -> "tuple[Strip, ...]":
+        """Splits off the rows that do not fill a block, so that no row is computed twice."""
+        first, end = self.rows
+        if end - first <= self.block_size:
+            return (self,)
+        count, rest = divmod(end - first, self.block_size)
+        if rest == 0:
+            return (self,)
+        full = Strip((first, end - rest), self.block_size, self.num_keys, self.first_keys[:count])
+        return full, Strip((end - rest, end), rest, self.num_keys, self.first_keys[count:])
+
+    def cost(self, heads: int) -> int:
+        """How long it takes where a block holds this many heads, up to a factor."""
+        return heads * self.num_weights + WEIGHTS_LOST * len(self.first_keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a filter is computed: its strips from top to bottom, and whether heads are walked one at a time."""
+
+    strips: tuple[Strip, ...]
+    walk_heads: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is one block, of which the backward pass may keep the weights."""
+        return not self.walk_heads and len(self.strips) == 1 and len(self.strips[0].first_keys) == 1
+
+    def once(self) -> "Plan":
+        """Plans the same so that no row is computed twice: what blocks do not fill becomes a strip of its own."""
+        return dataclasses.replace(self, strips=tuple(part for strip in self.strips for part in strip.once()))
+
+
+def dense_plan(shape: tuple[int, ...]) -> Plan:
+    """Plans one block that holds the whole filter of shape ``(*batch, N, T, S)``."""
+    return Plan((Strip((0, shape[-2]), shape[-2], shape[-1], (0,)),), walk_heads=False)
+
+
+def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | None, walk_heads: bool) -> Plan:
+    """Plans blocks of rows for a filter of shape ``(*batch, N, T, S)``.
+
+    Args:
+      shape: of the filter.
+      mask: rules out keys; None computes them all.
+      block_size: rows of each block; None chooses, from the sizes, what takes the least time within the memory that
+        the constants of this module allow.
+      walk_heads: whether a block holds one head, which suits a CPU's caches, or all of them.
+    """
+    num_rows, num_keys = shape[-2:]
+    if num_rows == 0:
+        return dense_plan(shape)
+    heads, budget = (1, WALKED_BLOCK_WEIGHTS) if walk_heads else (math.prod(shape[:-2]), WHOLE_BLOCK_WEIGHTS)
+    # Blocks of all heads are two at least: the weights of a single one would be kept for the backward pass.
+    most_rows = num_rows if walk_heads or block_size is not None else max(1, -(-num_rows // 2))
+
+    def strip(first: int, end: int) -> Strip:
+        if block_size is not None:
+            return _make_strip(first, end, min(block_size, end - first), num_keys, mask)
+        sizes = {min(2**power, end - first, most_rows) for power in range(4, max(5, 1 + num_rows.bit_length()))}
+        strips = [_make_strip(first, end, size, num_keys, mask) for size in sorted(sizes)]
+        allowed = [
+            strip
+            for strip in strips
+            if strip.block_size * strip.num_keys * heads <= max(budget, min(FEWEST_ROWS, budget // heads) * num_keys)
+        ]
+        return min(allowed or strips[:1], key=lambda strip: strip.cost(heads))
+
+    best = (strip(0, num_rows),)
+    for pieces in (2, 4, MOST_STRIPS):
+        if mask is None or num_rows // pieces < (block_size or FEWEST_ROWS):
+            break
+        # Strips begin where their blocks, of some power of two, come out even.
+        unit = max(1, min(256, 2 ** ((num_rows // pieces).bit_length() - 2))) if block_size is None else block_size
+        edges = [round(piece * num_rows / pieces / unit) * unit for piece in range(pieces)] + [num_rows]
+        strips = tuple(strip(first, end) for first, end in itertools.pairwise(edges))
+        if sum(strip.cost(heads) for strip in strips) < 0.95 * sum(strip.cost(heads) for strip in best):
+            best = strips
+    return Plan(best, walk_heads)
+
+
+def check_block_size(block_size: int | None) -> None:
+    """Raises `ValueError` unless it is None or a positive int."""
+    whole = isinstance(block_size, numbers.Integral) and not isinstance(block_size, bool)
+    if block_size is not None and not (whole and block_size >= 1):
+        raise ValueError(f"block_size: expected a positive int, got {block_size!r}")
+
+
+def walks_heads() -> bool:
+    """Tells whether heads are walked one at a time: on a CPU that is one device.
+
+    Where there are several devices, heads and batch entries may be sharded over them, and an axis that is walked would
+    have to be gathered on all.
+    """
+    return jax.default_backend() == "cpu" and (jax.device_count() == 1 or _inside_shard_map())
+
+
+def _inside_shard_map() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _first_rows(first: int, end: int, block_size: int) -> tuple[int, ...]:
+    return tuple(min(row, end - block_size) for row in range(first, end, block_size))
+
+
+def _make_strip(first: int, end: int, block_size: int, num_keys: int, mask: Mask | None) -> Strip:
+    first_rows = np.array(_first_rows(first, end, block_size))
+    if mask is None:
+        return Strip((first, end), block_size, num_keys, (0,) * len(first_rows))
+    begins, ends = mask.allowed_span(first_rows, first_rows + block_size - 1, num_keys)
+    begins, ends = np.clip(begins, 0, num_keys), np.clip(ends, 0, num_keys)
+    width = max(1, int((ends - begins).max()))
+    if width > EVEN_KEYS:
+        width = -(-width // EVEN_KEYS) * EVEN_KEYS
+    width = min(num_keys, width)
+    first_keys = np.clip(begins, 0, num_keys - width)
+    if width == num_keys or (ends.max() - begins.min()) <= 1.05 * width:
+        # The same keys for every block: cut out once instead of block by block.
+        width = int(min(num_keys, max(width, ends.max() - begins.min())))
+        first_keys = np.full_like(first_keys, np.clip(begins.min(), 0, num_keys - width))
+    return Strip((first, end), block_size, width, tuple(first_keys.tolist()))

@@ -1,0 +1,318 @@
+"""The walk: maps and folds a function over the blocks of a filter, head by head and strip by strip.
+
+What belongs to a head or to a block of rows is cut out before the loop over them, not looked up inside: so the backward
+pass puts gradients together block by block, and never adds up whole arrays.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jattn.engine.plans import Plan, Strip
+from jattn.rules.grids import Grid, Laid, whole_grid
+
+Block = Callable[[Any, Grid, Any, Any], Any]
+"""Takes a program, the grid of a block, the block's queries and the block's keys; returns arrays of its rows."""
+
+
+Prepare = Callable[[Any, Any], tuple[Any, Any]]
+"""Takes the queries of a strip and all keys; returns them changed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """Says how what blocks return besides their rows becomes one total.
+
+    Args:
+      combine: takes the total so far and the parts of one block, returns the new total, of the same shapes.
+      initial: the total before the first block: a pytree whose numbers stand for whole parts.
+    """
+
+    combine: Callable[[Any, Any], Any]
+    initial: Any
+
+    def start(self, parts: Any) -> Any:
+        """Makes the total before the first block; `parts` are the shapes of what a block returns.
+
+        Raises:
+          ValueError: if `initial` does not fit the parts.
+        """
+        try:
+            jax.tree.map(lambda number, shapes: None, self.initial, parts)
+        except ValueError:
+            expected, got = jax.tree.structure(parts), jax.tree.structure(self.initial)
+            raise ValueError(f"initial: expected a number for each result, {expected}, got {got}") from None
+        return jax.tree.map(
+            lambda number, shapes: jax.tree.map(lambda x: _filled_like(x, number), shapes), self.initial, parts
+        )
+
+
+def _filled_like(x: Any, number: Any) -> Array:
+    """Fills an array of the shape, dtype and sharding of `x`, which has no values yet."""
+    filled = jnp.full(x.shape, number, x.dtype)
+    mesh = None if x.sharding is None else x.sharding.mesh
+    if mesh is not None and not mesh.empty and not mesh.are_all_axes_auto:
+        filled = jax.sharding.reshard(filled, x.sharding)
+    varying = tuple(getattr(x, "vma", None) or ())
+    return lax.pcast(filled, varying, to="varying") if varying else filled
+
+
+def map_blocks(
+    block: Block,
+    program: Any,
+    query_side: Any,
+    key_side: Any,
+    shape: tuple[int, ...],
+    plan: Plan,
+    prepare: Prepare = lambda *sides: sides,
+) -> Any:
+    """Maps a function over the blocks of a filter.
+
+    Args:
+      block: takes the program, the grid of a block and the parts of `query_side` and `key_side` that belong to it;
+        returns a pytree of arrays whose axis after the heads is the row axis.
+      program: a pytree; every `Laid` array in it is cut to the block.
+      query_side: a pytree of arrays ``[*batch, N, T, ...]``.
+      key_side: a pytree of arrays ``[*batch, K, S, ...]``; ``N`` is a multiple of ``K``.
+      shape: ``(*batch, N, T, S)``.
+      plan: which blocks there are.
+      prepare: is applied to both sides of a strip, all blocks together; the backward pass keeps no result of it.
+
+    Returns:
+      The pytree that `block` would return for all rows at once: arrays ``[*batch, N, T, ...]``.
+    """
+
+    def rows_alone(*arguments: Any) -> tuple[Any, tuple[()]]:
+        return block(*arguments), ()
+
+    nothing = Reduction(lambda total, parts: total, ())
+    rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare)
+    return rows
+
+
+def fold_blocks(
+    block: Callable[[Any, Grid, Any, Any], tuple[Any, Any]],
+    reduction: Reduction,
+    program: Any,
+    query_side: Any,
+    key_side: Any,
+    shape: tuple[int, ...],
+    plan: Plan,
+    prepare: Prepare = lambda *sides: sides,
+    streams: Int[Array, " M"] | None = None,
+) -> tuple[Any, Any]:
+    """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
+
+    Args:
+      block: as in `map_blocks`, but returns two pytrees: arrays with a row axis, and parts, arrays
+        ``[*batch, N, ...]``, or without the leading axes where heads are walked. Where `plan` counts rows twice, so do
+        the parts.
+      reduction: how parts become a total.
+      program, query_side, key_side, shape, plan, prepare: as in `map_blocks`.
+      streams: goes through these heads only, one at a time; each is an index among all of ``batch x N``.
+
+    Returns:
+      The rows of all blocks, and the totals ``[*batch, N, ...]``; of some heads, both with one axis ``M`` for them.
+    """
+    leading = shape[:-2]
+    leaves, structure = jax.tree.flatten(program, is_leaf=_is_laid)
+    sides = {"query": query_side, "key": key_side, "laid": [leaf.array for leaf in leaves if _is_laid(leaf)]}
+
+    def run(grid: Grid, sides: Any) -> tuple[Any, Any]:
+        laid = iter(sides["laid"])
+        cut = [Laid(next(laid), cut=True) if _is_laid(leaf) else leaf for leaf in leaves]
+        return block(jax.tree.unflatten(structure, cut), grid, sides["query"], sides["key"])
+
+    def one_stream(sides: Any, stream: Int[Array, ""] | None) -> tuple[Any, Any]:
+        return _map_strips(run, reduction, prepare, sides, shape, plan, stream)
+
+    if streams is not None:
+        return lax.map(lambda stream: one_stream(cut_stream(sides, leading, stream), stream), streams)
+    if plan.whole:
+        sides["query"], sides["key"] = prepare(query_side, key_side)
+        rows, parts = run(whole_grid(shape), sides)
+        return rows, reduction.combine(reduction.start(jax.tree.map(jax.typeof, parts)), parts)
+    if not plan.walk_heads or math.prod(leading) == 0:
+        return one_stream(sides, None)
+    num_heads, num_kv_heads = leading[-1], jax.tree.leaves(key_side)[0].shape[len(leading) - 1]
+    groups, axis = (num_kv_heads, num_heads // num_kv_heads), len(leading) - 1
+
+    def by_group(x: Array) -> Array:
+        heads = groups if x.shape[axis] == num_heads else (x.shape[axis], 1)
+        return x.reshape(*x.shape[:axis], *heads, *x.shape[axis + 1 :])
+
+    sides["key"] = jax.tree.map(lambda x: jnp.expand_dims(x, axis + 1), sides["key"])
+    sides["query"], sides["laid"] = jax.tree.map(by_group, (sides["query"], sides["laid"]))
+    sizes = (*leading[:-1], *groups)
+    out = _walk(one_stream, sides, sizes, jnp.int32(0))
+    walked = sum(size > 1 for size in sizes)
+    return jax.tree.map(lambda x: x.reshape((*leading, *x.shape[walked:])), out)
+
+
+def cut_stream(sides: Any, leading: tuple[int, ...], stream: Int[Array, ""]) -> Any:
+    """Cuts one head of one batch entry out of arrays whose first axes are those of a filter, or 1, or key heads."""
+
+    def cut(x: Array) -> Array:
+        stride = math.prod(leading)
+        for size in leading:
+            stride //= size
+            index = (stream // stride) % size // (size // x.shape[0])
+            x = lax.dynamic_index_in_dim(x, index, axis=0, keepdims=False)
+        return x
+
+    return jax.tree.map(cut, sides)
+
+
+def _is_laid(leaf: Any) -> bool:
+    return isinstance(leaf, Laid)
+
+
+def _walk(function: Callable[[Any, Array], Any], sides: Any, sizes: tuple[int, ...], stream: Int[Array, ""]) -> Any:
+    """Goes through the first axis, of the given size or 1, of every array, and so on through the other axes."""
+    if not sizes:
+        return function(sides, stream)
+    size, rest = sizes[0], sizes[1:]
+    arrays, structure = jax.tree.flatten(sides)
+    if size == 1:
+        return _walk(function, jax.tree.unflatten(structure, [x[0] for x in arrays]), rest, stream)
+
+    def one(index_and_arrays: tuple[Array, list[Array]]) -> Any:
+        index, mapped = index_and_arrays
+        mapped = iter(mapped)
+        here = [next(mapped) if x.shape[0] == size else x[0] for x in arrays]
+        return _walk(function, jax.tree.unflatten(structure, here), rest, stream * size + index)
+
+    return lax.map(one, (jnp.arange(size, dtype=jnp.int32), [x for x in arrays if x.shape[0] == size]))
+
+
+def _map_strips(
+    run: Callable[[Grid, Any], tuple[Any, Any]],
+    reduction: Reduction,
+    prepare: Prepare,
+    sides: Any,
+    shape: tuple[int, ...],
+    plan: Plan,
+    stream: Int[Array, ""] | None,
+) -> tuple[Any, Any]:
+    """Goes through the strips, one after the other, of one head or of all."""
+    row_axis = 0 if stream is not None else len(shape) - 2
+    outs, total = [], None
+
+    def one(sides: Any, total: Any, strip: Strip) -> tuple[Any, Any]:
+        sides = _cut_rows(sides, strip, row_axis)
+        sides["query"], sides["key"] = prepare(sides["query"], sides["key"])
+        return _map_rows(run, reduction, sides, total, shape, strip, stream)
+
+    for strip in plan.strips:
+        if outs:
+            # Each strip waits for the one before: side by side they would compete for the cores' caches and for memory.
+            waited = (outs[-1], total, sides["query"]["query"])
+            outs[-1], total, sides["query"]["query"] = lax.optimization_barrier(waited)
+        # Under checkpoint a strip keeps no rows and keys of its own for the backward pass.
+        one_strip = jax.checkpoint(lambda sides, total, strip=strip: one(sides, total, strip), prevent_cse=False)
+        rows, total = one_strip(sides, total)
+        outs.append(rows)
+    return (outs[0] if len(outs) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, row_axis), *outs)), total
+
+
+def _cut_rows(sides: Any, strip: Strip, row_axis: int) -> Any:
+    def cut(x: Array, axis: int) -> Array:
+        return x if x.shape[axis] == 1 else lax.slice_in_dim(x, *strip.rows, axis=axis)
+
+    return {
+        "query": jax.tree.map(lambda x: cut(x, row_axis), sides["query"]),
+        "key": sides["key"],
+        "laid": [cut(x, x.ndim - 2) for x in sides["laid"]],
+    }
+
+
+def _map_rows(
+    run: Callable[[Grid, Any], tuple[Any, Any]],
+    reduction: Reduction,
+    sides: Any,
+    total: Any,
+    shape: tuple[int, ...],
+    strip: Strip,
+    stream: Int[Array, ""] | None,
+) -> tuple[Any, Any]:
+    """Goes through the blocks of one strip, of one head or of all."""
+    row_axis = 0 if stream is not None else len(shape) - 2
+    num_keys, strip_rows = shape[-1], strip.rows[1] - strip.rows[0]
+    together = len(set(strip.first_keys)) == 1
+    first_rows, first_keys = (jnp.array(x, jnp.int32) for x in (strip.first_rows, strip.first_keys))
+
+    def cut_keys(x: Array, first_key: Array | int, axis: int) -> Array:
+        if strip.num_keys == num_keys or x.shape[axis] != num_keys:
+            return x
+        if together:
+            return lax.slice_in_dim(x, strip.first_keys[0], strip.first_keys[0] + strip.num_keys, axis=axis)
+        return lax.dynamic_slice_in_dim(x, first_key, strip.num_keys, axis=axis)
+
+    has_rows = [x.shape[-2] == strip_rows for x in sides["laid"]]
+    mapped = {
+        "query": jax.tree.map(lambda x: _blocks(x, strip, row_axis), sides["query"]),
+        "laid": [_blocks(x, strip, x.ndim - 2) for x, rows in zip(sides["laid"], has_rows, strict=True) if rows],
+        "key": None if together else jax.tree.map(lambda x: _windows(x, strip, row_axis), sides["key"]),
+    }
+    shared_keys = jax.tree.map(lambda x: cut_keys(x, 0, row_axis), sides["key"]) if together else None
+
+    def one_block(first_row: Array, first_key: Array, here: Any) -> Any:
+        rows = first_row + jnp.arange(strip.block_size, dtype=jnp.int32)
+        grid = Grid(rows, shape, True, stream, first_key, strip.num_keys, math.gcd(*strip.first_rows))
+        laid_rows = iter(here["laid"])
+        laid = [next(laid_rows) if rows else x for x, rows in zip(sides["laid"], has_rows, strict=True)]
+        laid = [cut_keys(x, first_key, x.ndim - 1) for x in laid]
+        keys = shared_keys if together else here["key"]
+        return run(grid, {"query": here["query"], "key": keys, "laid": laid})
+
+    # Under checkpoint the weights of a block are computed again in the backward pass instead of being kept.
+    one_block = jax.checkpoint(one_block, prevent_cse=False)
+    first = (first_rows[0], first_keys[0], jax.tree.map(lambda x: x[0], mapped))
+    total = reduction.start(jax.eval_shape(one_block, *first)[1]) if total is None else total
+    if len(strip.first_keys) == 1:
+        rows, parts = one_block(*first)
+        return rows, reduction.combine(total, parts)
+
+    def step(total: Any, x: Any) -> tuple[Any, Any]:
+        rows, parts = one_block(*x)
+        return reduction.combine(total, parts), rows
+
+    total, rows = lax.scan(step, total, (first_rows, first_keys, mapped))
+    return jax.tree.map(lambda x: _join(x, strip_rows, row_axis), rows), total
+
+
+def _blocks(x: Array, strip: Strip, axis: int) -> Float[Array, "blocks ..."]:
+    """Stacks the rows of each block of a strip."""
+    size, count = strip.block_size, len(strip.first_keys)
+    if count * size == x.shape[axis]:
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
+    head = lax.slice_in_dim(x, 0, (count - 1) * size, axis=axis)
+    head = head.reshape(*x.shape[:axis], count - 1, size, *x.shape[axis + 1 :])
+    last = jnp.expand_dims(lax.slice_in_dim(x, x.shape[axis] - size, None, axis=axis), axis)
+    return jnp.moveaxis(jnp.concatenate([head, last], axis), axis, 0)
+
+
+def _windows(x: Float[Array, "... S X"], strip: Strip, axis: int) -> Float[Array, "blocks ... W X"]:
+    """Stacks the keys of each block of a strip."""
+    first_keys = np.array(strip.first_keys, np.int32)
+    return jax.vmap(lambda first: lax.dynamic_slice_in_dim(x, first, strip.num_keys, axis=axis))(first_keys)
+
+
+def _join(blocks: Float[Array, "blocks ..."], num_rows: int, row_axis: int) -> Array:
+    """Puts blocks of rows one after the other, without what the last one shares with the one before it."""
+    num_blocks, block_size = blocks.shape[0], blocks.shape[row_axis + 1]
+    blocks = jnp.moveaxis(blocks, 0, row_axis)
+    joined = blocks.reshape(*blocks.shape[:row_axis], num_blocks * block_size, *blocks.shape[row_axis + 2 :])
+    overlap = num_blocks * block_size - num_rows
+    if overlap == 0:
+        return joined
+    first = lax.slice_in_dim(joined, 0, (num_blocks - 1) * block_size, axis=row_axis)
+    last = lax.slice_in_dim(joined, (num_blocks - 1) * block_size + overlap, None, axis=row_axis)
+    return jnp.concatenate([first, last], axis=row_axis)

@@ -1,0 +1,282 @@
+"""A filter as an image file, and as what a notebook shows. Pillow is imported when something is drawn."""
+
+import base64
+import dataclasses
+import errno
+import html
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jattn.drawing.files import replacing
+from jattn.drawing.look import INVALID, ramp_colours, weight_levels
+from jattn.filters.cells import (
+    HEADS,
+    SCALES,
+    Ink,
+    View,
+    as_integer,
+    check_scale,
+    compute_cells,
+    counted,
+    make_view,
+    trouble_with,
+)
+
+if TYPE_CHECKING:
+    from jattn.filters.filter import AttentionFilter
+
+LARGEST = 8192
+"""The most pixels on a side of a file of `save_map`."""
+
+CHEAP = 2**22
+"""The most weights that a notebook computes to show a filter, where nobody asked for a picture."""
+
+SMALL = 128
+"""The side of a picture in a notebook, in pixels."""
+
+TOP = 254
+"""The level of full ink in an image file; the next one is not a number."""
+
+
+def save_map(
+    filter: "AttentionFilter",
+    path: str | Path,
+    size: int | tuple[int, int] = 1024,
+    *,
+    head: int = 0,
+    entry: int | tuple[int, ...] | None = None,
+    scale: str = "chance",
+) -> Path:
+    """Writes one head of a filter as an image: a pixel per cell, whatever the length, in memory linear in length.
+
+    The cells are those of ``filter.pool``, as many as the size allows if all but a few are to hold the same number of
+    queries, or keys. Where there are fewer cells than pixels, each has as many whole pixels as fit. So the image may be
+    smaller than asked for.
+
+    Args:
+      filter: the filter; ``filter.save_map(...)`` does the same.
+      path: the file, which is replaced in one step; its ending tells the format, ``.png`` or another of Pillow's.
+      size: the most pixels, of both sides or ``(high, wide)``, up to `LARGEST`.
+      head: which head.
+      entry: which batch entry: an int, or an int for each batch axis; the first by default.
+      scale: which weight is which ink, one of `SCALES`. By the default ``"chance"``, in 1024 columns, weight 1 has all
+        of the ink, 0.1 has 0.63, 0.01 has 0.40, and 1/1024, chance, has 0.25; with ``"linear"`` it would be white.
+
+    Returns:
+      The path. A PNG says in its text ``Description``, and under ``jattn`` as JSON, what shape and scale it shows;
+      formats with Exif have the description.
+
+    Raises:
+      ValueError: if an index is out of range, the size is, the ending is of no image format, the filter holds no
+        weights, or is being traced.
+      TypeError: if an argument has the wrong type.
+      OSError: if the file cannot be written; this is found out before anything is computed.
+
+    Example:
+      >>> import jax, tempfile
+      >>> from jattn import attention_filter, masks
+      >>> from jattn.filters import images
+      >>> from PIL import Image
+      >>> query, key = jax.random.normal(jax.random.key(0), (2, 600, 4, 16))
+      >>> filter = attention_filter(query, key, mask=masks.causal())
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     image = Image.open(images.save_map(filter, folder + "/head_2.png", size=200, head=2))
+      >>> image.size
+      (200, 200)
+      >>> image.text["Description"]
+      'attention filter (4, 600, 600), head 2; each cell 3 queries x 3 keys; ink = weight^0.262'
+    """
+    from PIL import Image
+
+    path, most = Path(path), _pixels(size)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"path: expected the ending of an image format, such as .png, got {str(path)!r}")
+    check_scale(scale)
+    view = make_view(filter, (head,), entry, most=most)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"path: cannot write {str(path)!r}: it is a folder")
+    try:
+        with replacing(path) as file:
+            cells = compute_cells(filter, view)[0]
+            ink = SCALES[scale](cells, view.chance)
+            palette = kind in ("PNG", "GIF")
+            image = _image(cells, ink, most)
+            (image if palette else image.convert("RGB")).save(file, kind, **_notes(kind, view, scale, ink))
+    except OSError as error:
+        words = f"path: cannot write {str(path)!r}: {error.strerror or error}"
+        raise OSError(*([error.errno] * bool(error.errno)), words) from error
+    return path
+
+
+def _pixels(size: Any) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size: expected a number of pixels or (high, wide), got {size!r}")
+    high, wide = (as_integer("size", side) for side in sides)
+    if not (1 <= high <= LARGEST and 1 <= wide <= LARGEST):
+        raise ValueError(f"size: expected 1 to {LARGEST} pixels on a side, got {size!r}")
+    return high, wide
+
+
+def _image(cells: Float[np.ndarray, "q_bins k_bins"], ink: Ink, size: tuple[int, int]) -> Any:
+    """Makes an image of as many whole pixels per cell as fit, at least one."""
+    from PIL import Image, ImageColor
+
+    levels = weight_levels(ink(cells), TOP)
+    for axis in (0, 1):
+        levels = levels.repeat(max(1, size[axis] // levels.shape[axis]), axis=axis)
+    image = Image.fromarray(levels)
+    image.putpalette(ramp_colours(TOP + 1).tobytes() + bytes(ImageColor.getrgb(INVALID)))
+    return image
+
+
+def _notes(kind: str, view: View, scale: str, ink: Ink) -> dict[str, Any]:
+    """Says in a file what it shows, as its format allows."""
+    from PIL import Image, PngImagePlugin
+
+    where = f", entry {', '.join(map(str, view.entry))}" if view.entry else ""
+    words = f"attention filter {view.shape}{where}, head {view.heads[0]}; {view.cell}; ink = {ink}"
+    if kind != "PNG":
+        exif = Image.Exif()
+        exif[0x010E] = words
+        return {"exif": exif} if kind in ("JPEG", "TIFF", "WEBP") else {"comment": words} if kind == "GIF" else {}
+    numbers = {"shape": view.shape, "entry": view.entry, "head": view.heads[0], "cells": view.bins}
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Description", words)
+    notes.add_text("jattn", json.dumps({**numbers, "scale": scale, **dataclasses.asdict(ink)}))
+    return {"pnginfo": notes}
+
+
+def as_html(filter: "AttentionFilter") -> str:
+    """Returns what a notebook shows for a filter: its shape, what it is made of, and, if that is cheap, its heads.
+
+    Pictures are drawn of the first batch entry, if they take no more than `CHEAP` weights and these are known.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, masks
+      >>> from jattn.filters import images
+      >>> filter = attention_filter(jnp.zeros((3, 1, 4)), jnp.zeros((3, 1, 4)), mask=masks.causal())
+      >>> text = images.as_html(filter)
+      >>> "causal" in text, text.count("<img")
+      (True, 1)
+    """
+    *batch, num_heads, num_queries, num_keys = filter.shape
+    sizes = f"{counted(num_heads, 'head')}, {counted(num_queries, 'query')}, {counted(num_keys, 'key')}"
+    rows = {"shape": f"batch {tuple(batch)}, {sizes}" if batch else sizes, "dtype": np.dtype(filter.dtype).name}
+    cell = "text-align: left; padding: 1px 12px 1px 0; background: none"
+    table = "".join(
+        f'<tr><th style="{cell}; font-weight: normal; opacity: 0.65">{name}</th>'
+        f'<td style="{cell}">{html.escape(value)}</td></tr>'
+        for name, value in (rows | _parts(filter)).items()
+    )
+    style = "font-family: system-ui, sans-serif; font-size: 13px; line-height: 1.4"
+    table_style = "margin: 6px 0; border-collapse: collapse; font-size: inherit; color: inherit"
+    return (
+        f'<div style="{style}"><code>{html.escape(repr(filter))}</code>'
+        f'<table style="{table_style}">{table}</table>{_small_pictures(filter)}</div>'
+    )
+
+
+def _small_pictures(filter: "AttentionFilter") -> str:
+    """Draws the heads of the first entry in HTML, or says why not."""
+    trouble = trouble_with(filter)
+    if trouble:
+        return f"<div>Not drawn: {html.escape(trouble)}.</div>"
+    *_, num_heads, num_queries, num_keys = filter.shape
+    shown = min(num_heads, HEADS)
+    if shown * num_queries * num_keys > CHEAP:
+        return "<div>Too large to be drawn unasked: call <code>.plot()</code>, or <code>.save_map(path)</code>.</div>"
+    try:
+        view = make_view(filter, None, None, most=(SMALL, SMALL))
+        cells = compute_cells(filter, view)
+    except Exception as error:  # what a user's own score or mask raises must not hide the rest
+        return f"<div>Not drawn: {html.escape(f'{type(error).__name__}: {error}')}</div>"
+    ink = SCALES["chance"](cells, view.chance)
+    sides = np.maximum(np.divide(filter.shape[-2:], max(filter.shape[-2:])) * SMALL, 12).astype(int)
+    figures = "".join(
+        f'<figure style="margin: 0"><figcaption style="font-size: 11px; opacity: 0.65">head {head}</figcaption>'
+        f'<img alt="head {head}" src="data:image/png;base64,{_encoded(cells[head], ink)}" style="display: block; '
+        f'height: {sides[0]}px; width: {sides[1]}px; image-rendering: pixelated; border: 1px solid #c3cad3"></figure>'
+        for head in view.heads
+    )
+    notes = [
+        "a row per query, a column per key",
+        view.cell if view.pooled else "",
+        f"{shown} of {num_heads} heads" if shown < num_heads else "",
+        f"entry {', '.join(map(str, view.entry))}" if math.prod(filter.shape[:-3]) > 1 else "",
+        f"ink = {ink}",
+    ]
+    return (
+        f'<div style="display: flex; flex-wrap: wrap; gap: 10px">{figures}</div>'
+        f'<div style="font-size: 11px; opacity: 0.65">{html.escape("; ".join(note for note in notes if note))}</div>'
+    )
+
+
+def _encoded(cells: Float[np.ndarray, "q_bins k_bins"], ink: Ink) -> str:
+    file = io.BytesIO()
+    _image(cells, ink, (1, 1)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+JOINED = {"_All": " & ", "_Any": " | ", "_Sum": " + "}
+"""How parts that join two others are written."""
+
+
+def _parts(filter: "AttentionFilter") -> dict[str, str]:
+    """Names what makes the weights, much as a user wrote it."""
+    parts = {name: getattr(filter.program, name, None) for name in ("score", "bias", "mask", "normalizer", "edit")}
+    names = {name: _part_name(part) for name, part in parts.items() if part is not None}
+    dropout = filter.program.dropout
+    return names if dropout is None else {**names, "dropout": f"rate {dropout.rate}"}
+
+
+def _part_name(part: Any, within: bool = False) -> str:
+    name = type(part).__name__
+    if name in JOINED:
+        words = JOINED[name].join(_part_name(side, within=True) for side in (part.left, part.right))
+        return f"({words})" if within else words
+    if name == "_Not":
+        return f"~{_part_name(part.mask, within=True)}"
+    if name == "_Window":
+        return "causal" if part.left is None and part.right == 0 else f"sliding_window({part.left}, {part.right})"
+    if name == "_FromFunction":
+        return str(getattr(part.function, "__name__", part.function))
+    if name == "_FromArray":
+        return "an array"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[1:]).lower() if name.startswith("_") else name
+
+
+def treescope_repr(filter: "AttentionFilter", path: str | None, subtree_renderer: Any) -> Any:
+    """Renders a filter for treescope, the printer of pytrees that comes with flax.
+
+    Treescope adds what ``_repr_html_`` returns by itself, folded up.
+
+    Args:
+      filter, path, subtree_renderer: what ``__treescope_repr__`` gets.
+
+    Returns:
+      What treescope expects; NotImplemented, which lets it go on in its own way, if this version lacks what is needed.
+    """
+    try:
+        from treescope import rendering_parts, repr_lib
+
+        def render(node: Any, path: str | None = None) -> Any:
+            if node is not filter.program:
+                return subtree_renderer(node, path=path)
+            words = ", ".join(f"{name}={part}" for name, part in _parts(filter).items())
+            return rendering_parts.build_one_line_tree_node(rendering_parts.text(f"RowProgram({words})"), path)
+
+        names = ("shape", "dtype", "program", "query", "key")
+        attributes = {name: getattr(filter, name) for name in names}
+        return repr_lib.render_object_constructor(type(filter), attributes, path, render)
+    except (ImportError, AttributeError, TypeError):
+        return NotImplemented

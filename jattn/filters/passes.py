@@ -1,0 +1,212 @@
+"""Sweeps: what `AttentionFilter` computes, block by block, and never a whole filter unless that is asked for."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jattn.engine.attention import attend_heads_first, choose_plan, prepare_sides
+from jattn.engine.plans import WALKED_BLOCK_WEIGHTS, WHOLE_BLOCK_WEIGHTS, walks_heads
+from jattn.engine.rows import finite, repeat_heads, taint
+from jattn.engine.walk import Prepare, Reduction, cut_stream, fold_blocks
+from jattn.filters.blocks import FilterBlock, Fold, HeadFold
+from jattn.rules.grids import Grid
+
+if TYPE_CHECKING:
+    from jattn.filters.filter import AttentionFilter
+
+
+def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
+    """Compiles a function of pytrees, once for every kind of device and every value of the keyword arguments."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            hash(jax.tree.structure(arguments))
+        except TypeError:
+            return function(*arguments, **static)
+        return _jitted(function, tuple(static.items()), jax.default_backend(), walks_heads())(*arguments)
+
+    return call
+
+
+@functools.lru_cache(maxsize=256)
+def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], *context: Any) -> Callable[..., Any]:
+    return jax.jit(functools.partial(function, **dict(static)))
+
+
+def sweep(filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array, " M"] | None = None) -> dict[str, Any]:
+    """Asks all folds of each block of a filter in turn.
+
+    Args:
+      filter: the filter.
+      folds: fit to it, by name.
+      streams: of which heads, each an index among all of ``batch x N``; results have one axis ``M`` for them. None for
+        all, with the axes ``[*batch, N]``.
+    """
+    of_heads = {name: fold for name, fold in folds.items() if isinstance(fold, HeadFold)}
+    whole_rows = any(fold.whole_rows for fold in folds.values())
+    plan = choose_plan(filter.shape, filter.program, None, filter.block_size, whole_rows)
+    in_turn = sorted(folds, key=lambda name: folds[name].order)
+
+    def ask(program: Any, grid: Grid, query_side: Any, key_side: Any) -> tuple[Any, Any]:
+        row_program, fitted = program
+        block = FilterBlock(row_program, grid, query_side, key_side)
+        results = {name: fitted[name].evaluate(block) for name in in_turn}
+        return {n: results[n] for n in folds if n not in of_heads}, {n: results[n] for n in of_heads}
+
+    reduction = Reduction(
+        lambda total, more: {name: fold.combine(total[name], more[name]) for name, fold in of_heads.items()},
+        {name: fold.initial for name, fold in of_heads.items()},
+    )
+    rows, totals = fold_blocks(
+        ask,
+        reduction,
+        (filter.program, folds),
+        *_sides(filter),
+        filter.shape,
+        plan.once() if of_heads else plan,
+        _prepare(filter),
+        streams,
+    )
+    finished = {name: fold.finish(totals[name], filter.shape) for name, fold in of_heads.items()}
+    return {name: (finished if name in finished else rows)[name] for name in folds}
+
+
+def multiply(filter: "AttentionFilter", x: Float[Array, "*batch S K V"]) -> Float[Array, "*batch T N V"]:
+    """Multiplies a filter with values of each key head, of each query head or of all, as attention does."""
+    query, key = (jnp.swapaxes(side, -3, -2) for side in (filter.query, filter.key))
+    value = jnp.swapaxes(x, -3, -2)
+    if value.shape[-3] == query.shape[-3]:
+        key = repeat_heads(key, query, axis=-3)
+    value = jnp.broadcast_to(value, (*key.shape[:-1], value.shape[-1]))
+    plan = choose_plan(filter.shape, filter.program, None, filter.block_size)
+    return jnp.swapaxes(attend_heads_first(query, key, value, filter.program, plan)[0], -3, -2)
+
+
+def multiply_transposed(filter: "AttentionFilter", y: Float[Array, "*batch T N V"]) -> Float[Array, "*batch S N V"]:
+    """Multiplies the transposed filter with something per query."""
+    query_side, key_side = _sides(filter)
+    of_rows = {"rows": jnp.broadcast_to(jnp.swapaxes(y, -3, -2), (*filter.shape[:-1], y.shape[-1]))}
+    if filter.program.mask is not None:
+        # A NaN reaches the keys that its query may attend to, and no others.
+        of_rows = dict(zip(("rows", "broken_rows"), finite(of_rows["rows"]), strict=True))
+    plan = choose_plan(filter.shape, filter.program, None, filter.block_size).once()
+
+    def prepare(query_side: Any, key_side: Any) -> tuple[Any, Any]:
+        prepared, key_side = _prepare(filter)({"query": query_side["query"]}, key_side)
+        return query_side | prepared, key_side
+
+    def part(program: Any, grid: Grid, query_side: Any, key_side: Any) -> tuple[tuple[()], Array]:
+        block = FilterBlock(program, grid, query_side, key_side)
+        weights = block.weights
+        if block.allowed is not None:
+            # A row of NaN is NaN for the keys that it may attend to; an edit may put weight on any key.
+            weights = jnp.where(block.allowed | ~jnp.isnan(weights), weights, 0)
+        # With the long axis last, which XLA on CPU computes several times faster.
+        sums = jnp.einsum("...rv,...rw->...vw", query_side["rows"].astype(weights.dtype), weights)
+        if block.allowed is not None:
+            seen_by = jnp.swapaxes(jnp.broadcast_to(block.allowed, weights.shape), -1, -2)
+            no_key = jnp.zeros(seen_by.shape[:-1], bool)
+            sums = jnp.swapaxes(taint(jnp.swapaxes(sums, -1, -2), seen_by, no_key, query_side["broken_rows"]), -1, -2)
+        return (), block.all_keys(sums)
+
+    add = Reduction(jnp.add, 0)
+    _, sums = fold_blocks(part, add, filter.program, query_side | of_rows, key_side, filter.shape, plan, prepare)
+    return jnp.moveaxis(sums, -1, -3).astype(y.dtype)
+
+
+def some_rows(
+    filter: "AttentionFilter",
+    streams: Int[Array, " M"] | None,
+    rows: Int[Array, " R"],
+    keys: Int[Array, " W"] | Int[Array, ""] | None = None,
+    *,
+    pairs: bool = False,
+    scores: bool = False,
+    width: int | None = None,
+) -> Float[Array, "... R W"]:
+    """Computes some rows of a filter, or of its scores.
+
+    Args:
+      filter: the filter.
+      streams: of which heads, each an index among all of ``batch x N``; None for all.
+      rows: query indices.
+      keys: those that are kept; with `width`, the first of as many neighbours; None for all.
+      pairs: whether each row is asked of the head beside it, not all of every head.
+      scores: whether scores are asked for.
+      width: see `keys`.
+
+    Returns:
+      ``[*batch, N, R, W]`` for all heads, ``[M, R, W]`` for some, ``[M, W]`` for pairs.
+    """
+    shape, sides = filter.shape, _sides(filter)
+    # Scores hold their own NaN; weights must not hand one to keys that a row may not see.
+    sides = sides if scores else _prepare(filter)(*sides)
+
+    def one(stream: Array | None, rows: Int[Array, " R"]) -> Float[Array, "... R W"]:
+        query_side, key_side = sides if stream is None else cut_stream(sides, shape[:-2], stream)
+        axis = len(shape) - 2 if stream is None else 0
+        query_side = jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), query_side)
+        block = FilterBlock(filter.program, Grid(rows, shape, adjacent=False, stream=stream), query_side, key_side)
+        whole = block.raw_scores if scores else block.weights
+        if keys is None:
+            return whole
+        return jnp.take(whole, keys, axis=-1) if width is None else lax.dynamic_slice_in_dim(whole, keys, width, -1)
+
+    heads, walked = math.prod(shape[:-2]), walks_heads()
+    if streams is None and (not walked or heads * rows.shape[0] * shape[-1] <= WALKED_BLOCK_WEIGHTS):
+        return _by_rows(functools.partial(one, None), rows, heads * shape[-1], len(shape) - 2, walked)
+    if pairs:
+        return lax.map(lambda pair: one(pair[0], pair[1][None])[0], (streams, rows))
+    every = jnp.arange(heads, dtype=jnp.int32) if streams is None else streams
+    out = lax.map(lambda stream: _by_rows(functools.partial(one, stream), rows, shape[-1], 0, walked), every)
+    return out.reshape(*shape[:-2], *out.shape[1:]) if streams is None else out
+
+
+def some_cells(
+    filter: "AttentionFilter", streams: Int[Array, " M"], rows: Int[Array, " M"], keys: Int[Array, " M"]
+) -> Float[Array, "M 1"]:
+    """Computes one weight of each of some rows: of a head, a query and a key."""
+
+    def one(cell: Any) -> Array:
+        return some_rows(filter, cell[0][None], cell[1][None], cell[2], pairs=True, width=1)[0]
+
+    return lax.map(one, (streams, rows, keys))
+
+
+def one_block(filter: "AttentionFilter", grid: Grid) -> Float[Array, "... R S"]:
+    """Computes the block of a filter that lies where a block of another one, of the same shape, lies."""
+    query_side, key_side = _sides(filter)
+    if grid.stream is not None:
+        query_side, key_side = cut_stream((query_side, key_side), filter.shape[:-2], grid.stream)
+    query_side = {"query": grid.take_rows(query_side["query"])}
+    return FilterBlock(filter.program, grid, *_prepare(filter)(query_side, key_side)).weights
+
+
+def _by_rows(
+    function: Callable[[Array], Array], rows: Int[Array, " R"], weights_per_row: int, axis: int, walked: bool
+) -> Array:
+    """Calls a function of some rows with as many at a time as a block may hold; it returns them on the given axis."""
+    budget = WALKED_BLOCK_WEIGHTS if walked else WHOLE_BLOCK_WEIGHTS
+    count, size = rows.shape[0], max(1, budget // max(1, weights_per_row))
+    if count <= size:
+        return function(rows)
+    chunks = -(-count // size)
+    padded = jnp.pad(rows, (0, chunks * size - count), mode="edge").reshape(chunks, size)
+    out = jnp.moveaxis(lax.map(function, padded), 0, axis)
+    out = out.reshape(*out.shape[:axis], chunks * size, *out.shape[axis + 2 :])
+    return lax.slice_in_dim(out, 0, count, axis=axis)
+
+
+def _sides(filter: "AttentionFilter") -> tuple[dict[str, Array], dict[str, Array]]:
+    query, key = (jnp.swapaxes(side, -3, -2) for side in (filter.query, filter.key))
+    return {"query": query}, {"key": key}
+
+
+def _prepare(filter: "AttentionFilter") -> Prepare:
+    return functools.partial(prepare_sides, walks_heads(), filter.program.mask is not None)

@@ -1,0 +1,175 @@
+"""Folds with a result for each query; what each asks is said where it is made, in `jattn.folds`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jattn.engine.rows import RowProgram
+from jattn.filters.blocks import FilterBlock, Fold
+from jattn.filters.largest import largest
+from jattn.rules.grids import Grid, static
+from jattn.rules.masks import Mask
+
+
+class TopK(NamedTuple):
+    """The largest weights of each row in descending order, and the indices of their keys.
+
+    Attributes:
+      weights: ``[*batch, N, T, k]``.
+      keys: int32, alike; -1 where there are fewer keys with any weight.
+    """
+
+    weights: Float[Array, "*batch N T k"]
+    keys: Int[Array, "*batch N T k"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogNormalizer(Fold):
+    def check(self, program: RowProgram) -> None:
+        if not program.normalizer.is_softmax:
+            got = type(program.normalizer).__name__.strip("_")
+            raise ValueError(f"log_normalizer: expected a filter that is normalized by a softmax, got {got}")
+
+    def evaluate(self, block: FilterBlock) -> Array:
+        most, _, total = block.exponentials
+        empty = total == 0
+        lse = jnp.where(empty, -jnp.inf, most + jnp.log(jnp.where(empty, 1, total)))
+        sink = block.program.normalizer.sink_score(block.grid, most.dtype)
+        return block.tainted(lse if sink is None else jnp.logaddexp(lse, sink))[..., 0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MaxScore(Fold):
+    def evaluate(self, block: FilterBlock) -> Array:
+        return block.tainted(jnp.max(block.scores, axis=-1, keepdims=True, initial=-jnp.inf))[..., 0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Entropy(Fold):
+    def evaluate(self, block: FilterBlock) -> Array:
+        if block.program.is_plain_softmax:
+            # A sink takes the same share of every weight, so that the shares among the keys do not know of it.
+            most, exponentials, total = block.exponentials
+            below = jnp.where(exponentials > 0, block.scores - most, 0)
+            total = jnp.where(total == 0, 1, total)
+            return block.tainted(jnp.log(total) - jnp.sum(exponentials * below, axis=-1, keepdims=True) / total)[..., 0]
+        total = block.row_sums[..., None]
+        shares = block.weights / jnp.where(total == 0, 1, total)
+        return -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)), axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EffectiveKeys(Fold):
+    def evaluate(self, block: FilterBlock) -> Array:
+        return jnp.where(block.max == 0, 0, jnp.exp(Entropy().evaluate(block)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Max(Fold):
+    def evaluate(self, block: FilterBlock) -> Array:
+        return block.max
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ArgMax(Fold):
+    def evaluate(self, block: FilterBlock) -> Array:
+        if block.grid.width == 0:
+            return jnp.zeros(block.weights.shape[:-1], jnp.int32)
+        found = _largest_of(block, 1)
+        return jnp.maximum(found.keys[..., 0], 0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TopKOf(Fold):
+    k: int = static()
+
+    def fit(self, shape: tuple[int, ...]) -> Fold:
+        if self.k > shape[-1]:
+            raise ValueError(f"top_k: expected k to be at most the {shape[-1]} keys of the filter, got {self.k}")
+        return self
+
+    def evaluate(self, block: FilterBlock) -> TopK:
+        return _largest_of(block, self.k)
+
+
+def _largest_of(block: FilterBlock, k: int) -> TopK:
+    # The exponentials of a softmax are in the order of its weights, and at hand.
+    ordered = block.exponentials[1] if block.program.is_plain_softmax else block.weights
+    found, index = largest(lax.stop_gradient(ordered), k)
+    index = jnp.minimum(index, block.grid.width - 1)
+    weights = jnp.take_along_axis(block.weights, index, axis=-1)
+    weights = jnp.where(found == -jnp.inf, 0, weights)
+    keys = jnp.where((weights == 0) | jnp.isnan(weights), -1, block.grid.first_key + index)
+    return TopK(weights, keys.astype(jnp.int32))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ExpectedDistance(Fold):
+    offset: int
+
+    def evaluate(self, block: FilterBlock) -> Array:
+        distance = jnp.abs(block.grid.query + self.offset - block.grid.key).astype(block.weights.dtype)
+        total = block.row_sums
+        return jnp.sum(block.weights * distance, axis=-1) / jnp.where(total == 0, 1, total)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mass(Fold):
+    keys: Mask
+
+    def fit(self, shape: tuple[int, ...]) -> Fold:
+        try:
+            return Mass(self.keys.fit(shape))
+        except ValueError as error:
+            text = str(error).replace("mask:", "mass: keys:", 1)
+            raise ValueError(f"{text}; a set that is the same for all heads has an axis of size 1 for them") from None
+
+    def evaluate(self, block: FilterBlock) -> Array:
+        return jnp.sum(jnp.where(self.keys.evaluate(block.grid), block.weights, 0), axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SinkMass(Fold):
+    num_keys: int = static()
+
+    def fit(self, shape: tuple[int, ...]) -> Fold:
+        if self.num_keys > shape[-1]:
+            raise ValueError(f"sink_mass: expected at most the {shape[-1]} keys of the filter, got {self.num_keys}")
+        return self
+
+    def evaluate(self, block: FilterBlock) -> Array:
+        if block.grid.width == block.grid.shape[-1]:
+            return jnp.sum(block.weights[..., : self.num_keys], axis=-1)
+        return jnp.sum(jnp.where(block.grid.key < self.num_keys, block.weights, 0), axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PerRow(Fold):
+    function: Callable[[Array, Grid], Any] = static()
+    whole_rows: bool = static()
+
+    def evaluate(self, block: FilterBlock) -> Any:
+        rows, result = block.weights.shape[:-1], self.function(block.weights, block.grid)
+        for array in jax.tree.leaves(result):
+            if jnp.shape(array)[: len(rows)] != rows:
+                raise ValueError(
+                    f"fold: the function must return arrays that begin with the rows {rows} of the block of weights "
+                    f"{block.weights.shape}, got {jnp.shape(array)}; one result for all rows needs `combine`"
+                )
+        return result

@@ -1,0 +1,273 @@
+"""The layers around attention: embeddings, positions, feed-forward and the block that joins them.
+
+Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` heads, ``H`` head dim, ``D`` width of the model.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core.scope import union_filters
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, Float, Int
+
+from jattn.decode.cache import KVCache
+from jattn.filters.filter import AttentionFilter
+from jattn.linen.multi_head import COLLECTION, MultiHeadAttention, Projection
+from jattn.rules import biases
+from jattn.rules.biases import Bias, BiasLike
+from jattn.rules.masks import MaskLike
+from jattn.rules.normalizers import NormalizerLike, softmax
+from jattn.rules.scores import ScoreLike, scaled_dot
+
+ROOT = "attention"
+"""What a module is called that is an attention layer itself."""
+
+ONE_HOT_VOCABULARY = 256
+"""Up to this many tokens the look-up is a matrix product, whose gradient is one too; a gather's is a slow scatter."""
+
+
+class TokenEmbedding(nn.Module):
+    """Looks up a vector per token in a learned table ``[vocabulary, width]``.
+
+    Tokens outside the vocabulary are not checked for: their vectors are meaningless.
+    """
+
+    vocabulary: int
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
+        initializer = nn.initializers.normal(self.width**-0.5)
+        table = self.param("embedding", initializer, (self.vocabulary, self.width))
+        (table,) = promote_dtype(table, dtype=self.dtype)
+        if self.vocabulary > ONE_HOT_VOCABULARY:
+            return jnp.take(table, tokens, axis=0)
+        chosen = jax.nn.one_hot(tokens.ravel(), self.vocabulary, dtype=table.dtype)
+        rows = jnp.matmul(chosen, table, precision=jax.lax.Precision.HIGHEST)
+        return rows.reshape(*tokens.shape, self.width)
+
+
+class PatchEmbedding(nn.Module):
+    """Turns each patch of an image into a vector: ``x W + b`` of its ``P`` pixel values.
+
+    Args:
+      width: the length ``D`` of a vector.
+      dtype: of the computation.
+
+    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image recognition at scale",
+    section 3.1.
+    """
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "*batch S P"]) -> Float[Array, "*batch S D"]:
+        return Projection((self.width,), dtype=self.dtype, name="linear")(patches)
+
+
+class LearnedPositions(nn.Module):
+    """Looks up a vector per position in a learned table; there is none beyond `max_length`."""
+
+    max_length: int
+    width: int
+
+    @nn.compact
+    def __call__(self, length: int) -> Float[Array, "T D"]:
+        if length > self.max_length:
+            raise ValueError(
+                f"learned positions: expected a length of at most max_length {self.max_length}, got {length}"
+            )
+        table = self.param("embedding", nn.initializers.normal(self.width**-0.5), (self.max_length, self.width))
+        return table[:length]
+
+
+class RelativePositions(nn.Module):
+    """Makes the bias that a learned table holds for each distance from query to key, in buckets; `biases.relative`.
+
+    Args:
+      num_heads: how many heads have a column of the table each.
+      bidirectional: whether keys later than their query have buckets of their own; False under a causal mask.
+      num_buckets: how many buckets there are.
+      max_distance: from which distance on all share the last bucket of their direction.
+
+    Source: Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text transformer",
+    section 2.1.
+    """
+
+    num_heads: int
+    bidirectional: bool = True
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    @nn.compact
+    def __call__(self, offset: int | Int[Array, "*batch"] = 0) -> Bias:
+        """Makes the bias; `offset` says how many positions the first query lies behind the first key."""
+        table = self.param("embedding", nn.initializers.normal(), (self.num_buckets, self.num_heads))
+        return biases.relative(table, self.bidirectional, self.max_distance, offset)
+
+
+class FeedForward(nn.Module):
+    """Transforms each position on its own: ``relu(x W₁ + b₁) W₂ + b₂``."""
+
+    hidden: int
+    dropout_rate: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch T D"], *, deterministic: bool = True) -> Float[Array, "*batch T D"]:
+        hidden = nn.relu(Projection((self.hidden,), dtype=self.dtype, name="hidden")(x))
+        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
+        return Projection((x.shape[-1],), dtype=self.dtype, name="out")(hidden)
+
+
+class Block(nn.Module):
+    """Attends to itself, then (where `context` is given) to another sequence, then transforms each position.
+
+    Each step ``f`` is added to what it got. Post-norm (Vaswani et al. 2017): ``x ← norm(x + f(x))``; pre-norm (Xiong et
+    al. 2020): ``x ← x + f(norm(x))``, which wants a last norm after the last block.
+
+    Args:
+      num_heads: heads of each attention.
+      hidden: width inside the feed-forward layer.
+      norm: ``"pre"`` or ``"post"``.
+      score: how queries and keys are compared.
+      normalizer: what makes weights of scores.
+      rotary: whether self-attention rotates queries and keys by their positions, or with which options.
+      dropout_rate: of each step's output, of weights and inside the feed-forward layer, where not `deterministic`.
+      dtype: of the computation.
+    """
+
+    num_heads: int
+    hidden: int
+    norm: str = "pre"
+    score: ScoreLike = scaled_dot()
+    normalizer: NormalizerLike = softmax()
+    rotary: bool | Mapping[str, Any] = False
+    dropout_rate: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*batch T D"],
+        context: Float[Array, "*batch S D"] | None = None,
+        *,
+        tokens: Float[Array, "*batch T D"] | None = None,
+        mask: MaskLike | None = None,
+        bias: BiasLike | None = None,
+        context_mask: MaskLike | None = None,
+        deterministic: bool = True,
+        cache: KVCache | None = None,
+        lengths: Int[Array, "*batch"] | None = None,
+    ) -> Any:
+        """Passes vectors through the block.
+
+        Args:
+          x: a vector per position.
+          context: what cross-attention attends to; None leaves that step out.
+          tokens: what self-attention attends to instead of `x`, for a stream that knows only its positions yet.
+          mask: of self-attention; True = may attend.
+          bias: of self-attention; added to the scores.
+          context_mask: of cross-attention.
+          deterministic: whether dropout is off.
+          cache: of self-attention, which is causal then; `x` are the next tokens.
+          lengths: with a cache, how many of the tokens of each batch entry are real.
+
+        Returns:
+          The vectors afterwards ``[*batch, T, D]``; with a cache, those and the cache afterwards.
+        """
+        if self.norm not in ("post", "pre"):
+            raise ValueError(f"norm: expected 'post' or 'pre', got {self.norm!r}")
+
+        def add(x: Array, name: str, step: Callable[[Array], Array]) -> Array:
+            norm = nn.LayerNorm(dtype=self.dtype, name=f"{name}_norm")
+            change = step(norm(x)) if self.norm == "pre" else step(x)
+            change = nn.Dropout(self.dropout_rate)(change, deterministic=deterministic)
+            return x + change if self.norm == "pre" else norm(x + change)
+
+        attention = functools.partial(
+            MultiHeadAttention,
+            num_heads=self.num_heads,
+            score=self.score,
+            normalizer=self.normalizer,
+            dropout_rate=self.dropout_rate,
+            deterministic=deterministic,
+            dtype=self.dtype,
+        )
+        if tokens is not None and self.norm == "pre":
+            tokens = nn.LayerNorm(dtype=self.dtype, name="tokens_norm")(tokens)
+        after = cache
+
+        def attend_to_self(y: Array) -> Array:
+            nonlocal after
+            layer = attention(rotary=self.rotary, name="attention")
+            if cache is None:
+                return layer(y, tokens, mask=mask, bias=bias)
+            y, after = layer(y, tokens, mask=mask, bias=bias, cache=cache, lengths=lengths)
+            return y
+
+        x = add(x, "attention", attend_to_self)
+        if context is not None:
+            x = add(x, "cross_attention", lambda y: attention(name="cross_attention")(y, context, mask=context_mask))
+        feed_forward = FeedForward(self.hidden, self.dropout_rate, self.dtype, name="feed_forward")
+        x = add(x, "feed_forward", lambda y: feed_forward(y, deterministic=deterministic))
+        return x if cache is None else (x, after)
+
+
+def capture_filters(
+    module: nn.Module, variables: Mapping[str, Any], *args: Any, mutable: Any = False, **kwargs: Any
+) -> tuple[Any, dict[str, AttentionFilter]]:
+    """Applies a flax module and returns, besides its output, the filter of every attention in it.
+
+    Args:
+      module: any linen module that contains `jattn.MultiHeadAttention` layers.
+      variables: its variables.
+      *args, **kwargs: what ``module.apply`` takes further.
+      mutable: as ``module.apply`` takes it: collections that the call may change, such as a ``cache``.
+
+    Returns:
+      The module's output, with what has changed if `mutable` is given, and the filters by path
+      (``"block_0/attention"``), with numbers in their order, which jit forgets: it sorts names as text. A layer that
+      was called more than once has its later calls under ``"path#1"``, ``"path#2"``. A filter describes the weights
+      that the call used, dropout included; `AttentionFilter.without_dropout` leaves it out. Only queries, keys and what
+      else makes the weights are kept, memory linear in length. Under flax's ``scan`` over layers (with
+      ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> layer, x = jattn.MultiHeadAttention(num_heads=2), jnp.ones((5, 8))
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> output, filters = jattn.capture_filters(layer, variables, x)
+      >>> filters
+      {'attention': AttentionFilter(shape=(2, 5, 5), dtype=float32)}
+    """
+    # Filters that an earlier call left among the variables would come first.
+    variables = {name: collection for name, collection in variables.items() if name != COLLECTION}
+    output, changed = module.apply(variables, *args, mutable=union_filters(mutable, COLLECTION), **kwargs)
+    others = {name: collection for name, collection in changed.items() if name != COLLECTION}
+    filters: dict[str, AttentionFilter] = {}
+    entries, _ = jax.tree_util.tree_flatten_with_path(
+        changed.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, AttentionFilter)
+    )
+    for path, entry in entries:
+        *names, call = (getattr(part, "key", getattr(part, "idx", None)) for part in path)
+        name = "/".join(map(str, names[:-1])) or ROOT
+        filters[name if call == 0 else f"{name}#{call}"] = entry
+    return output if mutable is False else (output, others), in_order(filters)
+
+
+def in_order(filters: Mapping[str, AttentionFilter]) -> dict[str, AttentionFilter]:
+    """Sorts filters by name, ``block_2`` before ``block_10``."""
+
+    def by_number(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    return {name: filters[name] for name in sorted(filters, key=by_number)}

@@ -1,0 +1,319 @@
+"""Multi-head attention as a linen layer: projections, positions, a cache and sowing around `attend`.
+
+Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``K`` key/value heads (``N`` is a multiple
+of ``K``), ``H`` head dim.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+from flax.linen.dtypes import promote_dtype
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jattn.decode.cache import KVCache, attend_cached
+from jattn.engine.attention import attend
+from jattn.filters.filter import attention_filter
+from jattn.linen.flax_cache import DecodeCache
+from jattn.rules import positions
+from jattn.rules.biases import BiasLike
+from jattn.rules.edits import EditLike, in_turn
+from jattn.rules.masks import MaskLike
+from jattn.rules.normalizers import NormalizerLike, softmax
+from jattn.rules.scores import ScoreLike, scaled_dot
+
+COLLECTION = "filters"
+"""The flax collection into which attention layers sow their filters."""
+
+EDITS = "edits"
+"""The flax collection from which attention layers read an edit of their filter, under the name ``edit``."""
+
+
+class MultiHeadAttention(nn.Module):
+    """Attends with several heads: projects queries, keys and values, attends, and projects the joined heads.
+
+    ::
+
+        outᵢ = Wₒ [head₁; …; headₙ]ᵢ + bₒ        headₙ = attend(W_q xq + b_q, W_k xk + b_k, W_v xv + b_v)
+
+    Stands in for `flax.linen.MultiHeadDotProductAttention` (alias ``MultiHeadAttention``): parameters, their first
+    values, the cache, sown weights and, with the same parameters, the outputs agree. It differs where flax
+    averages forbidden values (a query that may attend to nothing gets the bias of ``out``), draws one dropout mask for
+    all heads and batch entries (here each weight is drawn), or sows weights in the dtype of the computation (here
+    float32 or wider). Complex inputs, ``inputs_kv``, ``broadcast_dropout``, ``attention_fn``,
+    ``force_fp32_for_softmax`` (always so) and the ``dot_general`` and ``einsum`` hooks are left out.
+
+    If the collection ``"filters"`` is mutable, the layer sows its `AttentionFilter` there; see `capture_filters`. If
+    the variables hold the collection ``"edits"``, its ``edit`` comes after that of the layer; see `apply_with_edits`.
+
+    Args:
+      num_heads: how many query heads share `qkv_features`.
+      dtype: of the computation; by default that of inputs and parameters.
+      param_dtype: of the parameters.
+      qkv_features: the width of all query heads together; that of the queries by default.
+      out_features: the width of the output; that of the queries by default.
+      dropout_rate: the chance of each weight to be dropped, where not `deterministic`; takes the rng ``dropout``.
+      deterministic: whether dropout is off; may be given at the call instead.
+      precision: as in `jax.lax.dot_general`.
+      kernel_init, bias_init: initialisers of the projections.
+      out_kernel_init, out_bias_init: those of the last projection, if they are others.
+      use_bias: whether the projections have a bias.
+      decode: whether each call brings the next tokens of a sequence, one or several, and attends causally to all
+        so far. `init` sets the length of the cache and the batch; a call then updates the collection ``cache``.
+        Mask and bias objects see the true positions of the queries; an array holds the rows of the call.
+      normalize_qk: whether a layer norm without bias comes after the projections of queries and of keys.
+      num_kv_heads: how many key/value heads, each serving ``num_heads / num_kv_heads`` query heads; `num_heads` by
+        default.
+      score, normalizer, edit, implementation, block_size: as in `attend`.
+      rotary: whether queries and keys are rotated by their positions; a mapping gives options of `positions.rotary`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> layer, x = jattn.MultiHeadAttention(num_heads=2, rotary={"base": 500.0}), jnp.ones((3, 5, 8))
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> layer.apply(variables, x, mask=jattn.masks.causal()).shape
+      (3, 5, 8)
+
+    Source: Vaswani et al. 2017, section 3.2.2; `normalize_qk`: Dehghani et al. 2023, "Scaling vision transformers to 22
+    billion parameters", section 2; `num_kv_heads`: Ainslie et al. 2023, "GQA", section 2.2.
+    """
+
+    num_heads: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    qkv_features: int | None = None
+    out_features: int | None = None
+    dropout_rate: float = 0.0
+    deterministic: bool | None = None
+    precision: Any = None
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    out_kernel_init: Callable[..., Any] | None = None
+    bias_init: Callable[..., Any] = nn.initializers.zeros_init()
+    out_bias_init: Callable[..., Any] | None = None
+    use_bias: bool = True
+    decode: bool = False
+    normalize_qk: bool = False
+    num_kv_heads: int | None = None
+    score: ScoreLike = scaled_dot()
+    normalizer: NormalizerLike = softmax()
+    rotary: bool | Mapping[str, Any] = False
+    edit: EditLike | None = None
+    implementation: str | None = None
+    block_size: int | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs_q: Float[Array, "*batch T D"],
+        inputs_k: Float[Array, "*batch S E"] | None = None,
+        inputs_v: Float[Array, "*batch S F"] | None = None,
+        *,
+        mask: MaskLike | None = None,
+        bias: BiasLike | None = None,
+        deterministic: bool | None = None,
+        dropout_rng: PRNGKeyArray | None = None,
+        sow_weights: bool = False,
+        cache: KVCache | None = None,
+        lengths: Int[Array, "*batch"] | None = None,
+    ) -> Any:
+        """Attends from `inputs_q` to `inputs_k` and averages `inputs_v`.
+
+        Args:
+          inputs_q: what asks.
+          inputs_k: what is matched; `inputs_q` by default, which makes it self-attention.
+          inputs_v: what is averaged; `inputs_k` by default.
+          mask: True = may attend; as in `attend`, or zeros and ones as flax's mask functions make them. Other
+            numbers are refused; where they are not known before the program runs, the output is NaN.
+          bias: added to the scores; as in `attend`.
+          deterministic: whether dropout is off.
+          dropout_rng: draws the dropped weights instead of the module's rng ``dropout``.
+          sow_weights: whether the weights before dropout are sown as ``attention_weights`` in ``intermediates``, whole.
+          cache: what was read so far; the inputs are the next tokens, and attend causally. See `KVCache`.
+          lengths: with a cache, how many of the tokens of each batch entry are real.
+
+        Returns:
+          The output ``[*batch, T, out]``; with a cache, the output and the cache afterwards.
+
+        Raises:
+          ValueError: if the heads do not divide the features, inputs do not fit one another or the cache, or the cache
+            is full; where that is not known before the program runs, the output is NaN.
+        """
+        if inputs_k is None and inputs_v is not None:
+            raise ValueError("inputs_k: expected an array where inputs_v is given, got None")
+        inputs_k = inputs_q if inputs_k is None else inputs_k
+        inputs_v = inputs_k if inputs_v is None else inputs_v
+        mask, right = _as_booleans(mask)
+        query, key, value = self._project(inputs_q, inputs_k, inputs_v)
+        decoded, held = self._open_cache(key, value), None
+        if cache is not None and self.decode:
+            raise ValueError("cache: expected None for a layer that keeps its own (decode=True), got a KVCache")
+        start = 0 if decoded is None else decoded.index.value
+        start = start if cache is None else cache.length[..., None]
+        query, key = self._rotate(query, start), self._rotate(key, start)
+        if decoded is not None:
+            mask, bias = decoded.mask(mask), decoded.bias(bias)
+            key, value, fits = decoded.append(query, key, value)
+            right = right & fits
+        if cache is not None:
+            at = cache.next_positions(query.shape[-3])
+            seen, cache = cache.extend(key, value, lengths)
+            held = (seen, at)
+        attended = self._attend(query, key, value, mask, bias, deterministic, dropout_rng, sow_weights, held)
+        out = self._projection(
+            (self.out_features or inputs_q.shape[-1],),
+            in_axes=2,
+            kernel_init=self.out_kernel_init or self.kernel_init,
+            bias_init=self.out_bias_init or self.bias_init,
+            name="out",
+        )(attended)
+        out = out if right is True else jnp.where(right, out, jnp.nan)
+        return out if cache is None else (out, cache)
+
+    def _projection(self, features: tuple[int, ...], **options: Any) -> "Projection":
+        shared = {"kernel_init": self.kernel_init, "bias_init": self.bias_init, "precision": self.precision}
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Projection(features, use_bias=self.use_bias, **(shared | dtypes | options))
+
+    def _project(self, inputs_q: Array, inputs_k: Array, inputs_v: Array) -> tuple[Array, Array, Array]:
+        features = self.qkv_features or inputs_q.shape[-1]
+        if self.num_heads < 1 or features % self.num_heads:
+            raise ValueError(f"num_heads: expected a positive divisor of the {features} features, got {self.num_heads}")
+        num_kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+        if num_kv_heads < 1 or self.num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads: expected a positive divisor of the {self.num_heads} heads, got {num_kv_heads}"
+            )
+        head_dim = features // self.num_heads
+        query = self._projection((self.num_heads, head_dim), name="query")(inputs_q)
+        key = self._projection((num_kv_heads, head_dim), name="key")(inputs_k)
+        value = self._projection((num_kv_heads, head_dim), name="value")(inputs_v)
+        if self.normalize_qk:
+            norm = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.param_dtype}
+            query, key = nn.LayerNorm(**norm, name="query_ln")(query), nn.LayerNorm(**norm, name="key_ln")(key)
+        query, key, value = promote_dtype(query, key, value, dtype=self.dtype)
+        return query, key, value
+
+    def _open_cache(self, key: Array, value: Array) -> DecodeCache | None:
+        """Opens the variables of the cache; None where nothing is decoded, or the cache is only being made."""
+        if not self.decode:
+            return None
+        exists = self.has_variable("cache", "cached_key")
+        cache = DecodeCache(
+            self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype),
+            self.variable("cache", "cached_value", jnp.zeros, value.shape, value.dtype),
+            self.variable("cache", "cache_index", lambda: jnp.array(0, jnp.int32)),
+        )
+        return cache if exists else None
+
+    def _rotate(self, x: Float[Array, "*batch T N H"], start: Any) -> Float[Array, "*batch T N H"]:
+        if self.rotary is False:
+            return x
+        options = {} if self.rotary is True else self.rotary
+        known = list(inspect.signature(positions.rotary).parameters)[2:]
+        if not isinstance(options, Mapping) or not options.keys() <= set(known):
+            wrong = dict(options) if isinstance(options, Mapping) else options
+            raise TypeError(f"rotary: expected a bool or a mapping of options ({', '.join(known)}), got {wrong!r}")
+        return positions.rotary(x, start + jnp.arange(x.shape[-3]), **options)
+
+    def _attend(
+        self,
+        query: Float[Array, "*batch T N H"],
+        key: Float[Array, "*batch S K H"],
+        value: Float[Array, "*batch S K H"],
+        mask: MaskLike | None,
+        bias: BiasLike | None,
+        deterministic: bool | None,
+        dropout_rng: PRNGKeyArray | None,
+        sow_weights: bool,
+        held: tuple[KVCache, Int[Array, "*batch T"]] | None = None,
+    ) -> Float[Array, "*batch T N H"]:
+        """Attends; where a cache and the positions of the queries in it are `held`, to what it holds instead."""
+        edit = self.edit
+        if self.has_variable(EDITS, "edit"):
+            asked = self.get_variable(EDITS, "edit")
+            edit = asked if edit is None else in_turn(edit, asked)
+        program = {"score": self.score, "bias": bias, "mask": mask, "normalizer": self.normalizer, "edit": edit}
+        how = {"block_size": self.block_size, "precision": self.precision}
+        if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
+            how |= {"dropout_rate": self.dropout_rate}
+            how |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}
+        given = program
+        if held is not None:
+            causal = held[0].mask(held[1])
+            program = program | {"mask": causal if mask is None else causal & mask}
+            key = jnp.swapaxes(held[0].key, -3, -2)
+        if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
+            self.sow(COLLECTION, "filter", attention_filter(query, key, **program, **how))
+        if sow_weights and self.is_mutable_collection("intermediates"):
+            filter = attention_filter(query, key, **program, **how).without_dropout().with_limit(math.inf)
+            self.sow("intermediates", "attention_weights", filter.weights())
+        if held is not None:
+            return attend_cached(query, *held, **given, **how, implementation=self.implementation)
+        return attend(query, key, value, **program, **how, implementation=self.implementation)
+
+
+class Projection(nn.Module):
+    """Multiplies the last axes of the input with a kernel: ``x W + b``.
+
+    The parameters are those of `flax.linen.DenseGeneral`, shapes and first values alike; the product is taken between
+    matrices, a row per token, because XLA on CPU is several times slower at the weight gradient of anything else.
+
+    Args:
+      features: the axes of the output that take the place of the last `in_axes` axes of the input.
+      in_axes: how many axes of the input are multiplied.
+      use_bias, dtype, param_dtype, kernel_init, bias_init, precision: as in `flax.linen.DenseGeneral`.
+    """
+
+    features: tuple[int, ...]
+    in_axes: int = 1
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., Any] = nn.initializers.zeros_init()
+    precision: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        leading, inputs = x.shape[: -self.in_axes], x.shape[-self.in_axes :]
+        flat = (math.prod(inputs), math.prod(self.features))
+        kernel_init, bias_init = _flat(self.kernel_init, flat), _flat(self.bias_init, flat[1:])
+        kernel = self.param("kernel", kernel_init, inputs + self.features, self.param_dtype).reshape(flat)
+        bias = self.param("bias", bias_init, self.features, self.param_dtype).ravel() if self.use_bias else None
+        x, kernel, bias = promote_dtype(x.reshape(math.prod(leading), flat[0]), kernel, bias, dtype=self.dtype)
+        out = jnp.matmul(x, kernel, precision=self.precision)
+        out = out if bias is None else out + bias
+        return out.reshape(leading + self.features)
+
+
+def _flat(initializer: Callable[..., Any], flat: tuple[int, ...]) -> Callable[..., Any]:
+    """Makes an initialiser draw a matrix, which shows it the fan-in, and reshape it; in its box, if it has one."""
+
+    def init(rng: Array, shape: tuple[int, ...], dtype: Any) -> Any:
+        drawn = initializer(rng, flat, dtype)
+        return meta.replace_boxed(drawn, meta.unbox(drawn).reshape(shape))
+
+    return init
+
+
+def _as_booleans(mask: MaskLike | None) -> tuple[MaskLike | None, Bool[Array, ""] | bool]:
+    """Reads an array of zeros and ones as booleans, and tells whether it held nothing else."""
+    if not isinstance(mask, jax.Array | np.ndarray) or mask.dtype == jnp.bool_:
+        return mask, True
+    if isinstance(mask, Tracer):
+        return mask == 1, jnp.all((mask == 0) | (mask == 1))
+    with jax.ensure_compile_time_eval():
+        if not jnp.all((mask == 0) | (mask == 1)):
+            raise TypeError(
+                "mask: expected booleans, or zeros and ones (1 = may attend) as flax's mask functions make them, "
+                f"got other numbers of dtype {mask.dtype}; give additive terms as bias"
+            )
+    return mask == 1, True

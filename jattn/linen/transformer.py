@@ -1,0 +1,155 @@
+"""What all transformers share: embeddings, positions, stacks of blocks and the final linear layer.
+
+Glossary of shapes: ``T`` tokens read, ``S`` source items, ``P`` pixels of a patch, ``D`` width, ``C`` vocabulary.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jattn.linen.layers import Block, LearnedPositions, PatchEmbedding, Projection, RelativePositions, TokenEmbedding
+from jattn.rules import biases, masks, positions
+from jattn.rules.biases import Bias
+from jattn.rules.normalizers import NormalizerLike, softmax
+from jattn.rules.scores import ScoreLike, scaled_dot
+
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
+
+
+class Transformer(nn.Module):
+    """What the models of `jattn.linen.models` share, each with a ``__call__`` of its own.
+
+    Args:
+      vocabulary: the number of tokens ``C``.
+      num_layers: blocks in a stack.
+      num_heads: heads of each attention; must divide `width`.
+      width: the length ``D`` of a token's vector.
+      hidden: the width inside the feed-forward layers.
+      norm: ``"pre"`` or ``"post"``; see `jattn.Block`.
+      positions: ``"sinusoidal"`` or ``"learned"``, a vector added per position; in self-attention alone ``"rotary"``,
+        ``"alibi"`` (`biases.alibi`, which tells how far a key is, not on which side) or ``"relative"`` (the learned
+        buckets of T5, `biases.relative`, one table for all layers of a stack); or ``"none"``.
+      max_length: the longest length of learned positions; the others have none.
+      score: how queries and keys are compared.
+      normalizer: what makes weights of scores.
+      dropout_rate: of embeddings, weights and feed-forward layers, where not `deterministic`.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    vocabulary: int
+    num_layers: int = 1
+    num_heads: int = 1
+    width: int = 32
+    hidden: int = 64
+    norm: str = "pre"
+    positions: str = "sinusoidal"
+    max_length: int = 512
+    score: ScoreLike = scaled_dot()
+    normalizer: NormalizerLike = softmax()
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+
+    def embed(
+        self, tokens: Int[Array, "*batch T"], name: str, deterministic: bool, at: Int[Array, "*batch T"] | None = None
+    ) -> Float[Array, "*batch T D"]:
+        """Looks the tokens up and tells each where it stands: at the positions `at`, or counted from zero."""
+        x = TokenEmbedding(self.vocabulary, self.width, self.dtype, name=name)(tokens)
+        return self.placed(x, name, deterministic, at)
+
+    def embed_source(
+        self, source: Int[Array, "*batch S"] | Float[Array, "*batch S P"], deterministic: bool
+    ) -> Float[Array, "*batch S D"]:
+        """Embeds a source of tokens or, where it is floating, of the patches of an image in reading order."""
+        if not jnp.issubdtype(source.dtype, jnp.floating):
+            return self.embed(source, "source_embedding", deterministic)
+        x = PatchEmbedding(self.width, self.dtype, name="patch_embedding")(source)
+        return self.placed(x, "source_embedding", deterministic)
+
+    def placed(
+        self, x: Float[Array, "*batch T D"], name: str, deterministic: bool, at: Int[Array, "*batch T"] | None = None
+    ) -> Float[Array, "*batch T D"]:
+        """Tells each vector where it stands, and drops some of it all."""
+        places = self.places(x.shape[-2], name, at)
+        x = x if places is None else x + places.astype(x.dtype)
+        return nn.Dropout(self.dropout_rate)(x, deterministic=deterministic)
+
+    def places(
+        self, length: int, name: str, at: Int[Array, "*batch T"] | None = None
+    ) -> Float[Array, "*batch T D"] | None:
+        """Makes the vector that is added for each position, or None where positions are told otherwise or not.
+
+        Positions count from zero to `length`, but for those given as `at`. Of learned ones there are `max_length`: what
+        is beyond is NaN.
+        """
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions: expected one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        if self.positions == "sinusoidal":
+            return positions.sinusoidal(jnp.arange(length) if at is None else at, self.width)
+        if self.positions == "learned":
+            learned = LearnedPositions(self.max_length, self.width, name=f"{name}_positions")
+            return learned(length) if at is None else jnp.take(learned(self.max_length), at, axis=0, mode="fill")
+        return None
+
+    def bias(self, name: str, bidirectional: bool = True, offset: int | Int[Array, "*batch"] = 0) -> Bias | None:
+        """Makes what self-attention in a stack adds to its scores, or None where positions are told otherwise or not.
+
+        `offset` says how many positions the first query lies behind the first key.
+        """
+        if self.positions == "alibi":
+            return biases.alibi(offset=offset)
+        if self.positions == "relative":
+            return RelativePositions(self.num_heads, bidirectional, name=f"{name}_positions")(offset)
+        return None
+
+    def stack(
+        self, x: Float[Array, "*batch T D"], name: str = "block", tokens: Array | None = None, **call: Any
+    ) -> Float[Array, "*batch T D"]:
+        """Passes the vectors through `num_layers` blocks, and a last norm where norms come first.
+
+        `tokens`, where given, is what the first block attends to instead of `x`.
+        """
+        for layer, block in enumerate(self.blocks(name)):
+            x = block(x, tokens=tokens if layer == 0 else None, **call)
+        return self.last_norm(x, name)
+
+    def blocks(self, name: str) -> list[Block]:
+        """Makes the blocks of a stack."""
+        return [
+            Block(
+                num_heads=self.num_heads,
+                hidden=self.hidden,
+                norm=self.norm,
+                score=self.score,
+                normalizer=self.normalizer,
+                rotary=self.positions == "rotary",
+                dropout_rate=self.dropout_rate,
+                dtype=self.dtype,
+                name=f"{name}_{layer}",
+            )
+            for layer in range(self.num_layers)
+        ]
+
+    def read(
+        self,
+        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
+        mask: masks.Mask | None,
+        deterministic: bool,
+    ) -> Float[Array, "*batch S D"]:
+        """Embeds a source and passes it through a stack that sees all of it."""
+        x = self.embed_source(source, deterministic)
+        return self.stack(x, "encoder", mask=mask, bias=self.bias("encoder"), deterministic=deterministic)
+
+    def last_norm(self, x: Float[Array, "*batch T D"], name: str) -> Float[Array, "*batch T D"]:
+        """Applies the norm after the last block of a stack, where norms come first."""
+        return nn.LayerNorm(dtype=self.dtype, name=f"{name}_norm")(x) if self.norm == "pre" else x
+
+    def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
+        """Applies the final linear layer: a logit per token of the vocabulary, in float32."""
+        return Projection((self.vocabulary,), dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+
+
+def padding(lengths: Int[Array, "*batch"] | None) -> masks.Mask | None:
+    """Makes the mask of padding, or None where all is real."""
+    return None if lengths is None else masks.padding(lengths)

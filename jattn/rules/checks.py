@@ -1,0 +1,69 @@
+"""What a caller gets wrong, said in the caller's words: the argument, what was expected, what came."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jattn.rules.grids import Laid
+
+
+def check_float(name: str, array: Any) -> None:
+    """Raises `TypeError` unless the argument is an array of floats."""
+    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+        raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a float dtype, got {array.dtype}")
+
+
+def check_precision(precision: Any) -> None:
+    """Raises `ValueError` unless matrix products can be computed with this precision."""
+    if precision is None:
+        return
+    matrix = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    try:
+        jax.eval_shape(functools.partial(jnp.matmul, precision=precision), matrix, matrix)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "precision: expected None, 'default', 'high', 'highest' or what else jax.lax.dot_general takes, "
+            f"got {precision!r}"
+        ) from None
+
+
+def fit_array(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    """Gives an array that broadcasts to a filter of shape ``(*batch, N, T, S)`` as many axes as the filter.
+
+    With all of them there, a new leading axis (of a scan, say) is a batch axis of the array as it is of the filter.
+
+    Raises:
+      ValueError: if the array does not broadcast.
+    """
+    sizes = zip(array.shape[::-1], shape[::-1], strict=False)
+    if array.ndim > len(shape) or any(size not in (1, whole) for size, whole in sizes):
+        raise ValueError(f"{name}: expected a shape that broadcasts to [*batch, N, T, S] = {shape}, got {array.shape}")
+    return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+
+
+def lay_array(name: str, array: Array | Laid, shape: tuple[int, ...]) -> Laid:
+    """Lays an array over a filter of shape ``(*batch, N, T, S)``; see `fit_array`."""
+    return array if isinstance(array, Laid) else Laid(fit_array(name, array, shape))
+
+
+def check_block(name: str, array: Array, indices: tuple[Array, ...]) -> None:
+    """Checks what a function of index grids returned against the grids that it was given.
+
+    A function that is given no ``head`` returns the same for all heads, whether they are computed at once or walked.
+
+    Raises:
+      ValueError: unless the array broadcasts to the grids, and not the other way.
+    """
+    block = jnp.broadcast_shapes(*(index.shape for index in indices))
+    sizes = zip(array.shape[::-1], block[::-1], strict=False)
+    if array.ndim > len(block) or any(size not in (1, whole) for size, whole in sizes):
+        hint = "; what differs by head takes (head, query, key)" if len(indices) == 2 else ""
+        raise ValueError(
+            f"{name}: the function must return an array that broadcasts to its index grids, of shape {block}, "
+            f"got {array.shape}{hint}"
+        )

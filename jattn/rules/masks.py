@@ -1,0 +1,509 @@
+"""Masks: which keys a query may attend to. True means *may attend*, everywhere.
+
+A mask is an array that broadcasts to ``[*batch, N, T, S]``, or a `Mask` object, which is evaluated on the index grids
+of one block of rows at a time and so never stored whole. Both combine with ``&``, ``|`` and ``~``.
+
+Example:
+  >>> from jattn import masks
+  >>> masks.draw(masks.causal() & ~masks.from_function(lambda query, key: key == 1), 4, 4)
+  '#...\\n#...\\n#.#.\\n#.##'
+"""
+
+import abc
+import dataclasses
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jattn.rules.checks import check_block, lay_array
+from jattn.rules.grids import Grid, Laid, static, whole_grid
+from jattn.rules.parameters import Integer, as_integer, lay_per_batch
+
+MaskLike = Any
+"""A `Mask`, or a boolean array that broadcasts to ``[*batch, N, T, S]``."""
+
+Rows = Int[np.ndarray, " blocks"]
+"""The first, or the last, row of each of some blocks."""
+
+Span = tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]
+"""For each of some blocks of rows, a range of keys: its first, and the one after its last; empty where they meet."""
+
+
+class Mask(abc.ABC):
+    """Decides, on the index grids of one block, which keys each query may attend to.
+
+    Subclasses are frozen dataclasses registered as pytrees. Combine masks with ``&`` (both allow), ``|`` (either
+    allows) and ``~`` (forbid what was allowed); arrays may stand on either side.
+    """
+
+    __array_ufunc__ = None  # lets numpy arrays on the left of & and | defer to this class
+
+    @abc.abstractmethod
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        """Computes the mask of one block; the result broadcasts to the block."""
+
+    def fit(self, shape: tuple[int, ...]) -> "Mask":
+        """Returns the mask with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
+        return self
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        """Bounds the keys that rows `first` to `last` may attend to, as far as is known without any data.
+
+        Keys outside of the span are forbidden to all these rows, and `attend` never computes their scores.
+        """
+        return np.zeros_like(first), np.full_like(last, num_keys)
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        """Bounds the keys that are forbidden to some of the rows; all of them may attend to every key outside of it."""
+        return np.zeros_like(first), np.full_like(last, num_keys)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a mask has no truth value: combine masks with &, | and ~")
+
+    def __and__(self, other: MaskLike) -> "Mask":
+        return _All(self, as_mask(other))
+
+    def __rand__(self, other: MaskLike) -> "Mask":
+        return _All(as_mask(other), self)
+
+    def __or__(self, other: MaskLike) -> "Mask":
+        return _Any(self, as_mask(other))
+
+    def __ror__(self, other: MaskLike) -> "Mask":
+        return _Any(as_mask(other), self)
+
+    def __invert__(self) -> "Mask":
+        return _Not(self)
+
+
+def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
+    """Lets each query attend to keys that are not later than itself: ``key <= query + offset``.
+
+    With an int for offset the keys that a block of queries may not see are never computed: half of all.
+
+    Args:
+      offset: how many positions the first query lies behind the first key. Zero aligns the first query with the first
+        key, as `jax.nn.dot_product_attention` does; ``S - T`` aligns the last with the last. An array holds one for
+        each batch entry, and may be traced.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.causal(), 3, 3))
+      #..
+      ##.
+      ###
+    """
+    return _Window(as_integer("causal: offset", offset), None, 0)
+
+
+def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Array, "*batch"] = 0) -> Mask:
+    """Lets each query attend to its neighbours: ``query + offset - left <= key <= query + offset + right``.
+
+    A window of ``w`` keys costs in proportion to ``T w``, not ``T S``, if the offset is an int.
+
+    Args:
+      left: how many earlier keys a query sees; None for all of them.
+      right: how many later ones; None for all of them. The default, 0, makes the window causal.
+      offset: as in `causal`.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.sliding_window(1), 4, 4))
+      #...
+      ##..
+      .##.
+      ..##
+
+    Source: Child et al. 2019, "Generating long sequences with sparse transformers"; Beltagy et al. 2020, "Longformer".
+    """
+    for name, size in (("left", left), ("right", right)):
+        if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral)):
+            raise TypeError(f"sliding_window: {name} must be an int or None, got {size!r}")
+        if size is not None and size < 0:
+            raise ValueError(f"sliding_window: {name} must be at least 0, got {size}")
+    left, right = (None if size is None else int(size) for size in (left, right))
+    return _Window(as_integer("sliding_window: offset", offset), left, right)
+
+
+def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
+    """Lets each query attend within its own chunk of the sequence: ``⌊(query + offset)/size⌋ = ⌊key/size⌋``.
+
+    Args:
+      size: the number of positions in a chunk.
+      offset: as in `causal`.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.chunked(2), 4, 4))
+      ##..
+      ##..
+      ..##
+      ..##
+    """
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+        raise TypeError(f"chunked: size must be an int, got {size!r}")
+    if size < 1:
+        raise ValueError(f"chunked: size must be at least 1, got {size}")
+    return _Chunked(as_integer("chunked: offset", offset), int(size))
+
+
+def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
+    """Lets every query attend to the first `lengths` keys; ``causal() | prefix(n)`` is the mask of a prefix language
+    model, which reads its first ``n`` tokens in both directions.
+
+    Args:
+      lengths: an int, or an array with one number per batch entry. With an int, ``prefix(n)`` alone computes the scores
+        of ``n`` keys only.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.causal() | masks.prefix(2), 4, 4))
+      ##..
+      ##..
+      ###.
+      ####
+
+    Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 3.2.1.
+    """
+    return _Prefix(as_integer("prefix: lengths", lengths))
+
+
+def segments(query_ids: Int[Array, "*batch T"], key_ids: Int[Array, "*batch S"] | None = None) -> Mask:
+    """Lets queries attend to the keys of their own segment: ``query_ids[query] = key_ids[key]``.
+
+    So several sequences can be packed into one, and do not see one another.
+
+    Args:
+      query_ids: the segment of each query; without batch axes it serves all entries.
+      key_ids: the segment of each key; `query_ids` by default, which is right for self-attention.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.segments(jnp.array([0, 0, 1, 1])) & masks.causal(), 4, 4))
+      #...
+      ##..
+      ..#.
+      ..##
+    """
+    query_ids = _as_ids("query_ids", query_ids)
+    return _Segments(query_ids, query_ids if key_ids is None else _as_ids("key_ids", key_ids))
+
+
+def padding(lengths: Int[Array, "*batch"], query_lengths: Int[Array, "*batch"] | None = None) -> Mask:
+    """Lets queries attend only to the first `lengths` keys of their batch entry.
+
+    Args:
+      lengths: how many keys of each batch entry are real; a scalar serves the whole batch.
+      query_lengths: how many queries are real, if those beyond should attend to nothing (and so output zero).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.padding(jnp.array(2)), 2, 4))
+      ##..
+      ##..
+    """
+    lengths = _as_lengths("lengths", lengths)
+    return _Padding(lengths, None if query_lengths is None else _as_lengths("query_lengths", query_lengths))
+
+
+def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
+    """Makes a mask of a function of index grids.
+
+    Args:
+      function: takes ``(query, key)`` or ``(head, query, key)``, integer arrays that broadcast to a block, and
+        returns booleans that broadcast to it too.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.from_function(lambda query, key: (query - key) % 2 == 0), 3, 4))
+      #.#.
+      .#.#
+      #.#.
+    """
+    return _FromFunction(function, takes_head(function, "masks.from_function"))
+
+
+def as_mask(mask: MaskLike) -> Mask:
+    """Returns a `Mask` for a mask object or a boolean array; refuses anything else."""
+    if isinstance(mask, Mask):
+        return mask
+    if not isinstance(mask, jax.Array | np.ndarray | np.bool_ | bool):
+        raise TypeError(
+            f"mask: expected a boolean array or a jattn mask (True = may attend), got {type(mask).__name__}"
+        )
+    array = jnp.asarray(mask)
+    if array.dtype != jnp.bool_:
+        raise TypeError(
+            f"mask: expected dtype bool (True = may attend), got {array.dtype}; give additive terms as bias"
+        )
+    return _FromArray(array)
+
+
+def draw(mask: MaskLike, num_queries: int, num_keys: int) -> str:
+    """Draws a mask as text, a line per query: ``#`` may attend, ``.`` may not."""
+    shape = (1, num_queries, num_keys)
+    mask = as_mask(mask).fit(shape)
+    allowed = np.broadcast_to(np.asarray(mask.evaluate(whole_grid(shape))), shape)[0]
+    return "\n".join("".join("#" if cell else "." for cell in row) for row in allowed)
+
+
+def takes_head(function: Callable[..., Any], caller: str) -> bool:
+    """Tells whether a function of index grids takes ``(head, query, key)`` rather than ``(query, key)``."""
+    try:
+        inspect.signature(function).bind(None, None, None)
+        return True
+    except TypeError:
+        pass
+    try:
+        inspect.signature(function).bind(None, None)
+        return False
+    except TypeError:
+        raise TypeError(
+            f"{caller}: expected a function of (query, key) or (head, query, key), got {function!r}"
+        ) from None
+
+
+def _as_lengths(name: str, lengths: Any) -> Array:
+    expected = f"padding: {name} must be integers, one per batch entry"
+    if isinstance(lengths, str) or lengths is None:
+        raise TypeError(f"{expected}, got {type(lengths).__name__}")
+    array = jnp.asarray(lengths)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{expected}, got dtype {array.dtype}")
+    return array
+
+
+def _as_ids(name: str, ids: Any) -> Array:
+    expected = f"segments: {name} must be an array of integers [*batch, length]"
+    if not hasattr(ids, "dtype") or not hasattr(ids, "shape"):
+        raise TypeError(f"{expected}, got {type(ids).__name__}")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{expected}, got dtype {ids.dtype}")
+    if ids.ndim == 0:
+        raise ValueError(f"{expected}, got a scalar")
+    return jnp.asarray(ids)
+
+
+def _intersect(left: Span, right: Span) -> Span:
+    return np.maximum(left[0], right[0]), np.minimum(left[1], right[1])
+
+
+def _hull(left: Span, right: Span) -> Span:
+    left_empty, right_empty = left[0] >= left[1], right[0] >= right[1]
+    first = np.where(left_empty, right[0], np.where(right_empty, left[0], np.minimum(left[0], right[0])))
+    end = np.where(left_empty, right[1], np.where(right_empty, left[1], np.maximum(left[1], right[1])))
+    return first, end
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Window(Mask):
+    offset: Integer
+    left: int | None = static()
+    right: int | None = static()
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        center = grid.query + self.offset.part(grid)
+        allowed = None if self.right is None else grid.key <= center + self.right
+        if self.left is None:
+            return jnp.broadcast_to(True, (grid.rows.shape[0], grid.width)) if allowed is None else allowed
+        return grid.key >= center - self.left if allowed is None else (grid.key >= center - self.left) & allowed
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return dataclasses.replace(self, offset=self.offset.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().allowed_span(first, last, num_keys)
+        if self.offset.known and self.left is not None:
+            begin = first + self.offset.number - self.left
+        if self.offset.known and self.right is not None:
+            end = last + self.offset.number + self.right + 1
+        return begin, end
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().forbidden_span(first, last, num_keys)
+        if self.offset.known and self.left is None and self.right is None:
+            return begin, begin
+        if self.offset.known and self.left is None and self.right is not None:
+            begin = first + self.offset.number + self.right + 1
+        if self.offset.known and self.left is not None and self.right is None:
+            end = last + self.offset.number - self.left
+        return begin, end
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Chunked(Mask):
+    offset: Integer
+    size: int = static()
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return (grid.query + self.offset.part(grid)) // self.size == grid.key // self.size
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return dataclasses.replace(self, offset=self.offset.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        if not self.offset.known:
+            return super().allowed_span(first, last, num_keys)
+        first_chunk, last_chunk = ((row + self.offset.number) // self.size for row in (first, last))
+        return first_chunk * self.size, (last_chunk + 1) * self.size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Prefix(Mask):
+    lengths: Integer
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return grid.key < self.lengths.part(grid)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _Prefix(self.lengths.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().allowed_span(first, last, num_keys)
+        return begin, np.full_like(end, self.lengths.number) if self.lengths.known else end
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        begin, end = super().forbidden_span(first, last, num_keys)
+        return np.full_like(begin, self.lengths.number) if self.lengths.known else begin, end
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Segments(Mask):
+    query_ids: Int[Array, "*batch T"] | Laid
+    key_ids: Int[Array, "*batch S"] | Laid
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return grid.part(self.query_ids) == grid.part(self.key_ids)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        *batch, _, num_queries, num_keys = shape
+        laid = []
+        for name, ids, sizes in (
+            ("query_ids", self.query_ids, (num_queries, 1)),
+            ("key_ids", self.key_ids, (1, num_keys)),
+        ):
+            if isinstance(ids, Laid):
+                return self
+            length = math.prod(sizes)
+            if ids.shape[-1] != length or ids.shape[:-1] not in ((), tuple(batch)):
+                raise ValueError(
+                    f"mask: segments {name} must have shape ({length},) or {(*batch, length)}, got {ids.shape}"
+                )
+            ids = jnp.broadcast_to(ids, (*batch, length))
+            laid.append(Laid(ids.reshape(*batch, 1, *sizes)))
+        return _Segments(*laid)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Padding(Mask):
+    lengths: Int[Array, "*batch"] | Laid
+    query_lengths: Int[Array, "*batch"] | Laid | None
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        allowed = grid.key < grid.part(self.lengths)
+        if self.query_lengths is not None:
+            allowed = allowed & (grid.query < grid.part(self.query_lengths))
+        return allowed
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        lengths = lay_per_batch("padding: lengths", self.lengths, shape)
+        if self.query_lengths is None:
+            return _Padding(lengths, None)
+        return _Padding(lengths, lay_per_batch("padding: query_lengths", self.query_lengths, shape))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _FromArray(Mask):
+    array: Bool[Array, "..."] | Laid
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return grid.part(self.array)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _FromArray(lay_array("mask", self.array, shape))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _FromFunction(Mask):
+    function: Callable[..., Bool[Array, "..."]] = static()
+    with_head: bool = static()
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        indices = (grid.head, grid.query, grid.key) if self.with_head else (grid.query, grid.key)
+        allowed = jnp.asarray(self.function(*indices))
+        if allowed.dtype != jnp.bool_:
+            raise TypeError(f"mask: the function must return booleans (True = may attend), got dtype {allowed.dtype}")
+        check_block("mask", allowed, indices)
+        return allowed
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _All(Mask):
+    left: Mask
+    right: Mask
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return self.left.evaluate(grid) & self.right.evaluate(grid)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _All(self.left.fit(shape), self.right.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _intersect(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _hull(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Any(Mask):
+    left: Mask
+    right: Mask
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return self.left.evaluate(grid) | self.right.evaluate(grid)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _Any(self.left.fit(shape), self.right.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _hull(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return _intersect(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Not(Mask):
+    mask: Mask
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        return ~self.mask.evaluate(grid)
+
+    def fit(self, shape: tuple[int, ...]) -> Mask:
+        return _Not(self.mask.fit(shape))
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return self.mask.forbidden_span(first, last, num_keys)
+
+    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        return self.mask.allowed_span(first, last, num_keys)

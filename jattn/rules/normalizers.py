@@ -1,0 +1,396 @@
+"""Normalizers: turn a row of scores into a row of weights.
+
+A normalizer sees whole rows, together with the mask: forbidden keys get weight 0 exactly, and a row that may attend to
+nothing gets 0 everywhere. A score of minus infinity means the same as a forbidden key. The normalizers here give the
+same weights when forbidden keys are left out of the row.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jattn.rules.grids import Grid, static
+from jattn.rules.parameters import Parameter, as_parameter
+
+NormalizerLike = Any
+"""A `Normalizer`, or any function of (scores ``[..., R, S]``, allowed) that returns weights of the same shape.
+
+A function always gets whole rows.
+"""
+
+
+class Normalizer(abc.ABC):
+    """Maps rows of scores to rows of weights. Subclasses are frozen dataclasses registered as pytrees."""
+
+    needs_whole_rows: ClassVar[bool] = True
+    """Whether the weights may change when forbidden keys are left out of the row."""
+
+    is_softmax: ClassVar[bool] = False
+    """Whether the weights are ``exp(s - log Σ exp(s))``, the sum over the allowed keys and a sink."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self, scores: Float[Array, "... R S"], allowed: Bool[Array, "..."] | None, grid: Grid
+    ) -> Float[Array, "... R S"]:
+        """Computes the weights of one block.
+
+        `allowed` broadcasts to `scores`, ``None`` allows every key; `grid` says which rows and heads these are.
+        """
+
+    def sink_score(self, grid: Grid, dtype: Any) -> Float[Array, "..."] | None:
+        """Of a softmax: the score of what holds no value, which broadcasts to ``[..., R, 1]``; None is no sink."""
+        return None
+
+    def fit(self, shape: tuple[int, ...]) -> "Normalizer":
+        """Returns the normalizer with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `fit_array`."""
+        return self
+
+
+def softmax() -> Normalizer:
+    """Normalizes by the softmax: ``wᵢⱼ = exp(sᵢⱼ) / Σⱼ exp(sᵢⱼ)`` over the keys that query ``i`` may attend to.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, normalizers
+      >>> zeros = jnp.zeros((2, 1, 4))
+      >>> mask = jnp.array([[True, True], [False, False]])
+      >>> attention_filter(zeros, zeros, mask=mask, normalizer=normalizers.softmax()).weights().tolist()
+      [[[0.5, 0.5], [0.0, 0.0]]]
+
+    Source: Bridle 1990, "Training stochastic model recognition algorithms as networks".
+    """
+    return _Softmax()
+
+
+def softmax_plus_one(sink: float | Float[Array, "..."] = 0.0) -> Normalizer:
+    """Normalizes by a softmax that may look away: ``wᵢⱼ = exp(sᵢⱼ) / (exp(sink) + Σⱼ exp(sᵢⱼ))``.
+
+    It is the softmax over the keys and one more, the sink, which holds no value: a row sums to less than one.
+
+    Args:
+      sink: the score of the sink; a number, or a float array, which may be learned, of one number per row: it
+        broadcasts to ``[*batch, N, T, 1]`` (one per head: ``[N, 1, 1]``). Minus infinity is no sink.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, normalizers
+      >>> zeros = jnp.zeros((1, 2, 4))
+      >>> attention_filter(zeros, zeros, normalizer=normalizers.softmax_plus_one()).weights().tolist()
+      [[[0.5]], [[0.5]]]
+      >>> sink = jnp.log(jnp.array([1.0, 3.0])).reshape(2, 1, 1)
+      >>> attention_filter(zeros, zeros, normalizer=normalizers.softmax_plus_one(sink)).weights().round(2).tolist()
+      [[[0.5]], [[0.25]]]
+
+    Source: Miller 2023, "Attention is off by one"; with a learned sink, OpenAI 2025, "gpt-oss-120b & gpt-oss-20b model
+    card", section 2.
+    """
+    return _SoftmaxPlusOne(_below_infinity("softmax_plus_one: sink", sink))
+
+
+def sigmoid(bias: float | Float[Array, "..."] = 0.0) -> Normalizer:
+    """Normalizes each score on its own: ``wᵢⱼ = 1 / (1 + exp(-(sᵢⱼ + bias)))``.
+
+    Keys do not compete, and a row sums to anything between 0 and the number of its keys. At the start of training the
+    bias should be ``-ln S`` for ``S`` keys, so that a row of scores near zero sums to about one; the paper finds no
+    stable training without it.
+
+    Args:
+      bias: a number, or a float array of one number per row: it broadcasts to ``[*batch, N, T, 1]``. What differs
+        by key is the ``bias`` of `attend`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, normalizers
+      >>> zeros = jnp.zeros((3, 1, 4))
+      >>> attention_filter(zeros, zeros, normalizer=normalizers.sigmoid()).weights()[0, 0].tolist()
+      [0.5, 0.5, 0.5]
+      >>> attention_filter(zeros, zeros, normalizer=normalizers.sigmoid(-jnp.log(3.0))).weights()[0, 0].tolist()
+      [0.25, 0.25, 0.25]
+
+    Source: Ramapuram et al. 2024, "Theory, analysis, and best practices for sigmoid self-attention", section 2.
+    """
+    return _Sigmoid(_below_infinity("sigmoid: bias", bias))
+
+
+def sparsemax() -> Normalizer:
+    """Normalizes by the nearest point of the simplex: ``wᵢⱼ = max(sᵢⱼ - τᵢ, 0)`` with ``τᵢ`` such that ``Σⱼ wᵢⱼ = 1``.
+
+    Keys whose score lies more than one below the row's largest get weight 0 exactly, and no gradient.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, normalizers
+      >>> query, key = jnp.array([[[1.0]]]), jnp.array([1.0, 0.5, -1.0]).reshape(3, 1, 1)
+      >>> attention_filter(query, key, normalizer=normalizers.sparsemax()).weights().tolist()
+      [[[0.75, 0.25, 0.0]]]
+
+    Source: Martins and Astudillo 2016, "From softmax to sparsemax", section 2.
+    """
+    return _Sparsemax()
+
+
+def entmax15() -> Normalizer:
+    """Normalizes halfway between softmax and sparsemax: ``wᵢⱼ = max(sᵢⱼ/2 - τᵢ, 0)²`` with ``Σⱼ wᵢⱼ = 1``.
+
+    It is the 1.5-entmax. Keys whose score lies more than two below the row's largest get weight 0 exactly.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from jattn import attention_filter, normalizers
+      >>> query, key = jnp.array([[[1.0]]]), jnp.array([1.2, 0.8, -1.0]).reshape(3, 1, 1)
+      >>> filter = attention_filter(query, key, normalizer=normalizers.entmax15())
+      >>> print(np.asarray(filter.weights()).round(2))
+      [[[0.64 0.36 0.  ]]]
+
+    Source: Peters et al. 2019, "Sparse sequence-to-sequence models", section 3.
+    """
+    return _Entmax15()
+
+
+def top_k(k: int) -> Normalizer:
+    """Normalizes by the softmax over the ``k`` largest scores that a query may see; all other keys get weight 0.
+
+    Of equal scores the first keys count as larger. A row with fewer than ``k`` keys to see gets its softmax.
+
+    Args:
+      k: at least 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, normalizers
+      >>> query, key = jnp.array([[[1.0]]]), jnp.array([0.0, 5.0, -1.0, 5.0, 5.0]).reshape(5, 1, 1)
+      >>> attention_filter(query, key, normalizer=normalizers.top_k(2)).weights().tolist()
+      [[[0.0, 0.5, 0.0, 0.5, 0.0]]]
+
+    Source: Gupta et al. 2021, "Memory-efficient transformers via top-k attention", section 3.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"top_k: k must be an int, got {k!r}")
+    if k < 1:
+        raise ValueError(f"top_k: k must be at least 1, got {k}")
+    return _TopK(int(k))
+
+
+def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
+    """Returns a `Normalizer` for a normalizer object or a function of (scores, allowed); refuses anything else."""
+    if isinstance(normalizer, Normalizer):
+        return normalizer
+    if not callable(normalizer):
+        got = type(normalizer).__name__
+        raise TypeError(f"normalizer: expected a jattn normalizer or a function of (scores, allowed), got {got}")
+    return _FromFunction(normalizer)
+
+
+def _below_infinity(name: str, value: Any) -> Parameter:
+    if isinstance(value, int | float) and not value < np.inf:
+        raise ValueError(f"{name} must be a number below infinity, got {value}")
+    return as_parameter(name, value)
+
+
+def forbid(scores: Float[Array, "... R S"], allowed: Bool[Array, "..."] | None) -> Float[Array, "... R S"]:
+    return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
+
+
+def _below_largest(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
+    # Beginning with the smallest number, a row of minus infinity stays one without a pass that looks for it.
+    return scores - jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(scores.dtype).min)
+
+
+def _sum(row: Float[Array, "... S"], where: Bool[Array, "... S"] | None = None) -> Float[Array, "... 1"]:
+    return jnp.sum(row if where is None else jnp.where(where, row, 0), axis=-1, keepdims=True)
+
+
+def _nonzero(total: Float[Array, "... 1"]) -> Float[Array, "... 1"]:
+    return jnp.where(total == 0, 1, total)
+
+
+@jax.custom_jvp
+def _softmax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
+    exponentials = jnp.exp(_below_largest(scores))
+    return exponentials / _nonzero(_sum(exponentials))
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    weights = _softmax(*primals)
+    return weights, weights * (tangents[0] - _sum(weights * tangents[0]))
+
+
+@jax.custom_jvp
+def _softmax_and_sink(
+    scores: Float[Array, "... S"], sink: Float[Array, "... 1"]
+) -> tuple[Float[Array, "... S"], Float[Array, "... 1"]]:
+    """Computes the softmax of the scores and one more, without an array that holds both."""
+    largest = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf), sink)
+    largest = jnp.where(largest == -jnp.inf, 0, largest)
+    exponentials, of_sink = jnp.exp(scores - largest), jnp.exp(sink - largest)
+    total = _nonzero(_sum(exponentials) + of_sink)
+    return exponentials / total, of_sink / total
+
+
+@_softmax_and_sink.defjvp
+def _softmax_and_sink_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Any, Any]:
+    weights, of_sink = _softmax_and_sink(*primals)
+    mean_change = _sum(weights * tangents[0]) + of_sink * tangents[1]
+    return (weights, of_sink), (weights * (tangents[0] - mean_change), of_sink * (tangents[1] - mean_change))
+
+
+def _descend(step: Callable[[Array], Array], start: Float[Array, "... 1"]) -> Float[Array, "... 1"]:
+    """Repeats Newton steps until none leads further down.
+
+    The threshold of a row is the root of a convex function, so the steps come down to it from one side and never pass
+    it. The product of the function and its slope falls to a quarter with each, or faster: some ten steps do, and
+    no row is ever sorted.
+    """
+
+    def go(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        depth, _ = state
+        deeper = jnp.minimum(depth, step(depth))
+        return deeper, jnp.any(deeper < depth)
+
+    return lax.while_loop(lambda state: state[1], go, (start, jnp.bool_(True)))[0]
+
+
+@jax.custom_jvp
+def _sparsemax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
+    # The threshold is -depth: in terms of its distance from the largest score nothing cancels.
+    below = _below_largest(scores)
+
+    def step(depth: Array) -> Array:
+        support = below > -depth
+        count = _sum(support.astype(below.dtype))
+        return jnp.where(count == 0, depth, (1 - _sum(below, support)) / _nonzero(count))
+
+    depth = _descend(step, jnp.ones_like(below, shape=(*below.shape[:-1], 1)))
+    return jnp.maximum(below + depth, 0)
+
+
+@_sparsemax.defjvp
+def _sparsemax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    weights = _sparsemax(*primals)
+    support = weights > 0
+    mean_change = _sum(tangents[0], support) / _nonzero(_sum(support.astype(weights.dtype)))
+    return weights, jnp.where(support, tangents[0] - mean_change, 0)
+
+
+@jax.custom_jvp
+def _entmax15_root(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
+    """Computes the square roots of the weights; unlike the weights they have a derivative that is linear in them."""
+    below = _below_largest(scores) / 2
+
+    def step(depth: Array) -> Array:
+        support = below > -depth
+        slope = 2 * _sum(below + depth, support)
+        return jnp.where(slope == 0, depth, (1 + _sum((depth - below) * (depth + below), support)) / _nonzero(slope))
+
+    depth = _descend(step, jnp.ones_like(below, shape=(*below.shape[:-1], 1)))
+    return jnp.maximum(below + depth, 0)
+
+
+@_entmax15_root.defjvp
+def _entmax15_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    roots = _entmax15_root(*primals)
+    mean_change = _sum(roots * tangents[0]) / _nonzero(_sum(roots))
+    return roots, jnp.where(roots > 0, tangents[0] - mean_change, 0) / 2
+
+
+def _among_largest(scores: Float[Array, "... S"], k: int) -> Bool[Array, "... S"]:
+    """Tells which scores are among the ``k`` largest; of equal ones the first are."""
+    scores = lax.stop_gradient(jnp.where(scores == 0, 0, scores))  # for top_k, -0 is less than 0
+    largest, indices = lax.top_k(scores, k)
+    smallest = largest[..., -1:]
+    last = jnp.max(jnp.where(largest == smallest, indices, -1), axis=-1, keepdims=True)
+    left_out = (scores < smallest) | ((scores == smallest) & (jnp.arange(scores.shape[-1]) > last))
+    return ~left_out  # what is NaN stays in, to be seen
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Softmax(Normalizer):
+    needs_whole_rows = False
+    is_softmax = True
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        return _softmax(forbid(scores, allowed))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _SoftmaxPlusOne(Normalizer):
+    sink: Parameter
+    needs_whole_rows = False
+    is_softmax = True
+
+    def sink_score(self, grid: Grid, dtype: Any) -> Array:
+        return self.sink.part(grid, dtype)
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        sink = jnp.broadcast_to(self.sink_score(grid, scores.dtype), (*scores.shape[:-1], 1))
+        return _softmax_and_sink(forbid(scores, allowed), sink)[0]
+
+    def fit(self, shape: tuple[int, ...]) -> Normalizer:
+        return _SoftmaxPlusOne(self.sink.fit_rows(shape))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Sigmoid(Normalizer):
+    bias: Parameter
+    needs_whole_rows = False
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        return jax.nn.sigmoid(forbid(scores, allowed) + self.bias.part(grid, scores.dtype))
+
+    def fit(self, shape: tuple[int, ...]) -> Normalizer:
+        return _Sigmoid(self.bias.fit_rows(shape))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Sparsemax(Normalizer):
+    needs_whole_rows = False
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        return _sparsemax(forbid(scores, allowed))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Entmax15(Normalizer):
+    needs_whole_rows = False
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        return _entmax15_root(forbid(scores, allowed)) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _TopK(Normalizer):
+    k: int = static()
+    needs_whole_rows = False
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        scores = forbid(scores, allowed)
+        if self.k < scores.shape[-1]:
+            scores = jnp.where(_among_largest(scores, self.k), scores, -jnp.inf)
+        return _softmax(scores)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _FromFunction(Normalizer):
+    function: Callable[..., Any] = static()
+
+    def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
+        everywhere = jnp.broadcast_to(True if allowed is None else allowed, scores.shape)
+        weights = jnp.asarray(self.function(scores, everywhere))
+        if weights.shape != scores.shape:
+            raise ValueError(f"normalizer: the function must return shape {scores.shape}, got {weights.shape}")
+        return jnp.where(everywhere, weights, 0).astype(scores.dtype)

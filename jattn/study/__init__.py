@@ -1,0 +1,1 @@
+"""What heads do, in any model: portraits, knock-outs, patching, rollouts."""

@@ -1,0 +1,285 @@
+"""Interventions: what a model does once a filter in it is changed.
+
+A picture of a filter says where a model looks, not whether that matters. These functions ask.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from jattn.filters.filter import AttentionFilter
+from jattn.linen.layers import ROOT, capture_filters, in_order
+from jattn.linen.multi_head import EDITS
+from jattn.rules import edits as edits_of_filters
+from jattn.rules.edits import Edit, EditLike, as_edit
+from jattn.rules.grids import Grid
+from jattn.rules.masks import MaskLike
+from jattn.tasks.answers import cross_entropy, is_correct
+from jattn.tasks.layouts import Batch
+
+
+def apply_with_edits(
+    module: nn.Module, variables: Mapping[str, Any], *args: Any, edits: Mapping[str, EditLike], **kwargs: Any
+) -> Any:
+    """Applies a flax module while the filters of some attention layers are edited.
+
+    Flax's ``scan`` over layers must pass the collection ``edits`` on: with ``variable_broadcast="edits"`` all layers
+    get the same edit, with ``variable_axes={"edits": 0}`` each gets its part of the edit's arrays.
+
+    Args:
+      module: any linen module that contains `jattn.MultiHeadAttention` layers.
+      variables: its variables.
+      *args: what ``module.apply`` takes further.
+      edits: what is done in which layer, by the names of `capture_filters`; see `jattn.edits`.
+      **kwargs: what ``module.apply`` takes further.
+
+    Returns:
+      What ``module.apply`` returns.
+
+    Raises:
+      ValueError: if there is no such layer, or an edit does not fit its filter or does not reach it.
+      TypeError: if an edit is nothing of that kind.
+
+    Example: attend in one sentence as in another.
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> from jattn import edits
+      >>> model, tokens, other = jattn.Encoder(vocabulary=10), jnp.array([[1, 2, 3]]), jnp.array([[4, 5, 6]])
+      >>> variables = model.init(jax.random.key(0), tokens)
+      >>> _, filters = jattn.capture_filters(model, variables, other)
+      >>> swapped = edits.swap(filters["block_0/attention"])
+      >>> jattn.apply_with_edits(model, variables, tokens, edits={"block_0/attention": swapped}).shape
+      (1, 3, 10)
+    """
+    _check_edits(module, variables, *args, edits=edits, **kwargs)
+    return _apply(module, variables, *args, edits=edits, **kwargs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """How right a model's answers are: means over the scored queries of a batch.
+
+    Attributes:
+      loss: ``-ln p(target)``, in nats.
+      token_accuracy: the share of right answers.
+      exact_accuracy: the share of examples with no wrong answer.
+    """
+
+    loss: Float[Array, "..."]
+    token_accuracy: Float[Array, "..."]
+    exact_accuracy: Float[Array, "..."]
+
+
+def judge(
+    module: nn.Module, variables: Mapping[str, Any], batch: Batch, *, edits: Mapping[str, EditLike] | None = None
+) -> Judgement:
+    """Judges a model's answers to a batch, with its filters as they are or edited; see `apply_with_edits`.
+
+    Args:
+      module: a linen module that takes ``batch.inputs`` and returns logits.
+      variables: its variables.
+      batch: of `jattn.tasks`.
+      edits: what is done in which layer.
+
+    Raises:
+      ValueError, TypeError: as `apply_with_edits` does.
+    """
+    if edits:
+        _check_edits(module, variables, edits=edits, **batch.inputs)
+    return _judge(module, variables, batch, edits or {})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KnockOut:
+    """What a model loses with one head, or with all of them; printed, it is a table.
+
+    Attributes:
+      before: the judgement of the whole model.
+      alone: for each layer the judgements with one head knocked out, arrays ``[N]``.
+      together: the judgement with all heads of all these layers knocked out.
+    """
+
+    before: Judgement
+    alone: dict[str, Judgement]
+    together: Judgement
+
+    def __str__(self) -> str:
+        rows = [("knocked out", "token accuracy", "exact accuracy", "loss"), _row("nothing", self.before)]
+        for layer, judgements in self.alone.items():
+            for head in range(judgements.loss.shape[0]):
+                judgement = jax.tree.map(lambda x, head=head: x[head], judgements)
+                rows.append(_row(f"{layer}, head {head}", judgement, self.before))
+        rows.append(_row("all of these", self.together, self.before))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+        )
+
+
+def knock_out(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    keys: MaskLike | None = None,
+    layers: Iterable[str] | None = None,
+) -> KnockOut:
+    """Knocks out one head after the other, and all together, and reports how accuracy and loss move.
+
+    Args:
+      module: a linen module that takes ``batch.inputs`` and returns logits.
+      variables: its variables.
+      batch: of `jattn.tasks`.
+      keys: takes from each head only its weight on these keys (`edits.forbid`) instead of all of it
+        (`edits.knock_out`). With the oracle, ``keys=batch.oracle[:, None]``, this is the causal check of a filter: does
+        the model need what it looks at there?
+      layers: names of attention layers, as `capture_filters` gives them; all by default.
+
+    Raises:
+      ValueError: if there is no such layer, or `keys` do not fit the filters of all these layers, or edits do not reach
+        them.
+
+    Example: nothing is lost with a head that never learned anything.
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> from jattn import tasks
+      >>> layout, lengths = tasks.LAYOUTS["encoder"], (8, 8)
+      >>> batch = tasks.make_batch(tasks.reverse(10), layout, jax.random.key(0), jnp.arange(32), lengths, room=8)
+      >>> model = jattn.Encoder(vocabulary=11, num_heads=2)
+      >>> variables = model.init(jax.random.key(1), **batch.inputs)
+      >>> print(jattn.knock_out(model, variables, batch))
+      knocked out                token accuracy ...
+      nothing ...
+      block_0/attention, head 0 ...
+      block_0/attention, head 1 ...
+      all of these ...
+    """
+    if isinstance(layers, str):
+        raise TypeError(f"layers: expected a list of names, got {layers!r}")
+    known = _layers(module, variables, **batch.inputs)
+    chosen = list(known) if layers is None else list(layers)
+    for name in chosen:
+        _check_layer("layers", name, known)
+    if not chosen:
+        raise ValueError(f"layers: expected some of {', '.join(known)}, got none")
+    sizes = {name: known[name].shape[-3] for name in chosen}
+
+    def edit(gates: Float[Array, " N"]) -> EditLike:
+        return edits_of_filters.knock_out(gates) if keys is None else edits_of_filters.forbid(keys, gates)
+
+    every_head = {name: edit(jnp.ones(count)) for name, count in sizes.items()}
+    _check_edits(module, variables, edits=every_head, **batch.inputs)
+
+    @jax.jit
+    def judge_all(variables: Any, batch: Batch, gates: dict[str, Array]) -> Judgement:
+        # One program for all: which head is out is data.
+        return lax.map(lambda one: _judge(module, variables, batch, {name: edit(one[name]) for name in chosen}), gates)
+
+    judged = judge_all(variables, batch, _gates(sizes))
+    at = 1
+    alone = {}
+    for name, count in sizes.items():
+        alone[name] = jax.tree.map(lambda x, at=at, count=count: x[at : at + count], judged)
+        at += count
+    return KnockOut(
+        before=jax.tree.map(lambda x: x[0], judged), alone=alone, together=jax.tree.map(lambda x: x[-1], judged)
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Placed(Edit):
+    """An edit in a model's variables; a filter shows by it that the edit has reached the layer."""
+
+    edit: Edit
+
+    def __call__(self, weights: Array, grid: Grid) -> Array:
+        return self.edit(weights, grid)
+
+    def fit(self, shape: tuple[int, ...]) -> Edit:
+        return _Placed(self.edit.fit(shape))
+
+
+def _apply(module: nn.Module, variables: Any, *args: Any, edits: Mapping[str, EditLike], **kwargs: Any) -> Any:
+    return module.apply(_with_edits(variables, edits), *args, **kwargs)
+
+
+def _with_edits(variables: Mapping[str, Any], edits: Mapping[str, EditLike]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, edit in edits.items():
+        place = tree
+        for part in () if name == ROOT and name not in variables.get("params", {}) else name.split("/"):
+            place = place.setdefault(part, {})
+        place["edit"] = _Placed(as_edit(edit))
+    return {**variables, EDITS: tree}
+
+
+def _check_edits(module: nn.Module, variables: Any, *args: Any, edits: Any, **kwargs: Any) -> None:
+    if not isinstance(edits, Mapping):
+        raise TypeError(f"edits: expected a dict of an edit per layer, got {type(edits).__name__}")
+    layers = _layers(module, _with_edits(variables, edits), *args, **kwargs)
+    for name in edits:
+        _check_layer("edits", name, layers)
+        if not _has_placed(layers[name].program.edit):
+            raise ValueError(
+                f"edits: {name!r} does not read the collection {EDITS!r}; expected flax's scan to pass it on, with "
+                f"variable_broadcast={EDITS!r}, or variable_axes={{{EDITS!r}: 0}} for an edit of stacked arrays"
+            )
+
+
+def _has_placed(edit: Edit | None) -> bool:
+    nodes = jax.tree.leaves(edit, is_leaf=lambda node: isinstance(node, _Placed))
+    return any(isinstance(node, _Placed) for node in nodes)
+
+
+def _judge(module: nn.Module, variables: Any, batch: Batch, edits: Mapping[str, EditLike]) -> Judgement:
+    logits = _apply(module, variables, edits=edits, **batch.inputs)
+    right, scored = is_correct(logits, batch), jnp.sum(batch.scored)
+    return Judgement(
+        loss=jnp.sum(cross_entropy(logits, batch)) / scored,
+        token_accuracy=jnp.sum(right & batch.scored) / scored,
+        exact_accuracy=jnp.mean(jnp.all(right, axis=-1)),
+    )
+
+
+def _layers(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> dict[str, AttentionFilter]:
+    """Finds the attention layers of a module; nothing is computed."""
+    captured = jax.eval_shape(lambda: capture_filters(module, variables, *args, **kwargs)[1])
+    return in_order({name: filter for name, filter in captured.items() if "#" not in name})
+
+
+def _check_layer(argument: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{argument}: expected attention layers among {', '.join(known)}, got {name!r}{hint}")
+
+
+def _gates(sizes: Mapping[str, int]) -> dict[str, Float[Array, "cases N"]]:
+    """Lists the cases: nothing knocked out, each head alone, all together."""
+    cases, at, gates = 2 + sum(sizes.values()), 1, {}
+    for name, count in sizes.items():
+        gates[name] = jnp.zeros((cases, count)).at[at + jnp.arange(count), jnp.arange(count)].set(1).at[-1].set(1)
+        at += count
+    return gates
+
+
+def _row(name: str, judgement: Judgement, before: Judgement | None = None) -> tuple[str, ...]:
+    def moved(now: Array, then: Array | None, form: str) -> str:
+        return format(float(now), form) + ("" if then is None else f" ({float(now - then):+{form[1:]}})")
+
+    return (
+        name,
+        moved(judgement.token_accuracy, None if before is None else before.token_accuracy, " .1%"),
+        moved(judgement.exact_accuracy, None if before is None else before.exact_accuracy, " .1%"),
+        moved(judgement.loss, None if before is None else before.loss, " .3f"),
+    )

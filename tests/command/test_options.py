@@ -1,0 +1,169 @@
+"""Configs that are right: files, defaults, options on top, and the way back to a file."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from jattn.command.options import ConfigError, check, config_from_arguments, differences, read_toml
+from jattn.training.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = {name: field.annotation for name, field in Config.model_fields.items()}
+KEYS = [(table, key) for table, section in SECTIONS.items() for key in section.model_fields]
+
+
+@pytest.fixture
+def config_file(tmp_path, monkeypatch):
+    """Writes a config file into the working directory; returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, name="mine.toml"):
+        Path(name).write_bytes(text.encode("utf-8") if isinstance(text, str) else text)
+        return name
+
+    return write
+
+
+def value_of(config, path):
+    table, key = path.split(".")
+    return getattr(getattr(config, table), key)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_config_of_the_repository_is_right(path):
+    config = config_from_arguments([str(path)])
+    assert config.run.folder == os.path.join("runs", path.stem)
+    for table, entries in read_toml(path).items():
+        for key, value in entries.items():
+            found = value_of(config, f"{table}.{key}")
+            assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(("table", "key"), KEYS, ids=".".join)
+def test_every_key_is_described(table, key):
+    assert SECTIONS[table].model_fields[key].description
+
+
+def test_help_tells_every_key_and_its_meaning(capsys):
+    with pytest.raises(SystemExit) as ended:
+        config_from_arguments(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    words = " ".join(told.replace("│", " ").split())
+    for table, key in KEYS:
+        assert f"--{table}.{key.replace('_', '-')}" in words
+        assert SECTIONS[table].model_fields[key].description in words
+    assert "train.py CONFIG" in words
+
+
+def test_help_beside_a_config_tells_that_configs_values(config_file, capsys):
+    with pytest.raises(SystemExit) as ended:
+        config_from_arguments([config_file("[task]\nsymbols = 77\n"), "--help"])
+    assert ended.value.code == 0
+    assert "(default: 77)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["[task]\nsymbols = 7\n", "\ufeff[task]\r\nsymbols = 7\r\n", "# é\n[task]\nsymbols=7"])
+def test_a_file_says_what_differs_from_the_defaults(config_file, text):
+    config = config_from_arguments([config_file(text)])
+    assert differences(config, Config()) == ["task.symbols: 7 | 10"]
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "value"),
+    [
+        (["--model.num-heads", "4"], "model.num_heads", 4),
+        (["--model.num-heads=4"], "model.num_heads", 4),
+        (["--model.num_heads", "4"], "model.num_heads", 4),
+        (["--training.learning-rate", "3e-4"], "training.learning_rate", 3e-4),
+        (["--training.learning-rate", "1"], "training.learning_rate", 1.0),
+        (["--training.weight-decay", "0"], "training.weight_decay", 0.0),
+        (["--run.overwrite"], "run.overwrite", True),
+        (["--run.no-cache"], "run.cache", False),
+        (["--training.no-stop-when-solved"], "training.stop_when_solved", False),
+        (["--evaluation.test-lengths", "4", "8", "24"], "evaluation.test_lengths", (4, 8, 24)),
+        (["--evaluation.test-lengths"], "evaluation.test_lengths", ()),
+        (["--task.layout", "encoder_decoder"], "task.layout", "encoder_decoder"),
+        (["--training.dtype", "bfloat16"], "training.dtype", "bfloat16"),
+        (["--model.positions", "relative"], "model.positions", "relative"),
+        (["--run.folder", "some where/é"], "run.folder", "some where/é"),
+        (["--model.width", "48", "--model.num-heads", "3"], "model.num_heads", 3),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_changes_its_key_and_nothing_else(config_file, options, path, value):
+    text = "[model]\nwidth = 16\n[training]\nstop_when_solved = true\n[evaluation]\ntest_lengths = [5]\n"
+    before = config_from_arguments([config_file(text)])
+    config = config_from_arguments([config_file(text), *options])
+    assert value_of(config, path) == value
+    assert type(value_of(config, path)) is type(value)
+    changed = {line.split(":")[0] for line in differences(config, before)}
+    assert changed <= {path, "model.width"}
+
+
+@pytest.mark.parametrize(
+    "path", ["model.temperature", "training.learning_rate", "training.weight_decay", "evaluation.solved_accuracy"]
+)
+def test_a_whole_number_will_do_where_a_number_is_meant(config_file, path):
+    table, key = path.split(".")
+    value = value_of(config_from_arguments([config_file(f"[{table}]\n{key} = 1\n")]), path)
+    assert value == 1
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "folder"),
+    [
+        ("mine.toml", [], "runs/mine"),
+        ("other.name.toml", [], "runs/other.name"),
+        ("mine.toml", ["--run.folder", "elsewhere"], "elsewhere"),
+        ("mine.toml", ["--model.width", "16"], "runs/mine"),
+    ],
+)
+def test_the_run_folder_is_named_after_the_config(config_file, name, options, folder):
+    assert config_from_arguments([config_file("[task]\nsymbols = 7\n", name), *options]).run.folder == folder
+
+
+def test_a_config_is_the_same_after_a_way_through_a_file(config_file):
+    config = config_from_arguments(
+        [
+            config_file('[evaluation]\ntest_lengths = [4, 30]\n[run]\nfolder = "a \\"quoted\\" é\\\\\\n"\n'),
+            *("--training.learning-rate", "0.1", "--model.temperature", "1e-17", "--model.positions", "rotary"),
+            *("--training.seed", str(2**32 - 1), "--run.no-cache"),
+        ]
+    )
+    text = tomli_w.dumps(config.model_dump())
+    assert config_from_arguments([config_file(text)]) == config
+    assert tomllib.loads(text)["run"]["folder"] == 'a "quoted" é\\\n'
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().model.width = 7
+
+
+def test_the_longest_source_is_of_training_or_test():
+    assert check({"task": {"max_length": 20}}, "test").longest() == 20
+    assert check({"evaluation": {"test_lengths": [4, 90]}}, "test").longest() == 90
+
+
+def test_differences_are_told_from_the_first_to_the_second():
+    one = check({"model": {"width": 16}, "run": {"folder": "a", "probes": 3}}, "test")
+    other = check({"run": {"folder": "b", "overwrite": True, "cache": False}}, "test")
+    assert differences(one, other) == ["model.width: 16 | 32", "run.probes: 3 | 4"]
+    assert differences(other, one) == ["model.width: 32 | 16", "run.probes: 4 | 3"]
+    assert differences(one, one) == []
+
+
+def test_every_mistake_of_a_file_is_told_at_once(config_file):
+    text = "[task]\nnmae = 'copy'\nsymbols = 1\n[training]\nsteps = 0\n"
+    with pytest.raises(ConfigError) as refused:
+        config_from_arguments([config_file(text)])
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 3
+    for line, key in zip(lines, ("task.symbols", "task.nmae", "training.steps"), strict=True):
+        assert line.startswith("mine.toml")
+        assert key in line
