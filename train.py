@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jattn.command.options import ConfigError, config_from_arguments
-from jattn.command.runs import configure_jax, run_config
+from jattn.command.options import config_from_arguments
+from jattn.command.sweeps import sweep_from_arguments
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts, Stopped, interrupts
+from jattn.training.reading import ConfigError
 from jattn.training.run_folder import RunFolderError
-from jattn.training.sweeps import Sweep, prepare, run_sweep, sweep_from_arguments
+from jattn.training.runs import configure_jax, run_config
+from jattn.training.sweeps import Sweep, prepare, run_sweep
 
 
 def main(arguments: list[str]) -> int:

@@ -28,7 +28,7 @@ import optax
 from flax import linen as nn
 
 import jattn
-from jattn.command.options import check
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state, make_train_chunk
 

@@ -29,8 +29,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jattn.command.options import config_from_arguments
-from jattn.command.runs import configure_jax, on_its_devices
 from jattn.training.config import Config
+from jattn.training.runs import configure_jax, on_its_devices
 from jattn.training.setup import Setup, make_setup
 from jattn.training.step import initial_state, make_train_chunk
 

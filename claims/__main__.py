@@ -13,9 +13,9 @@ from pathlib import Path
 from claims import context, focus, heads, lengths, meaning, memory, order, pronouns, similarity, uses
 from claims.lab import Lab
 from claims.page import write_page
-from jattn.command.runs import configure_jax
 from jattn.training.config import Config
 from jattn.training.interrupts import Stopped, interrupts
+from jattn.training.runs import configure_jax
 
 CLAIMS = {
     "meaning": meaning.examine,

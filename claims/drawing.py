@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jattn.drawing.look import FAINT, GREY, INK
 from jattn.report.comparison import Spread
 from jattn.report.comparison_figure import PALETTE, STYLES
-from jattn.report.figures import FAINT, GREY, INK
 
 
 @dataclasses.dataclass(frozen=True)

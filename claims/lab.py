@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jattn.command.options import config_from_arguments
-from jattn.command.runs import run_config
+from jattn.command.sweeps import sweep_from_arguments
 from jattn.report.comparison import Outcome, Spread
 from jattn.tasks import Batch, make_batch
 from jattn.training.interrupts import Interrupts
 from jattn.training.restore import restore
 from jattn.training.run_folder import read_metrics
+from jattn.training.runs import run_config
 from jattn.training.setup import Setup
-from jattn.training.sweeps import finished_test, prepare, run_sweep, sweep_from_arguments
+from jattn.training.sweeps import finished_test, prepare, run_sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Lab:
     Args:
       folder: where run folders lie.
       seeds: how many seeds each config is trained with.
-      signals: as for `jattn.command.runs.run_config`.
+      signals: as for `jattn.training.runs.run_config`.
     """
 
     def __init__(self, folder: Path, seeds: int, signals: Interrupts) -> None:

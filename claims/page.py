@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from jattn.drawing.files import replacing
+from jattn.drawing.look import save_figure
 from jattn.report.comparison import Spread
-from jattn.report.figures import save_figure
 
 PAGE = Path("docs/claims.md")
 IMAGES = Path("docs/images/claims")

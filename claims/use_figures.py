@@ -13,8 +13,7 @@ from matplotlib.patches import Rectangle
 
 from claims.lab import Trial
 from jattn import AttentionFilter, capture_filters
-from jattn.drawing.look import ACCENT, ramp_colours
-from jattn.report.figures import FAINT, GREY, INK
+from jattn.drawing.look import ACCENT, FAINT, GREY, INK, ramp_colours
 from jattn.tasks.pixels import join
 
 

@@ -8,7 +8,7 @@ import pytest
 from claims.__main__ import CLAIMS
 from claims.page import VERDICTS
 from jattn.command.options import config_from_arguments
-from jattn.training.sweeps import sweep_from_arguments
+from jattn.command.sweeps import sweep_from_arguments
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "claims.md").read_text()
 COMMANDS = re.findall(r"^python train\.py (.*)$", PAGE, re.MULTILINE)

@@ -1,17 +1,25 @@
-"""From a config file and options on the command line to a checked `Config`, or one message that says what is wrong."""
+"""From the arguments of the command to a checked `Config`, or one message that says what is wrong."""
 
 import dataclasses
-import datetime
-import difflib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, get_args, get_origin
+from typing import Annotated, Any, Optional
 
 import pydantic
 import tyro
 
 from jattn.training.config import Config
+from jattn.training.reading import (
+    ConfigError,
+    Given,
+    check,
+    in_folder,
+    known_configs,
+    nearest_path,
+    paths,
+    read_toml,
+    shown,
+)
 
 _DESCRIPTION = """Train a model on a toy task from a config file, and watch its attention filters become meaningful.
 
@@ -23,28 +31,6 @@ CONFIG is a TOML file (see configs/); options change single keys of it, for exam
 
 Lists are written [16,32]. The run folders lie in run.folder, by default runs/, the config's name and _sweep, beside a
 table (sweep.csv, sweep.md) and a figure (sweep.png). The same command again goes on where it stopped."""
-
-HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache")
-"""The keys that say where and how a run is written: with others it is the same run."""
-
-
-class ConfigError(ValueError):
-    """A mistake in a config file or on the command line; its text is meant for the person who made it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """What a config file and the options after it say.
-
-    Attributes:
-      values: the nested values of a config, not checked yet where options changed them.
-      source: where they came from, for messages.
-      name: of the config file, without its ending.
-    """
-
-    values: dict[str, Any]
-    source: str
-    name: str
 
 
 def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -59,11 +45,6 @@ def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -
     return config if config.run.folder else in_folder(config, Path("runs") / given.name)
 
 
-def in_folder(config: Config, folder: Path) -> Config:
-    """Returns the config with another run folder."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
-
-
 def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given:
     """Reads the config file named first in `arguments`, which must be right, and the options that follow.
 
@@ -72,7 +53,7 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     if not arguments or not arguments[0] or arguments[0].startswith("-"):
         if not wants_help:
-            raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{_known_configs()}")
+            raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known_configs()}")
         values, source, options = {}, "defaults", list(arguments)
     else:
         source, *options = arguments
@@ -81,106 +62,6 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
     if not options:
         return Given(values, source, Path(source).stem)
     return Given(_apply_options(config, options, f"{program} CONFIG"), "command line", Path(source).stem)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Reads a TOML file that is meant to hold a config.
-
-    Raises:
-      ConfigError: if there is no such file, or it is a folder, not UTF-8, empty or not TOML.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else _known_configs()
-        raise ConfigError(f"{path}: no such file{hint}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} at {error.start}"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a readable config file, got: {error.strerror}") from None
-    try:
-        values = tomllib.loads(text.removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got: {error}") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
-        raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
-    if not values:
-        raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
-    return values
-
-
-def check(values: dict[str, Any], source: str) -> Config:
-    """Makes a `Config` of nested values, filling in defaults.
-
-    Raises:
-      ConfigError: with a line per mistake; `source` says where the values came from.
-    """
-    values = {
-        table: {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in entries.items()
-            if value is not None
-        }
-        if isinstance(entries, dict)
-        else entries
-        for table, entries in values.items()
-    }
-    try:
-        return Config.model_validate(values)
-    except pydantic.ValidationError as error:
-        lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()]
-        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
-        raise ConfigError("\n".join([*lines[:8], *more])) from None
-
-
-def differences(config: Config, other: Config) -> list[str]:
-    """Lists the keys in which two configs differ, ``key: this | other``; where and how a run is written is left out."""
-    ours, theirs = config.model_dump(), other.model_dump()
-    return [
-        f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
-        for table in ours
-        for key in get_section(table).model_fields
-        if f"{table}.{key}" not in HOW_WRITTEN and ours[table].get(key) != theirs[table].get(key)
-    ]
-
-
-def find_key(word: str, source: str) -> tuple[str, str]:
-    """Returns the table and the key that ``table.key`` names, written with - or with _.
-
-    Raises:
-      ConfigError: if there is none, naming the nearest; `source` says where the word came from.
-    """
-    table, _, key = word.replace("-", "_").partition(".")
-    if table not in Config.model_fields or key not in get_section(table).model_fields:
-        near = _nearest_path(word)
-        hint = f"did you mean {near}?" if near else "expected a table and a key of it, for example model.num_heads"
-        raise ConfigError(f"{source}: {_shown(word)}: unknown key; {hint}")
-    return table, key
-
-
-def parse_value(table: str, key: str, text: str) -> Any:
-    """Reads a value as it stands in a config file, strings without quotes; what cannot be read stays text for `check`.
-
-    Example:
-      >>> from jattn.command.options import parse_value
-      >>> parse_value("training", "steps", "500"), parse_value("training", "learning_rate", "1e-3")
-      (500, 0.001)
-      >>> parse_value("model", "score", "cosine"), parse_value("evaluation", "test_lengths", "[16,32]")
-      ('cosine', [16, 32])
-    """
-    kind = get_section(table).model_fields[key].annotation
-    try:
-        if kind is float:
-            return float(text)
-        if kind is not str and get_origin(kind) is not Literal:
-            read = tomllib.loads(f"value = {text}")
-            return read["value"] if len(read) == 1 else text
-    except (ValueError, RecursionError):  # no number; no TOML; a number of thousands of digits, or lists nested as deep
-        pass
-    return text
 
 
 def _apply_options(config: Config, options: list[str], program: str) -> dict[str, Any]:
@@ -198,22 +79,11 @@ def _apply_options(config: Config, options: list[str], program: str) -> dict[str
 
 def _unknown_option(options: list[str], unknown: str, program: str) -> str:
     before = options[options.index(unknown) - 1] if unknown in options[1:] else ""
-    if not unknown.startswith("-") and before.removeprefix("--").replace("-", "_") in _paths():
-        return f"command line: {before} takes no value, got {_shown(unknown)}"
-    near = _nearest_path(unknown.split("=")[0].lstrip("-"), "sweep")
+    if not unknown.startswith("-") and before.removeprefix("--").replace("-", "_") in paths():
+        return f"command line: {before} takes no value, got {shown(unknown)}"
+    near = nearest_path(unknown.split("=")[0].lstrip("-"), "sweep")
     hint = f"did you mean --{near.replace('_', '-')}?" if near else f"see {program} --help"
-    return f"command line: {_shown(unknown)}: unknown option; {hint}"
-
-
-def _paths() -> list[str]:
-    return [f"{name}.{key}" for name in Config.model_fields for key in get_section(name).model_fields]
-
-
-def _nearest_path(word: str, *others: str) -> str | None:
-    """Returns the ``table.key``, or one of `others`, that is written nearly as `word`, or whose key it is."""
-    word = word.replace("-", "_")
-    near = difflib.get_close_matches(word, [*_paths(), *others], n=1)
-    return next(iter(near or [path for path in _paths() if path.split(".")[1] == word]), None)
+    return f"command line: {shown(unknown)}: unknown option; {hint}"
 
 
 def _plain(name: str, section: pydantic.BaseModel) -> Any:
@@ -226,72 +96,3 @@ def _plain(name: str, section: pydantic.BaseModel) -> Any:
         fields.append((key, Annotated[kind, tyro.conf.arg(help=field.description, metavar=metavar)]))
         values[key] = None if optional and not given else getattr(section, key)
     return dataclasses.make_dataclass(name.title(), fields, frozen=True)(**values)
-
-
-def _explain(mistake: dict[str, Any]) -> str:
-    *parents, key = (*map(str, mistake["loc"]),) or ("",)
-    path, got = _shown(".".join([*parents, key])), _as_toml(mistake["input"])
-    if mistake["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_nearest_key(parents, key)}"
-    if mistake["type"] == "value_error":
-        return str(mistake["ctx"]["error"])
-    expected = _EXPECTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
-    if mistake["type"] in ("model_type", "model_attributes_type"):
-        expected = f"a table [{path}]"
-    hint = ""
-    if mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
-        near = _nearest(mistake["input"], mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{path}: expected {expected}, got {got}{hint}"
-
-
-_EXPECTED = {
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "int_type": "an integer",
-    "float_type": "a number",
-    "string_type": "a string",
-}
-
-
-def _as_toml(value: Any) -> str:
-    """Writes a value as it stands in a config file, shortened."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _shown(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
-
-
-def _shown(text: str) -> str:
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
-
-
-def _nearest(word: str, words: list[str]) -> list[str]:
-    return difflib.get_close_matches(word.lower(), words, n=1)
-
-
-def _nearest_key(parents: list[str], key: str) -> str:
-    tables = {name: list(get_section(name).model_fields) for name in Config.model_fields}
-    allowed = tables[parents[0]] if parents else list(tables)
-    elsewhere = [f"{table}.{name}" for table, names in tables.items() for name in names if name == key]
-    near = _nearest(key, allowed)
-    if near:
-        return f"; did you mean {'.'.join([*parents, near[0]])}?"
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
-    return f"; expected one of {', '.join(allowed)}"
-
-
-def get_section(name: str) -> type[pydantic.BaseModel]:
-    """Returns the model of one table of the config."""
-    annotation = Config.model_fields[name].annotation
-    return annotation if isinstance(annotation, type) else get_args(annotation)[0]
-
-
-def _tables() -> str:
-    return ", ".join(f"[{name}]" for name in Config.model_fields)
-
-
-def _known_configs() -> str:
-    names = sorted(str(path) for path in Path("configs").glob("*.toml"))
-    return f"; there are {', '.join(names)}" if names else ""

@@ -68,3 +68,22 @@ def pool_weights(weights: np.ndarray, bins: tuple[int, int]) -> np.ndarray:
     q_starts, k_starts = (bin_starts(*side) for side in zip(bins, weights.shape[1:], strict=True))
     sums = np.add.reduceat(np.add.reduceat(weights, k_starts, axis=-1), q_starts, axis=-2)
     return sums / np.diff([*q_starts, weights.shape[1]])[:, None]
+
+
+def oracle_mass(filters: np.ndarray, oracle: np.ndarray) -> np.ndarray:
+    """Averages the weight on the oracle's keys, over the queries that have any: mean_q Σ_{k in oracle(q)} w[q, k].
+
+    Args:
+      filters: ``[heads, queries, keys]``.
+      oracle: bool ``[queries, keys]``.
+
+    Returns:
+      ``[heads]``, nan where the oracle is empty.
+    """
+    return mean_over_queries(np.where(oracle, filters, 0).sum(-1), oracle)
+
+
+def mean_over_queries(values: np.ndarray, oracle: np.ndarray) -> np.ndarray:
+    """Averages values ``[heads, queries]`` over the queries that have an oracle: ``[heads]``, nan if none has."""
+    known = oracle.any(-1)
+    return values[:, known].mean(-1) if known.any() else np.full(len(values), np.nan)

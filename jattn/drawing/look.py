@@ -4,7 +4,13 @@ The ramp runs in even steps of lightness and its hue stays blue, so that it read
 the accent differs from it in hue and, where both meet, in form: the oracle is an outline.
 """
 
+import warnings
+from typing import TYPE_CHECKING, BinaryIO
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RAMP = ("#ffffff", "#c9d8e7", "#94b1d0", "#628bb7", "#3a6698", "#1e4270", "#0d2240")
 """Colours of weight 0 to weight 1 on light paper."""
@@ -14,6 +20,12 @@ ACCENT = "#d1490b"
 
 INVALID = "#b9b2a6"
 """A weight that is not a number."""
+
+INK, GREY, FAINT = RAMP[-1], "#6b6f76", "#c3cad3"
+"""Colours of text, of what is said beside it, and of lines."""
+
+DPI = 120
+"""Dots per inch of a figure that is written."""
 
 DARK_RAMP = ("#161a21", "#273a50", "#3c5c7e", "#5b81a7", "#86a7ca", "#b7cee5", "#eff5fc")
 DARK_ACCENT = "#ff9350"
@@ -71,3 +83,10 @@ def style_variables() -> str:
 
 def _variables(ramp: tuple[str, ...], accent: str, invalid: str) -> str:
     return f"--ramp: {' '.join(ramp)}; --none: {ramp[0]}; --ink: {ramp[-1]}; --oracle: {accent}; --invalid: {invalid};"
+
+
+def save_figure(figure: "Figure", file: BinaryIO) -> None:
+    """Writes a figure as PNG. A token that the font cannot draw becomes a box, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format="png", dpi=DPI)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jattn.drawing.bins import oracle_mass
 from jattn.drawing.look import ACCENT, INVALID, ramp_colours, token_label
 from jattn.filters.cells import SCALES, Ink, View, check_scale, compute_cells, counted, make_view, oracle_filter
-from jattn.report.measures import oracle_mass
 from jattn.rules.masks import MaskLike
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Picture:
 
     def draw_figure(self) -> "Figure":
         """Draws the heads in rows of up to four, and beside them what the inks mean."""
-        from jattn.report.figures import GREY, INK
+        from jattn.drawing.look import GREY, INK
 
         count, (left, below) = len(self.view.heads), map(self._room_for_labels, (0, 1))
         down = math.ceil(count / 4)
@@ -206,7 +206,7 @@ class _Picture:
         """Draws the cells of a head, and what stands beside and below them."""
         from matplotlib.colors import ListedColormap, PowerNorm
 
-        from jattn.report.figures import FAINT, GREY
+        from jattn.drawing.look import FAINT, GREY
 
         rows, columns = self.view.rows, self.view.columns
         extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
@@ -230,7 +230,7 @@ class _Picture:
         """Names as many cells as there is room for, or else positions."""
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        from jattn.report.figures import GREY
+        from jattn.drawing.look import GREY
 
         labels, part = self.labels[side], (self.view.rows, self.view.columns)[side]
         if labels is None:
@@ -268,7 +268,7 @@ class _Picture:
 
     def _draw_bar(self, axes: "Axes") -> None:
         """Draws the ramp, and a few weights beside their inks."""
-        from jattn.report.figures import FAINT, GREY
+        from jattn.drawing.look import FAINT, GREY
 
         axes.imshow(ramp_colours(256)[::-1, None], aspect="auto", extent=(0, 1, 0, 1))
         weights: list[float] = []
@@ -287,7 +287,7 @@ def _figure_class() -> type["Figure"]:
     """Makes a figure that a notebook shows although pyplot does not know it."""
     from matplotlib.figure import Figure
 
-    from jattn.report.figures import save_figure
+    from jattn.drawing.look import save_figure
 
     class FilterFigure(Figure):
         def _repr_png_(self) -> bytes:

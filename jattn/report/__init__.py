@@ -25,14 +25,15 @@ def render(run_dir: Path | str) -> Path:
       FileNotFoundError: a file is missing that the report needs; the message names it.
       ValueError: a file does not hold what it should; the message names it.
     """
+    from jattn.drawing.look import save_figure
     from jattn.report import animation, figures, page
 
     folder, record = Path(run_dir), read_record(run_dir)
     with replacing(folder / "figures" / "curves.png") as file:
-        figures.save_figure(figures.draw_curves(record), file)
+        save_figure(figures.draw_curves(record), file)
     if record.probes.layers:
         with replacing(folder / "figures" / "filters.png") as file:
-            figures.save_figure(figures.draw_filters(record), file)
+            save_figure(figures.draw_filters(record), file)
         with replacing(folder / "figures" / "filters.gif") as file:
             animation.save_frames(animation.draw_frames(record), file)
     with replacing(folder / "report.html") as file:

@@ -160,8 +160,8 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
 
 def write_comparison(folder: Path, outcomes: Sequence[Outcome]) -> list[Table]:
     """Writes `sweep.csv`, `sweep.md` and `sweep.png` into a folder, each in one step; returns the tables."""
+    from jattn.drawing.look import save_figure
     from jattn.report.comparison_figure import draw_comparison
-    from jattn.report.figures import save_figure
 
     tables = make_tables(outcomes)
     with replacing(folder / "sweep.csv") as file:

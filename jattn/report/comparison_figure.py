@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from jattn.drawing.look import ramp_colours
+from jattn.drawing.look import FAINT, GREY, INK, ramp_colours
 from jattn.report.comparison import Outcome, Spread, value_text
-from jattn.report.figures import FAINT, GREY, INK
 
 TITLES = {"exact_accuracy": "exact accuracy", "filter_score": "filter score: mass on the oracle"}
 PALETTE = (INK, "#c07c12", "#4f86bd", "#9c3d68", "#3f8a6a", "#8d8f94", "#7a5bb0", "#7b5a33")

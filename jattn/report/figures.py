@@ -1,9 +1,7 @@
 """The figures of a run: its filters at a few steps, and its curves."""
 
 import math
-import warnings
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,25 +9,16 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from jattn.drawing.bins import bin_labels, bin_starts, tick_bins
-from jattn.drawing.look import ACCENT, INVALID, RAMP, pooled_ink, ramp_colours, token_label
+from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, INVALID, RAMP, pooled_ink, ramp_colours, token_label
 from jattn.report.curves import Curve, Panel, run_panels
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import Layer, RunRecord
 from jattn.report.selection import Head, choose_heads, choose_turn, omission
 
-DPI = 120
 HEADS = 16
 """The most heads that the figure of filters shows."""
 
-INK, GREY, FAINT = RAMP[-1], "#6b6f76", "#c3cad3"
 COLOURS = {"ink": INK, "blue": RAMP[3], "oracle": ACCENT, "faint": FAINT}
-
-
-def save_figure(figure: Figure, file: BinaryIO) -> None:
-    """Writes a figure as PNG. A token that the font cannot draw becomes a box, without a warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png", dpi=DPI)
 
 
 @dataclass(frozen=True)

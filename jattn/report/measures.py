@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jattn.drawing.bins import mean_over_queries, oracle_mass
 from jattn.report.record import Example, Layer, RunRecord
 from jattn.report.snapshots import Pooled
 
@@ -39,31 +40,13 @@ def measure(record: RunRecord, snapshot: int, layer: Layer, example: int) -> dic
     return {"mass": oracle_mass(filters, oracle), "hit_rate": hit_rate(filters, oracle), "entropy": entropy(filters)}
 
 
-def oracle_mass(filters: np.ndarray, oracle: np.ndarray) -> np.ndarray:
-    """Averages the weight on the oracle's keys, over the queries that have any: mean_q Σ_{k in oracle(q)} w[q, k].
-
-    Args:
-      filters: ``[heads, queries, keys]``.
-      oracle: bool ``[queries, keys]``.
-
-    Returns:
-      ``[heads]``, nan where the oracle is empty.
-    """
-    return _mean_over_queries(np.where(oracle, filters, 0).sum(-1), oracle)
-
-
 def hit_rate(filters: np.ndarray, oracle: np.ndarray) -> np.ndarray:
     """Counts how often a query's largest weight is on the oracle, as a part of those that have one: ``[heads]``."""
     best = filters.argmax(-1)
-    return _mean_over_queries(oracle[np.arange(len(oracle)), best].astype(float), oracle)
+    return mean_over_queries(oracle[np.arange(len(oracle)), best].astype(float), oracle)
 
 
 def entropy(filters: np.ndarray) -> np.ndarray:
     """Averages -Σ_k w[q, k] ln w[q, k] over queries, in nats: ``[heads]``. One key each is 0, all alike ln keys."""
     logarithm = np.log(np.where(filters > 0, filters, 1))
     return -(filters * logarithm).sum(-1).mean(-1)
-
-
-def _mean_over_queries(values: np.ndarray, oracle: np.ndarray) -> np.ndarray:
-    known = oracle.any(-1)
-    return values[:, known].mean(-1) if known.any() else np.full(len(values), np.nan)

@@ -56,7 +56,7 @@ def probe_run(setup: Setup, params: optax.Params, fitted: int = 4000, judged: in
 
     Example: before training, whether a sentence is in the passive can be read from the vector already.
       >>> from jattn.training import probing
-      >>> from jattn.command.options import check
+      >>> from jattn.training.reading import check
       >>> from jattn.training.setup import make_setup
       >>> from jattn.training.step import initial_state
       >>> config = {"task": {"name": "roles", "layout": "encoder_decoder"}, "model": {"kind": "pooled"}}

@@ -9,9 +9,9 @@ from typing import Any, TextIO
 
 import tomli_w
 
-from jattn.command.options import ConfigError, check, differences, read_toml
 from jattn.drawing.files import replacing
 from jattn.training.config import Config
+from jattn.training.reading import ConfigError, check, differences, read_toml
 
 CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", "lock"
 

@@ -12,13 +12,13 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.command.options import ConfigError
 from jattn.linen.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
 from jattn.linen.recurrent import RecurrentEncoderDecoder
 from jattn.rules import normalizers, scores
 from jattn.rules.normalizers import NormalizerLike
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.training.config import Config, ModelConfig, TrainingConfig
+from jattn.training.reading import ConfigError
 
 MODELS: dict[tuple[str, str], type[nn.Module]] = {
     ("transformer", "encoder"): Encoder,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from jattn.command.options import ConfigError, check, config_from_arguments, differences, read_toml
+from jattn.command.options import config_from_arguments
 from jattn.training.config import Config
+from jattn.training.reading import ConfigError, check, differences, read_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = {name: field.annotation for name, field in Config.model_fields.items()}

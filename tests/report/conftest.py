@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jattn.drawing.bins import pool_weights
-from jattn.report.measures import entropy, hit_rate, oracle_mass, oracle_matrix
+from jattn.drawing.bins import oracle_mass, pool_weights
+from jattn.report.measures import entropy, hit_rate, oracle_matrix
 from jattn.report.record import Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
 from tests.report.browsing import started

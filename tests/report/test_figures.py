@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from jattn.drawing.look import ACCENT
+from jattn.drawing.look import ACCENT, DPI, save_figure
 from jattn.report import render
 from jattn.report.animation import FRAME_MS, FRAMES, LAST_FRAME_MS, draw_frames, save_frames
-from jattn.report.figures import DPI, HEADS, draw_curves, draw_filters, save_figure
+from jattn.report.figures import HEADS, draw_curves, draw_filters
 from jattn.report.record import Example, Layer, Probes, read_record, save_probes
 from jattn.report.snapshots import save_snapshot
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jattn.drawing.bins import oracle_mass
 from jattn.drawing.look import (
     ACCENT,
     DARK_ACCENT,
@@ -11,7 +12,7 @@ from jattn.drawing.look import (
     token_label,
     weight_levels,
 )
-from jattn.report.measures import entropy, hit_rate, oracle_mass, oracle_matrix
+from jattn.report.measures import entropy, hit_rate, oracle_matrix
 from jattn.report.record import Example, Layer, read_record
 from jattn.report.selection import choose_heads, choose_snapshots, choose_turn, omission
 

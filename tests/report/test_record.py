@@ -214,7 +214,9 @@ def test_reading_and_writing_records_imports_no_drawing():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_report_needs_no_jax():
-    sources = Path(record_module.__file__).parent.glob("*.py")
+def test_the_report_and_what_it_draws_with_need_no_jax():
+    report = Path(record_module.__file__).parent
+    sources = [*report.glob("*.py"), *(report.parent / "drawing").glob("*.py")]
     imports = [line for path in sources for line in path.read_text(encoding="utf-8").split("\n") if "import" in line]
-    assert not [line for line in imports if re.search(r"\b(jax|flax)\b|jattn\.(?!report)", line)]
+    assert len(sources) > 15
+    assert not [line for line in imports if re.search(r"\b(jax|flax)\b|jattn\.(?!report|drawing)", line)]

@@ -4,10 +4,11 @@ import pytest
 import tomli_w
 
 from jattn.__main__ import main
-from jattn.command.options import ConfigError, check, config_from_arguments, differences
+from jattn.command.options import config_from_arguments
 from jattn.tasks import TASKS, draw
 from jattn.tasks.options import make_task, task_options
 from jattn.training.config import Config, TaskConfig
+from jattn.training.reading import ConfigError, check, differences
 
 COMMON = {"name", "layout", "min_length", "max_length"}
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.command.options import check
 from jattn.tasks import Sequence
 from jattn.training.evaluation import Measured
 from jattn.training.loop import decode, describe_probes
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 
 

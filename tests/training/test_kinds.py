@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from jattn.command.options import ConfigError, check
 from jattn.linen.models import Encoder, EncoderDecoder, PooledEncoder
 from jattn.linen.recurrent import RecurrentEncoderDecoder
 from jattn.report import render
@@ -16,6 +15,7 @@ from jattn.report.record import read_record, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
 from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.loop import describe_probes
+from jattn.training.reading import ConfigError, check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.command.options import check
 from jattn.training.evaluation import add_up, make_measure, summarize
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state, make_train_chunk
 

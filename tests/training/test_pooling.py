@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jattn import attention_filter, masks
-from jattn.command.options import check
 from jattn.drawing.bins import pool_weights
 from jattn.report.measures import measure
 from jattn.report.record import read_record, save_probes
@@ -14,6 +13,7 @@ from jattn.report.snapshots import Pooled, save_snapshot
 from jattn.training.evaluation import make_measure
 from jattn.training.loop import describe_probes
 from jattn.training.pooling import PoolReal, pool_filters
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.command.options import check
 from jattn.training.probing import _name, fit_classifier, probe_run
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 
 fit = jax.jit(fit_classifier, static_argnums=2)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jattn.command.options import check
 from jattn.training.checkpoints import Checkpoints
+from jattn.training.reading import check
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolder, RunFolderError
 from jattn.training.setup import make_setup

@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 
 import train
-from jattn.command.options import check, config_from_arguments, read_toml
-from jattn.command.runs import configure_jax, run_config
+from jattn.command.options import config_from_arguments
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.interrupts import Interrupts, interrupts
 from jattn.training.loop import snapshot_steps
+from jattn.training.reading import check, read_toml
+from jattn.training.runs import configure_jax, run_config
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 

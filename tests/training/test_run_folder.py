@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from jattn.command.options import ConfigError, check
+from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, RunFolderError
 
 # Runs in another process: makes a config for a folder, as `make_config` does here.
 ELSEWHERE = """
 import os, sys
-from jattn.command.options import check
+from jattn.training.reading import check
 from jattn.training.run_folder import RunFolder
 config = check({"run": {"folder": sys.argv[1]}}, "test")
 """

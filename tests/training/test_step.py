@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from jattn.command.options import check
 from jattn.tasks import Batch
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import cross_entropy, initial_state, is_correct, make_train_chunk, train_step
 
@@ -148,7 +148,7 @@ def test_two_devices_take_the_steps_of_one():
     script = """
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", {devices})
-from jattn.command.options import check
+from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state, make_train_chunk
 setup = make_setup(check({{"training": {{"batch_size": 8}}}}, "test"))

@@ -11,13 +11,14 @@ import jax
 import pytest
 
 import train
-from jattn.command.options import ConfigError, check, config_from_arguments
-from jattn.command.runs import configure_jax, cpu_devices, on_its_devices
+from jattn.command.options import config_from_arguments
+from jattn.command.sweeps import sweep_from_arguments
 from jattn.training import sweeps
 from jattn.training.loop import TrainingFailed
 from jattn.training.progress import Reporter
+from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, check_folder, read_config
-from jattn.training.sweeps import sweep_from_arguments
+from jattn.training.runs import configure_jax, cpu_devices, on_its_devices
 
 CONFIG = """
 [task]

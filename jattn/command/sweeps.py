@@ -1,0 +1,66 @@
+"""Sweeps as they are asked for on the command line: ``--sweep KEY VALUE ...``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jattn.command.options import read_arguments
+from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value
+from jattn.training.sweeps import Sweep, make_sweep
+
+EXAMPLE = "--sweep model.num-heads 1 2 4"
+
+
+def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Sweep | None:
+    """Reads a config file, options and ``--sweep KEY VALUE ...``; returns None where nothing is swept.
+
+    Raises:
+      ConfigError: for what `jattn.command.options.config_from_arguments` refuses, in any of the combinations; for keys
+        that are unknown, swept twice, given as an option as well, or make no other run; for values that are equal.
+      SystemExit: as there.
+    """
+    options, asked = _split(arguments)
+    if not asked:
+        return None
+    swept: dict[tuple[str, str], list[Any]] = {}
+    for word, *texts in asked:
+        table, key = _find_new_key(word, swept, options)
+        if not texts:
+            raise ConfigError(f"--sweep {word}: expected values, for example {EXAMPLE}, got none")
+        swept[table, key] = [parse_value(table, key, text) for text in texts]
+    given = read_arguments(options, program)
+    folder = given.values.get("run", {}).get("folder") or str(Path("runs") / f"{given.name}_sweep")
+    return make_sweep(given, swept, Path(folder))
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Splits what follows each --sweep, up to the next option, from all other arguments."""
+    options, asked, target = [], [], None
+    for argument in arguments:
+        if argument == "--sweep":
+            target = []
+            asked.append(target)
+        elif argument.startswith("--") or argument == "-h":
+            target = None
+            options.append(argument)
+        else:
+            (options if target is None else target).append(argument)
+    if [] in asked:
+        raise ConfigError(f"--sweep: expected a key and its values, for example {EXAMPLE}, got nothing")
+    return options, asked
+
+
+def _find_new_key(word: str, swept: Mapping[tuple[str, str], Any], options: Sequence[str]) -> tuple[str, str]:
+    table, key = find_key(word, "--sweep")
+    path = f"{table}.{key}"
+    if path in HOW_WRITTEN:
+        raise ConfigError(f"--sweep {word}: expected a key that makes another run, got one of {', '.join(HOW_WRITTEN)}")
+    if (table, key) in swept:
+        raise ConfigError(
+            f"--sweep {word}: expected each key once, got it twice; name all its values after one --sweep"
+        )
+    for option in options:
+        name = option.split("=")[0].removeprefix("--").replace("-", "_")
+        if option.startswith("--") and name in (path, f"{table}.no_{key}"):
+            raise ConfigError(f"--sweep {word}: expected the key to be swept or given, got {option} as well")
+    return table, key

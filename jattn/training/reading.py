@@ -1,0 +1,219 @@
+"""From a config file, or nested values, to a checked `Config`, or one message that says what is wrong."""
+
+import dataclasses
+import datetime
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pydantic
+
+from jattn.training.config import Config
+
+HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache")
+"""The keys that say where and how a run is written: with others it is the same run."""
+
+
+class ConfigError(ValueError):
+    """A mistake in a config file or on the command line; its text is meant for the person who made it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a config file and the options after it say.
+
+    Attributes:
+      values: the nested values of a config, not checked yet where options changed them.
+      source: where they came from, for messages.
+      name: of the config file, without its ending.
+    """
+
+    values: dict[str, Any]
+    source: str
+    name: str
+
+
+def in_folder(config: Config, folder: Path) -> Config:
+    """Returns the config with another run folder."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"folder": str(folder)})})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file that is meant to hold a config.
+
+    Raises:
+      ConfigError: if there is no such file, or it is a folder, not UTF-8, empty or not TOML.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else known_configs()
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} at {error.start}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a readable config file, got: {error.strerror}") from None
+    try:
+        values = tomllib.loads(text.removeprefix("\ufeff"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, got: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
+        raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
+    if not values:
+        raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
+    return values
+
+
+def check(values: dict[str, Any], source: str) -> Config:
+    """Makes a `Config` of nested values, filling in defaults.
+
+    Raises:
+      ConfigError: with a line per mistake; `source` says where the values came from.
+    """
+    values = {
+        table: {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in entries.items()
+            if value is not None
+        }
+        if isinstance(entries, dict)
+        else entries
+        for table, entries in values.items()
+    }
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()]
+        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise ConfigError("\n".join([*lines[:8], *more])) from None
+
+
+def differences(config: Config, other: Config) -> list[str]:
+    """Lists the keys in which two configs differ, ``key: this | other``; where and how a run is written is left out."""
+    ours, theirs = config.model_dump(), other.model_dump()
+    return [
+        f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
+        for table in ours
+        for key in get_section(table).model_fields
+        if f"{table}.{key}" not in HOW_WRITTEN and ours[table].get(key) != theirs[table].get(key)
+    ]
+
+
+def find_key(word: str, source: str) -> tuple[str, str]:
+    """Returns the table and the key that ``table.key`` names, written with - or with _.
+
+    Raises:
+      ConfigError: if there is none, naming the nearest; `source` says where the word came from.
+    """
+    table, _, key = word.replace("-", "_").partition(".")
+    if table not in Config.model_fields or key not in get_section(table).model_fields:
+        near = nearest_path(word)
+        hint = f"did you mean {near}?" if near else "expected a table and a key of it, for example model.num_heads"
+        raise ConfigError(f"{source}: {shown(word)}: unknown key; {hint}")
+    return table, key
+
+
+def parse_value(table: str, key: str, text: str) -> Any:
+    """Reads a value as it stands in a config file, strings without quotes; what cannot be read stays text for `check`.
+
+    Example:
+      >>> from jattn.training.reading import parse_value
+      >>> parse_value("training", "steps", "500"), parse_value("training", "learning_rate", "1e-3")
+      (500, 0.001)
+      >>> parse_value("model", "score", "cosine"), parse_value("evaluation", "test_lengths", "[16,32]")
+      ('cosine', [16, 32])
+    """
+    kind = get_section(table).model_fields[key].annotation
+    try:
+        if kind is float:
+            return float(text)
+        if kind is not str and get_origin(kind) is not Literal:
+            read = tomllib.loads(f"value = {text}")
+            return read["value"] if len(read) == 1 else text
+    except (ValueError, RecursionError):  # no number; no TOML; a number of thousands of digits, or lists nested as deep
+        pass
+    return text
+
+
+def paths() -> list[str]:
+    return [f"{name}.{key}" for name in Config.model_fields for key in get_section(name).model_fields]
+
+
+def nearest_path(word: str, *others: str) -> str | None:
+    """Returns the ``table.key``, or one of `others`, that is written nearly as `word`, or whose key it is."""
+    word = word.replace("-", "_")
+    near = difflib.get_close_matches(word, [*paths(), *others], n=1)
+    return next(iter(near or [path for path in paths() if path.split(".")[1] == word]), None)
+
+
+def _explain(mistake: dict[str, Any]) -> str:
+    *parents, key = (*map(str, mistake["loc"]),) or ("",)
+    path, got = shown(".".join([*parents, key])), _as_toml(mistake["input"])
+    if mistake["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_nearest_key(parents, key)}"
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
+    expected = _EXPECTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
+    if mistake["type"] in ("model_type", "model_attributes_type"):
+        expected = f"a table [{path}]"
+    hint = ""
+    if mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
+        near = _nearest(mistake["input"], mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{path}: expected {expected}, got {got}{hint}"
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+}
+
+
+def _as_toml(value: Any) -> str:
+    """Writes a value as it stands in a config file, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return shown(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
+
+
+def shown(text: str) -> str:
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _nearest(word: str, words: list[str]) -> list[str]:
+    return difflib.get_close_matches(word.lower(), words, n=1)
+
+
+def _nearest_key(parents: list[str], key: str) -> str:
+    tables = {name: list(get_section(name).model_fields) for name in Config.model_fields}
+    allowed = tables[parents[0]] if parents else list(tables)
+    elsewhere = [f"{table}.{name}" for table, names in tables.items() for name in names if name == key]
+    near = _nearest(key, allowed)
+    if near:
+        return f"; did you mean {'.'.join([*parents, near[0]])}?"
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    return f"; expected one of {', '.join(allowed)}"
+
+
+def get_section(name: str) -> type[pydantic.BaseModel]:
+    """Returns the model of one table of the config."""
+    annotation = Config.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) else get_args(annotation)[0]
+
+
+def _tables() -> str:
+    return ", ".join(f"[{name}]" for name in Config.model_fields)
+
+
+def known_configs() -> str:
+    names = sorted(str(path) for path in Path("configs").glob("*.toml"))
+    return f"; there are {', '.join(names)}" if names else ""
