@@ -59,7 +59,8 @@ class Inner(nn.Module):
 
 def test_edits_reach_the_layers_that_they_name_under_jit():
     """Nested ones, all calls of one, several at a time; what they hold is data."""
-    variables, traced = drawn_like(Model(), X), []
+    # Halved, so that scores stay small and four layers do not magnify what rounding differs by.
+    variables, traced = jax.tree.map(lambda x: x / 2, drawn_like(Model(), X)), []
 
     @jax.jit
     def look(shares):
