@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jattn.filters import passes as sweeps
+from jattn.engine import compiling
 
 MOST_STORED = 10**9
 """The bytes of compiled programs, of this code and of older code, that are kept from one session to the next."""
@@ -88,5 +88,5 @@ def programs_are_let_go():
     _tests_run += 1
     maps = Path("/proc/self/maps")
     if _tests_run % 10 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
-        sweeps._jitted.cache_clear()
+        compiling.forget()
         jax.clear_caches()

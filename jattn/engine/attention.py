@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jattn.engine.compiling import compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
 from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
 from jattn.engine.rows import Dropout, RowProgram, clean, row_program, taint
@@ -101,9 +102,20 @@ def attend(
     if kernel is not None:
         return KERNELS[kernel](query, key, value, program)
     plan = choose_plan(shape, program, implementation, block_size)
+    return compiled(attend_by_rows, plan=plan)(query, key, value, program)[0]
+
+
+def attend_by_rows(
+    query: Float[Array, "*batch T N H"],
+    key: Float[Array, "*batch S K H"],
+    value: Float[Array, "*batch S K V"],
+    program: RowProgram,
+    plan: Plan,
+) -> tuple[Float[Array, "*batch T N V"], Float[Array, "*batch T N"]]:
+    """Attends by the row program; returns the output and the log-normalizer of `attend_heads_first`."""
     query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
-    out, _ = attend_heads_first(query, key, value, program, plan)
-    return jnp.swapaxes(out, -3, -2)
+    out, log_normalizer = attend_heads_first(query, key, value, program, plan)
+    return jnp.swapaxes(out, -3, -2), jnp.swapaxes(log_normalizer, -2, -1)
 
 
 def attend_heads_first(

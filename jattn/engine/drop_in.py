@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from jattn.engine.attention import attend, attend_heads_first, choose_plan, filter_shape
+from jattn.engine.attention import attend, attend_by_rows, choose_plan, filter_shape
+from jattn.engine.compiling import compiled
 from jattn.engine.rows import row_program
 from jattn.rules import masks
 from jattn.rules.checks import check_float
@@ -149,9 +150,7 @@ def _attend_without_kernels(
     """Attends in one block or in several; also returns the log-normalizer."""
     program = row_program(score, bias, mask, softmax(), None, None, shape)
     plan = choose_plan(shape, program, None, None)
-    query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
-    out, log_normalizer = attend_heads_first(query, key, value, program, plan)
-    return jnp.swapaxes(out, -3, -2), jnp.swapaxes(log_normalizer, -2, -1)
+    return compiled(attend_by_rows, plan=plan)(query, key, value, program)
 
 
 def _check_axes(name: str, array: Any) -> None:

@@ -17,8 +17,9 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from jattn.drawing.bins import bin_starts, cell_words
+from jattn.engine.compiling import compiled
 from jattn.filters.folds import pool
-from jattn.filters.passes import compiled, sweep
+from jattn.filters.passes import sweep
 from jattn.rules.masks import MaskLike, as_mask
 
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jattn.engine.attention import as_dropout, filter_shape
+from jattn.engine.compiling import compiled
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import RowProgram, row_program
 from jattn.filters import folds
 from jattn.filters.indexing import select
-from jattn.filters.passes import compiled, multiply, multiply_transposed, one_block, some_cells, some_rows, sweep
+from jattn.filters.passes import multiply, multiply_transposed, one_block, some_cells, some_rows, sweep
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import Grid, static

@@ -21,24 +21,6 @@ if TYPE_CHECKING:
     from jattn.filters.filter import AttentionFilter
 
 
-def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
-    """Compiles a function of pytrees, once for every kind of device and every value of the keyword arguments."""
-
-    def call(*arguments: Any) -> Any:
-        try:
-            hash(jax.tree.structure(arguments))
-        except TypeError:
-            return function(*arguments, **static)
-        return _jitted(function, tuple(static.items()), jax.default_backend(), walks_heads())(*arguments)
-
-    return call
-
-
-@functools.lru_cache(maxsize=256)
-def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], *context: Any) -> Callable[..., Any]:
-    return jax.jit(functools.partial(function, **dict(static)))
-
-
 def sweep(filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array, " M"] | None = None) -> dict[str, Any]:
     """Asks all folds of each block of a filter in turn.
 

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, attention_filter, masks, scores
 from tests import reference
+from tests.compilations import anew, counted
 from tests.variants import BANNED, MASKS, SHAPE, TOGETHER, VARIANTS, inputs, join
 
 examples = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None)
@@ -32,9 +33,15 @@ def compiled(**call):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_the_reference(name):
+    """And is compiled once: with rules written anew, a second call is the program of the first."""
     query, key, value = inputs()
     expected = reference.attend(query, key, value, **VARIANTS[name].rules)
-    close(attend(query, key, value, **VARIANTS[name].call), expected)
+    found = attend(query, key, value, **VARIANTS[name].call)
+    close(found, expected)
+    with counted() as happened:
+        again = attend(query, key, value, **anew(VARIANTS[name].call))
+    assert happened == []
+    assert_array_equal(again, found)
 
 
 def in_ragged_blocks(variant):
