@@ -5,22 +5,45 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_examples_run():
-    found = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert found.attempted > 10
+PAGES = {"attention": 10, "extending": 25, "tasks": 2, "training": 2}
+"""The pages of docs/ with examples that take no time to speak of, and how many there are at least."""
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def run_examples(path):
+    found = doctest.testfile(str(path), module_relative=False, optionflags=OPTIONS)
     assert found.failed == 0
+    return found.attempted
+
+
+def test_the_examples_run():
+    assert run_examples(ROOT / "README.md") > 10
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_examples_of_a_page_run(name):
+    assert run_examples(ROOT / "docs" / f"{name}.md") >= PAGES[name]
 
 
 def test_the_examples_of_the_page_on_filters_run(optimized):
     """Sixty-five thousand tokens among them: this test takes longer than most."""
-    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    found = doctest.testfile(str(ROOT / "docs" / "filters.md"), module_relative=False, optionflags=options)
-    assert found.attempted > 40
-    assert found.failed == 0
+    assert run_examples(ROOT / "docs" / "filters.md") > 40
+
+
+def test_no_page_with_examples_is_left_out():
+    with_examples = {path.stem for path in (ROOT / "docs").glob("*.md") if ">>> " in path.read_text()}
+    assert with_examples == {*PAGES, "filters"}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_two_commands_are_there_word_for_word():
@@ -30,7 +53,7 @@ def test_the_two_commands_are_there_word_for_word():
 
 
 def test_every_config_is_in_the_table():
-    named = set(re.findall(r"`(\w+\.toml)`", README))
+    named = set(re.findall(r"`(\w+\.toml)`", (ROOT / "docs" / "tasks.md").read_text()))
     assert named == {path.name for path in (ROOT / "configs").glob("*.toml")}
 
 
