@@ -15,9 +15,9 @@ from jattn.command.sweeps import sweep_from_arguments
 from jattn.report.comparison import Outcome, Spread
 from jattn.tasks import Batch, make_batch
 from jattn.training.interrupts import Interrupts
+from jattn.training.loop import train
 from jattn.training.restore import restore
 from jattn.training.run_folder import read_metrics
-from jattn.training.runs import run_config
 from jattn.training.setup import Setup
 from jattn.training.sweeps import finished_test, prepare, run_sweep
 
@@ -82,7 +82,7 @@ class Lab:
     Args:
       folder: where run folders lie.
       seeds: how many seeds each config is trained with.
-      signals: as for `jattn.training.runs.run_config`.
+      signals: as for `jattn.training.train`.
     """
 
     def __init__(self, folder: Path, seeds: int, signals: Interrupts) -> None:
@@ -102,7 +102,7 @@ class Lab:
         sweep = sweep_from_arguments(arguments)
         if sweep is None:
             config = config_from_arguments(arguments)
-            return [Trial({}, path, finished_test(config) or run_config(config, self.signals))]
+            return [Trial({}, path, finished_test(config) or train(config, signals=self.signals))]
         sweep = prepare(sweep)
         outcomes = run_sweep(sweep, self.signals)
         trials = []

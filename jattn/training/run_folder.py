@@ -4,7 +4,9 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import tomli_w
@@ -13,7 +15,7 @@ from jattn.drawing.files import replacing
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError, check, differences, read_toml
 
-CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", "lock"
+CONFIG, METRICS, LOCK, OWN = "config.toml", "metrics.jsonl", "lock", "own.json"
 
 
 class RunFolderError(RuntimeError):
@@ -26,13 +28,14 @@ class RunFolder:
     Args:
       config: of the run; ``config.run.folder`` is made where missing. If the folder holds a run of the same config,
         that run goes on; ``config.run.overwrite`` deletes it first.
+      own: what stands in place of the config's task and model, in words; kept with the config.
 
     Raises:
       RunFolderError: if another process holds the folder, if it holds a run of a different config (naming the keys), or
-        files that are no run.
+        of another task or model, or files that are no run.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, own: Mapping[str, str] = MappingProxyType({})) -> None:
         self.path = Path(config.run.folder)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -48,8 +51,12 @@ class RunFolder:
             there = read_config(self.path) if (self.path / CONFIG).exists() else None
             if there is not None and not config.run.overwrite:
                 _refuse_another_config(self.path, config, there)
+                _refuse_other_parts(self.path, own, read_own(self.path))
             else:
                 self._empty()
+                if own:
+                    with replacing(self.path / OWN) as file:
+                        file.write(json.dumps(dict(own), indent=2).encode("utf-8"))
                 with replacing(self.path / CONFIG) as file:
                     file.write(tomli_w.dumps(config.model_dump()).encode("utf-8"))
         except BaseException:
@@ -134,6 +141,11 @@ def read_config(path: Path) -> Config:
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
 
 
+def read_own(path: Path) -> dict[str, str]:
+    """Reads what stood in place of the config's task and model in the run of a folder, in words."""
+    return json.loads((path / OWN).read_text("utf-8")) if (path / OWN).exists() else {}
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Reads all rows of metrics of the run in a folder; a last line that a crash cut short is left out.
 
@@ -161,7 +173,7 @@ def _refuse_strangers(path: Path) -> None:
     if (path / CONFIG).exists():
         return
     # A process that died while it wrote the first config leaves its temporary file.
-    ours = (LOCK, f".{CONFIG}.")
+    ours = (LOCK, OWN, f".{CONFIG}.", f".{OWN}.")
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(ours))
     if strangers:
         raise RunFolderError(f"{path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it")
@@ -175,3 +187,13 @@ def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
             + "\n  ".join(differing)
             + "\nchoose another --run.folder, or --run.overwrite to delete that run"
         )
+
+
+def _refuse_other_parts(path: Path, own: Mapping[str, str], there: Mapping[str, str]) -> None:
+    for name in sorted(own.keys() | there.keys()):
+        if own.get(name) != there.get(name):
+            ours, theirs = (x.get(name, "that of the config") for x in (own, there))
+            raise RunFolderError(
+                f"{path} holds a run of another {name} (asked for | there):\n  {ours} | {theirs}\n"
+                "give the same, or choose another run.folder, or run.overwrite to delete that run"
+            )

@@ -2,14 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jattn.training.config import Config
-from jattn.training.interrupts import Interrupts
 
 
 def configure_jax(configs: Sequence[Config]) -> None:
@@ -39,42 +36,3 @@ def on_its_devices(config: Config) -> Config:
         return config
     devices = min(cpu_devices(config), jax.local_device_count())
     return config.model_copy(update={"run": config.run.model_copy(update={"devices": devices})})
-
-
-def run_config(config: Config, signals: Interrupts) -> dict[str, Any]:
-    """Trains, tests and draws a run, or resumes it where it was cut off; returns the row of metrics of its test.
-
-    `configure_jax` comes before the first run of a process.
-
-    Args:
-      config: of the run; its folder is held until the end.
-      signals: of `jattn.training.interrupts.interrupts`, in whose time this runs.
-
-    Raises:
-      ConfigError: if the devices do not fit the batch sizes.
-      RunFolderError: if the folder cannot be used.
-      TrainingFailed: at a loss that is not finite.
-      Stopped: after saving, when a signal came.
-    """
-    from jattn.report import render
-    from jattn.training.loop import Run
-    from jattn.training.progress import reporter
-    from jattn.training.run_folder import RunFolder
-    from jattn.training.setup import make_setup
-
-    setup = make_setup(on_its_devices(config))
-    # The folder belongs to this process until the run ends.
-    with closing(RunFolder(config)) as folder, reporter(config.training.steps) as report:
-        report.line(f"{config.task.name}, layout {config.task.layout}: run folder {folder.path}")
-        run = Run(setup, folder, report, signals)
-        if run.step:
-            report.line(f"resumed at step {run.step}")
-        # From here a signal waits until the state is saved.
-        with signals.waiting():
-            run.train()
-            run.checkpoints.wait()
-        # Fresh examples, never seen in training or evaluation, have the last word.
-        result = run.test()
-    # The pictures and the page are made from the files in the folder alone.
-    render(folder.path)
-    return result

@@ -1,7 +1,8 @@
 """From a config to the parts of a run: task, model, optimizer, mesh."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -46,15 +47,24 @@ STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run, made from its config once."""
+    """The parts of a run, made from its config once.
+
+    Attributes:
+      config: of the run.
+      task, layout, model, optimizer: what is learned, how the model sees it, what learns and how.
+      schedule: the learning rate by step; None where an own optimizer has its own.
+      mesh: the devices, on one axis ``data``.
+      own: what stands in place of the config's task and model, by name and in words.
+    """
 
     config: Config
     task: Task
     layout: Layout
     model: nn.Module
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    schedule: optax.Schedule | None
     mesh: Mesh
+    own: Mapping[str, str] = MappingProxyType({})
 
     @property
     def seeds(self) -> Int[Any, "*R"]:
@@ -74,6 +84,21 @@ class Setup:
     def rngs(self, stream: str) -> PRNGKeyArray:
         """Returns that rng for each replicate."""
         return self.each(lambda seed: self.rng(stream, seed))(self.seeds)
+
+    def first(self, found: Any) -> Any:
+        """Picks what belongs to the first replicate; of a single one, all does."""
+        return found if self.config.training.replicates == 1 else jax.tree.map(lambda x: x[0], found)
+
+    def learning_rate(self, step: int) -> dict[str, float]:
+        """Returns the learning rate of a step by its name in a row of metrics; nothing for an own optimizer."""
+        return {} if self.schedule is None else {"learning_rate": float(jax.jit(self.schedule)(step))}
+
+    @property
+    def tokens_per_step(self) -> int:
+        """How many positions of how many examples a step reads, of all replicates together."""
+        longest, training = self.config.task.max_length, self.config.training
+        positions = self.layout.num_positions(longest, self.task.target_room(longest))
+        return training.batch_size * positions * training.replicates
 
     def training_batch(self, rng: PRNGKeyArray, indices: Array) -> Batch:
         """Makes training examples; each depends on `rng` and its index alone."""
@@ -96,23 +121,62 @@ class Setup:
         return self.task.symbols + self.layout.specials
 
 
-def make_setup(config: Config) -> Setup:
+def make_setup(
+    config: Config,
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Setup:
     """Makes the parts of a run; nothing is compiled yet.
 
+    Args:
+      config: of the run.
+      task, model, optimizer: own ones in place of the config's; see `jattn.training.train`.
+
     Raises:
-      ConfigError: if the devices do not fit the batch sizes.
+      ConfigError: if the devices do not fit the batch sizes, or an own task has no such layout or lengths.
+      TypeError: if an own part is of another type.
     """
-    task, layout = config.task.make(), LAYOUTS[config.task.layout]
-    schedule = make_schedule(config.training)
+    for name, part, kind in (
+        ("task", task, Task),
+        ("model", model, nn.Module),
+        ("optimizer", optimizer, optax.GradientTransformation),
+    ):
+        if part is not None and not isinstance(part, kind):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {type(part).__name__}")
+    own = {"task": task and task.name, "model": model and repr(model)}
+    if task is not None:
+        _check_task(task, config)
+    task, layout = config.task.make() if task is None else task, LAYOUTS[config.task.layout]
+    if model is None:
+        model = make_model(config.model, layout.name, len(task.symbols + layout.specials), config.training.dtype)
+    schedule = None
+    if optimizer is None:
+        schedule = make_schedule(config.training)
+        optimizer = make_optimizer(config.training, schedule)
     return Setup(
         config=config,
         task=task,
         layout=layout,
-        model=make_model(config.model, config.task.layout, len(task.symbols + layout.specials), config.training.dtype),
-        optimizer=make_optimizer(config.training, schedule),
+        model=model,
+        optimizer=optimizer,
         schedule=schedule,
         mesh=make_mesh(config),
+        own={name: words for name, words in own.items() if words is not None},
     )
+
+
+def _check_task(task: Task, config: Config) -> None:
+    wanted = config.task
+    if wanted.layout != "causal" and wanted.layout not in task.layouts:
+        raise ConfigError(
+            f"task.layout: expected one of {', '.join(task.layouts)} for {task.name!r}, got {wanted.layout!r}"
+        )
+    if not task.shortest <= wanted.min_length <= config.longest() <= task.longest:
+        raise ConfigError(
+            f"task: expected lengths from {task.shortest} to {task.longest} for {task.name!r}, "
+            f"got {wanted.min_length} to {config.longest()}"
+        )
 
 
 def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> nn.Module:

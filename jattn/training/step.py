@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -21,6 +22,10 @@ from jattn.training.setup import Setup
 
 WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
 """What a step measures of itself."""
+
+
+class TrainingFailed(RuntimeError):
+    """A run that cannot go on; its text says why, and what is kept."""
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +46,11 @@ class TrainState:
     opt_state: optax.OptState
     sums: dict[str, Float[Array, ""]]
     broken_step: Int[Array, ""]
+
+    @property
+    def number(self) -> int:
+        """How many steps were taken, fetched from the device."""
+        return int(np.max(jax.device_get(self.step)))
 
 
 def initial_state(setup: Setup) -> TrainState:
@@ -123,3 +133,17 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
         train_chunk, mesh=setup.mesh, in_specs=(everywhere, everywhere), out_specs=everywhere, check_vma=False
     )
     return jax.jit(mapped, donate_argnums=0)
+
+
+def check_finite(state: TrainState, seeds: Int[Any, "*R"], kept: int | None) -> None:
+    """Raises `TrainingFailed` if the loss of a seed was not finite; `kept` is the step of the latest checkpoint."""
+    broken_steps = np.ravel(jax.device_get(state.broken_step))
+    if np.all(broken_steps < 0):
+        return
+    which = int(np.argmax(broken_steps))
+    of_seed = f" of seed {np.ravel(seeds)[which]}" if len(broken_steps) > 1 else ""
+    raise TrainingFailed(
+        f"the loss{of_seed} is not finite at step {broken_steps[which]}; "
+        + (f"the checkpoint of step {kept} is kept" if kept is not None else "there is no checkpoint before it")
+        + "; a lower training.learning_rate or training.clip_norm may help"
+    )

@@ -27,7 +27,7 @@ from jattn.training.reading import (
     in_folder,
 )
 from jattn.training.run_folder import CONFIG, RunFolderError, check_folder, read_config, read_metrics
-from jattn.training.runs import on_its_devices, run_config
+from jattn.training.runs import on_its_devices
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,12 @@ def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
 
     Args:
       sweep: `prepare`d.
-      signals: as for `jattn.training.runs.run_config`.
+      signals: as for `jattn.training.train`.
 
-    Raises: as `run_config`, but for TrainingFailed.
+    Raises: as `jattn.training.train`, except TrainingFailed.
     """
-    from jattn.training.loop import TrainingFailed
+    from jattn.training.loop import train
+    from jattn.training.step import TrainingFailed
 
     outcomes = []
     for number, one in enumerate(sweep.combinations, start=1):
@@ -135,7 +136,7 @@ def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
         else:
             print(heading, flush=True)
             try:
-                test = run_config(one.config, signals)
+                test = train(one.config, signals=signals)
             except TrainingFailed as error:
                 print(f"{one.label}: {error}", file=sys.stderr)
             # Each run has programs of its own, of which a process can hold only so many.

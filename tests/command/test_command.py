@@ -1,12 +1,13 @@
 """What a person reads who made a mistake: one short message, status 2, before anything is compiled or written."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from jattn.command import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -152,30 +153,21 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def train():
-    """The command, as a module."""
-    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def refused(train, tmp_path, monkeypatch, capsys):
+def refused(tmp_path, monkeypatch, capsys):
     """Gives arguments to the command, which must refuse them; returns what a person reads."""
 
     def too_far(*arguments):
         raise AssertionError("went on with a wrong config")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "configure_jax", too_far)
+    monkeypatch.setattr(main, "configure_jax", too_far)
     monkeypatch.setattr("jattn.training.setup.make_setup", too_far)
 
     def run(*arguments):
         before = sorted(tmp_path.rglob("*"))
         try:
-            status = train.main([str(argument) for argument in arguments])
+            status = main.main([str(argument) for argument in arguments])
         except SystemExit as ended:
             status = ended.code
         told = capsys.readouterr()
@@ -292,12 +284,12 @@ def test_the_command_ends_with_status_2_before_anything_is_compiled(tmp_path, te
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
-def test_a_run_folder_whose_config_is_broken_is_a_mistake_too(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "configure_jax", lambda config: None)
+def test_a_run_folder_whose_config_is_broken_is_a_mistake_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main, "configure_jax", lambda config: None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("[task]\nold_key = 1\n")
     (tmp_path / "mine.toml").write_text(SMALL)
-    assert train.main([str(tmp_path / "mine.toml"), "--run.folder", str(tmp_path / "run")]) == 2
+    assert main.main([str(tmp_path / "mine.toml"), "--run.folder", str(tmp_path / "run")]) == 2
     assert str(tmp_path / "run") in capsys.readouterr().err
 
 

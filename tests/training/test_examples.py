@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jattn.tasks import Sequence
+from jattn.training.describing import decode, describe_probes
 from jattn.training.evaluation import Measured
-from jattn.training.loop import decode, describe_probes
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 

@@ -13,8 +13,8 @@ from jattn.report import render
 from jattn.report.page import page_data
 from jattn.report.record import read_record, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
+from jattn.training.describing import describe_probes
 from jattn.training.evaluation import add_up, make_measure, summarize
-from jattn.training.loop import describe_probes
 from jattn.training.reading import ConfigError, check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state

@@ -10,8 +10,8 @@ from jattn.drawing.bins import pool_weights
 from jattn.report.measures import measure
 from jattn.report.record import read_record, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
+from jattn.training.describing import describe_probes
 from jattn.training.evaluation import make_measure
-from jattn.training.loop import describe_probes
 from jattn.training.pooling import PoolReal, pool_filters
 from jattn.training.reading import check
 from jattn.training.setup import make_setup

@@ -19,13 +19,14 @@ import jax
 import numpy as np
 import pytest
 
-import train
+from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.interrupts import Interrupts, interrupts
-from jattn.training.loop import snapshot_steps
+from jattn.training.journal import snapshot_steps
+from jattn.training.loop import train
 from jattn.training.reading import check, read_toml
-from jattn.training.runs import configure_jax, run_config
+from jattn.training.runs import configure_jax
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 
@@ -76,11 +77,11 @@ def run(folder, *options, config=CONFIG):
     """Does what the command does in this process, whose JAX is set up; returns the status and what was printed."""
     printed = io.StringIO()
     with (
-        mock.patch("train.configure_jax"),
+        mock.patch("jattn.command.main.configure_jax"),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(printed),
     ):
-        status = train.main(command(folder, *options, config=config))
+        status = command_line.main(command(folder, *options, config=config))
     return status, printed.getvalue()
 
 
@@ -300,7 +301,7 @@ def test_every_config_runs(path, tmp_path):
     }
     config = config_from_arguments([str(path), *(f"--{key}={value}" for key, value in small.items())])
     with interrupts() as signals:
-        assert run_config(config, signals)["examples"] == 4
+        assert train(config, signals=signals)["examples"] == 4
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import jax
 import pytest
 
-import train
+from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
 from jattn.training import sweeps
-from jattn.training.loop import TrainingFailed
 from jattn.training.progress import Reporter
 from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, check_folder, read_config
 from jattn.training.runs import configure_jax, cpu_devices, on_its_devices
+from jattn.training.step import TrainingFailed
 
 CONFIG = """
 [task]
@@ -48,14 +48,16 @@ SWEEP = ["--sweep", "model.num-heads", "1", "2"]
 def working_directory(tmp_path, monkeypatch):
     """A folder with a config file, in a process whose devices are chosen already."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "configure_jax", lambda configs: None)
+    monkeypatch.setattr(command_line, "configure_jax", lambda configs: None)
     Path("mine.toml").write_text(CONFIG)
 
 
 @pytest.fixture
 def no_run(monkeypatch):
     """Fails a test in which a run is begun."""
-    monkeypatch.setattr(sweeps, "run_config", lambda config, signals: pytest.fail(f"began {config.run.folder}"))
+    monkeypatch.setattr(
+        "jattn.training.loop.train", lambda config, *, signals: pytest.fail(f"began {config.run.folder}")
+    )
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def runs(monkeypatch):
     """Notes which runs are begun, which are done at once instead; those that are told to fail do."""
     begun, failing = [], set()
 
-    def pretend(config, signals):
+    def pretend(config, *, signals):
         name = Path(config.run.folder).name
         begun.append(name)
         if name in failing:
@@ -76,12 +78,12 @@ def runs(monkeypatch):
         (folder.path / "report.html").touch()
         return test
 
-    monkeypatch.setattr(sweeps, "run_config", pretend)
+    monkeypatch.setattr("jattn.training.loop.train", pretend)
     return begun, failing
 
 
 def sweep(*options):
-    return train.main(["mine.toml", *options])
+    return command_line.main(["mine.toml", *options])
 
 
 def read_sweep(folder="runs/mine_sweep"):
@@ -102,8 +104,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "mine.toml").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "configure_jax", lambda configs: None)
-        assert train.main([str(folder / "mine.toml"), "--run.folder", str(folder / "sweep"), *SWEEP]) == 0
+        patched.setattr(command_line, "configure_jax", lambda configs: None)
+        assert command_line.main([str(folder / "mine.toml"), "--run.folder", str(folder / "sweep"), *SWEEP]) == 0
     return folder / "sweep"
 
 
@@ -211,7 +213,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("options", "expected"), [(given, words) for given, *words in MISTAKES])
 def test_a_mistake_is_told_before_anything_runs(no_run, monkeypatch, capsys, options, expected):
-    monkeypatch.setattr(train, "configure_jax", lambda configs: pytest.fail("went on with a wrong sweep"))
+    monkeypatch.setattr(command_line, "configure_jax", lambda configs: pytest.fail("went on with a wrong sweep"))
     assert sweep(*options) == 2
     told = capsys.readouterr()
     assert told.out == ""
@@ -377,7 +379,7 @@ def test_a_file_where_the_folder_should_be_is_told(no_run, capsys):
 
 def test_a_single_run_does_not_go_into_the_folder_of_a_sweep(runs, capsys):
     assert sweep(*SWEEP) == 0
-    assert train.main(["mine.toml", "--run.folder", "runs/mine_sweep"]) == 2
+    assert command_line.main(["mine.toml", "--run.folder", "runs/mine_sweep"]) == 2
     assert "expected an empty folder or that of a run" in capsys.readouterr().err
 
 

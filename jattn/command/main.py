@@ -1,0 +1,68 @@
+"""What `train.py` does: a run, or a sweep of runs, from the arguments to the exit status."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jattn.command.options import config_from_arguments
+from jattn.command.sweeps import sweep_from_arguments
+from jattn.training.config import Config
+from jattn.training.interrupts import Interrupts, Stopped, interrupts
+from jattn.training.reading import ConfigError
+from jattn.training.run_folder import RunFolderError
+from jattn.training.runs import configure_jax
+from jattn.training.sweeps import Sweep, prepare, run_sweep
+
+
+def main(arguments: list[str]) -> int:
+    """Does what `train.py` is asked for; returns the exit status.
+
+    0 done, 2 wrong config or arguments, 130 or 143 after saving on SIGINT or SIGTERM, 1 otherwise.
+    """
+    # What is asked for comes first: a mistake in it is told before anything slow is imported or compiled.
+    try:
+        sweep = sweep_from_arguments(arguments)
+        configs = [one.config for one in sweep.combinations] if sweep else [config_from_arguments(arguments)]
+        configure_jax(configs)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+    from jattn.training.step import TrainingFailed
+
+    try:
+        with interrupts() as signals:
+            return do_sweep(sweep, signals) if sweep else do_run(configs[0], signals)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command resumes", file=sys.stderr)
+        return stopped.status
+    except (ConfigError, RunFolderError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (TrainingFailed, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def do_run(config: Config, signals: Interrupts) -> int:
+    """Does one run and tells its result; returns the exit status."""
+    from jattn.training.loop import train
+
+    result = train(config, signals=signals)
+    print(f"test on {result['examples']} fresh sequences: {result['exact_accuracy']:.2%} right{filter_score(result)}")
+    for length, found in result["by_length"].items():
+        print(f"    length {length:>4}: {found['exact_accuracy']:8.2%} right{filter_score(found)}")
+    print(f"see {Path(config.run.folder) / 'report.html'}")
+    return 0
+
+
+def do_sweep(sweep: Sweep, signals: Interrupts) -> int:
+    """Does the runs of a sweep, once all are known to be right, and tells their results; returns the exit status."""
+    outcomes = run_sweep(prepare(sweep), signals)
+    print(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it")
+    return 1 if any(outcome.test is None for outcome in outcomes) else 0
+
+
+def filter_score(found: dict[str, Any]) -> str:
+    """Words a filter score, where the task has an oracle."""
+    return "" if found["filter_score"] is None else f", filter score {found['filter_score']:.3f}"
