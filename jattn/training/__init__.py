@@ -1,22 +1,17 @@
-"""Training a model on a task from a config: `train` is the loop; `restore` reads a run back."""
+"""Training a model on a task from a config: `train` is the loop."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jattn.training.loop import train as train
-    from jattn.training.restore import restore as restore
 
-__all__ = ["restore", "train"]
+__all__ = ["train"]
 
 
 def __getattr__(name: str) -> Any:
+    if name != "train":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Late, because a mistake in a config is told before anything slow is imported.
-    if name == "train":
-        from jattn.training.loop import train
+    from jattn.training.loop import train
 
-        return train
-    if name == "restore":
-        from jattn.training.restore import restore
-
-        return restore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return train

@@ -4,15 +4,24 @@ from pathlib import Path
 
 import jax
 import optax
+from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
-from jattn.training.run_folder import CONFIG, read_config
+from jattn.training.run_folder import CONFIG, read_config, refuse_other_parts
 from jattn.training.setup import Setup, make_setup
 from jattn.training.step import initial_state
 
 
-def restore(folder: Path | str, best: bool = False) -> tuple[Setup, optax.Params]:
+def restore(
+    folder: Path | str,
+    best: bool = False,
+    *,
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> tuple[Setup, optax.Params]:
     """Reads the model of a run: its parts, and the parameters of its latest checkpoint or of its best.
 
     Nothing in the folder is written or held, so that a run under way is not disturbed. ``setup.model`` is the model,
@@ -23,6 +32,7 @@ def restore(folder: Path | str, best: bool = False) -> tuple[Setup, optax.Params
       folder: the run folder.
       best: whether to take the checkpoint with the highest sum of exact accuracy and filter score, rather than the
         latest. Both were judged at the evaluation before it.
+      task, model, optimizer: the own ones that the run was given; see `jattn.training.train`.
 
     Returns:
       The parts of the run, and its parameters; of a run of several seeds, each array has a first axis of them, for
@@ -30,7 +40,7 @@ def restore(folder: Path | str, best: bool = False) -> tuple[Setup, optax.Params
 
     Raises:
       FileNotFoundError: if there is no run in the folder, or no checkpoint yet.
-      RunFolderError: if its config cannot be read.
+      RunFolderError: if its config cannot be read, or it is a run of another task or model.
 
     Example:
       >>> from jattn.training.restore import restore
@@ -42,7 +52,9 @@ def restore(folder: Path | str, best: bool = False) -> tuple[Setup, optax.Params
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: expected the folder of a run, there is no {CONFIG} in it")
     config = read_config(folder)
-    setup = make_setup(config.model_copy(update={"run": config.run.model_copy(update={"devices": 1})}))
+    one_device = config.model_copy(update={"run": config.run.model_copy(update={"devices": 1})})
+    setup = make_setup(one_device, task, model, optimizer)
+    refuse_other_parts(folder, setup.own)
     # Orbax expects the folder to be there.
     there = (folder / "checkpoints").is_dir()
     checkpoints = Checkpoints(folder / "checkpoints", keep_latest=None) if there else None

@@ -51,7 +51,7 @@ class RunFolder:
             there = read_config(self.path) if (self.path / CONFIG).exists() else None
             if there is not None and not config.run.overwrite:
                 _refuse_another_config(self.path, config, there)
-                _refuse_other_parts(self.path, own, read_own(self.path))
+                refuse_other_parts(self.path, own)
             else:
                 self._empty()
                 if own:
@@ -141,9 +141,16 @@ def read_config(path: Path) -> Config:
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
 
 
-def read_own(path: Path) -> dict[str, str]:
-    """Reads what stood in place of the config's task and model in the run of a folder, in words."""
-    return json.loads((path / OWN).read_text("utf-8")) if (path / OWN).exists() else {}
+def refuse_other_parts(path: Path, own: Mapping[str, str]) -> None:
+    """Raises `RunFolderError` unless the run in a folder has these parts in place of its config's task and model."""
+    there = json.loads((path / OWN).read_text("utf-8")) if (path / OWN).exists() else {}
+    for name in sorted(own.keys() | there.keys()):
+        if own.get(name) != there.get(name):
+            ours, theirs = (x.get(name, "that of the config") for x in (own, there))
+            raise RunFolderError(
+                f"{path} holds a run of another {name} (asked for | there):\n  {ours} | {theirs}\n"
+                "give the same, or choose another run.folder, or run.overwrite to delete that run"
+            )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -187,13 +194,3 @@ def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
             + "\n  ".join(differing)
             + "\nchoose another --run.folder, or --run.overwrite to delete that run"
         )
-
-
-def _refuse_other_parts(path: Path, own: Mapping[str, str], there: Mapping[str, str]) -> None:
-    for name in sorted(own.keys() | there.keys()):
-        if own.get(name) != there.get(name):
-            ours, theirs = (x.get(name, "that of the config") for x in (own, there))
-            raise RunFolderError(
-                f"{path} holds a run of another {name} (asked for | there):\n  {ours} | {theirs}\n"
-                "give the same, or choose another run.folder, or run.overwrite to delete that run"
-            )

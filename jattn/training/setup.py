@@ -144,7 +144,7 @@ def make_setup(
     ):
         if part is not None and not isinstance(part, kind):
             raise TypeError(f"{name}: expected a {kind.__name__}, got {type(part).__name__}")
-    own = {"task": task and task.name, "model": model and repr(model)}
+    own = {"task": task and task.name, "model": model and _in_one_line(model)}
     if task is not None:
         _check_task(task, config)
     task, layout = config.task.make() if task is None else task, LAYOUTS[config.task.layout]
@@ -164,6 +164,10 @@ def make_setup(
         mesh=make_mesh(config),
         own={name: words for name, words in own.items() if words is not None},
     )
+
+
+def _in_one_line(model: nn.Module) -> str:
+    return " ".join(word for word in repr(model).replace("# attributes", "").split())
 
 
 def _check_task(task: Task, config: Config) -> None:
