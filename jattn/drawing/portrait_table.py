@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jattn.drawing.look import ACCENT, INVALID, RAMP, ramp_colours
+from jattn.drawing.look import ACCENT, GREY, INK, INVALID, ramp_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INK, GREY = RAMP[-1], "#6b6f76"
 
 GAP = 0.35
 """What separates layers, and the evenness from the patterns, in cells."""
