@@ -75,7 +75,7 @@ def attention_filter(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
-class AttentionFilter(VirtualMatrix):
+class AttentionFilter(VirtualMatrix, folds.FoldMethods):
     """The weights of an `attend` call as a virtual matrix of shape ``[*batch, N, T, S]``.
 
     Make one with `attention_filter`, or capture those of a model with `capture_filters`. It is a pytree: it passes
@@ -264,58 +264,6 @@ class AttentionFilter(VirtualMatrix):
             if heads is not None:
                 found = jax.tree.map(lambda x: x.reshape(*batch, len(heads), *x.shape[1:]), found)
         return {name: found[name] for name in wanted}  # jit sorts names
-
-    def log_normalizer(self) -> Float[Array, "*batch N T"]:
-        """Computes by what each row was divided, ``ln Σⱼ exp(sᵢⱼ)``; see `folds.log_normalizer`."""
-        return self.fold(folds.log_normalizer())
-
-    def max_score(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's largest score; see `folds.max_score`."""
-        return self.fold(folds.max_score())
-
-    def entropy(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's entropy in nats; see `folds.entropy`."""
-        return self.fold(folds.entropy())
-
-    def effective_keys(self) -> Float[Array, "*batch N T"]:
-        """Computes how many keys each query looks at, in effect; see `folds.effective_keys`."""
-        return self.fold(folds.effective_keys())
-
-    def max(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's largest weight; see `folds.max`."""
-        return self.fold(folds.max())
-
-    def argmax(self) -> Int[Array, "*batch N T"]:
-        """Computes which key each query attends to most; see `folds.argmax`."""
-        return self.fold(folds.argmax())
-
-    def top_k(self, k: int) -> folds.TopK:
-        """Computes the `k` largest weights of each row and their keys; see `folds.top_k`."""
-        return self.fold(folds.top_k(k))
-
-    def expected_distance(self, offset: int = 0) -> Float[Array, "*batch N T"]:
-        """Computes how far each query looks on average; see `folds.expected_distance`."""
-        return self.fold(folds.expected_distance(offset))
-
-    def mass(self, keys: MaskLike) -> Float[Array, "*batch N T"]:
-        """Computes how much of each row's weight lies on a set of keys; see `folds.mass`."""
-        return self.fold(folds.mass(keys))
-
-    def sink_mass(self, num_keys: int = 1) -> Float[Array, "*batch N T"]:
-        """Computes how much of each row's weight lies on the first keys; see `folds.sink_mass`."""
-        return self.fold(folds.sink_mass(num_keys))
-
-    def received(self) -> Float[Array, "*batch N S"]:
-        """Computes how much weight each key gets from all queries; see `folds.received`."""
-        return self.fold(folds.received())
-
-    def pool(self, q_bins: int, k_bins: int) -> Float[Array, "*batch N q_bins k_bins"]:
-        """Computes the filter at the size of a screen; see `folds.pool`."""
-        return self.fold(folds.pool(q_bins, k_bins))
-
-    def histogram(self, bins: Any = 10) -> Float[Array, "*batch N bins"]:
-        """Counts the weights in each of some ranges; see `folds.histogram`."""
-        return self.fold(folds.histogram(bins))
 
     def _streams(self, heads: Sequence[int] | None) -> Int[np.ndarray, " M"] | None:
         if heads is None:

@@ -33,12 +33,11 @@ def sweep(filter: VirtualMatrix, folds: dict[str, Fold], streams: Int[Array, " M
     of_heads = {name: fold for name, fold in folds.items() if isinstance(fold, HeadFold)}
     whole_rows = any(fold.whole_rows for fold in folds.values())
     plan = choose_plan(filter.shape, filter.program, None, filter.block_size, whole_rows)
-    in_turn = sorted(folds, key=lambda name: folds[name].order)
 
     def ask(program: Any, grid: Grid, query_side: Any, key_side: Any) -> tuple[Any, Any]:
         row_program, fitted = program
         block = FilterBlock(row_program, grid, query_side, key_side)
-        results = {name: fitted[name].evaluate(block) for name in in_turn}
+        results = {name: fitted[name].evaluate(block) for name in folds}
         return {n: results[n] for n in folds if n not in of_heads}, {n: results[n] for n in of_heads}
 
     reduction = Reduction(

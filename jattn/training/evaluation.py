@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jattn.filters.filter import AttentionFilter, folds
-from jattn.linen.layers import capture_filters
+from jattn.linen.capture import capture_filters
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import on_oracle, pool_filters

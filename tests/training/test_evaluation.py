@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.linen.layers import capture_filters
+from jattn.linen.capture import capture_filters
 from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
