@@ -31,8 +31,8 @@ def best_head(trial: Trial, batch: Any, filters: dict[str, AttentionFilter]) -> 
     """Returns the weights ``[examples, T, S]`` of the head with the most mass on the oracle."""
     judged = batch.scored & jnp.any(batch.oracle, axis=-1)
     best, most = None, -1.0
-    for name, filter in filters.items():
-        if name.split("/")[-1] != trial.setup.layout.oracle_layer:
+    for filter in filters.values():
+        if filter.relates != trial.setup.layout.oracle:
             continue
         mass = jnp.where(judged[:, None], filter.mass(batch.oracle[:, None]), 0).sum((0, 2)) / judged.sum()
         head = int(jnp.argmax(mass))

@@ -27,6 +27,8 @@ class VirtualMatrix:
     program: RowProgram
     block_size: int | None = static(default=None)
     limit_gb: float = static(default=LIMIT_GB)
+    relates: tuple[str, str] | None = static(default=None)
+    """The sequences that queries and keys come from, where the layer that made the filter says so."""
 
     @property
     def shape(self) -> tuple[int, ...]:

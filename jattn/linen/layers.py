@@ -136,6 +136,7 @@ class Block(nn.Module):
       rotary: whether self-attention rotates queries and keys by their positions, or with which options.
       dropout_rate: of each step's output, of weights and inside the feed-forward layer, where not `deterministic`.
       dtype: of the computation.
+      sequences: the names of what ``x`` and `context` are made of; attention says them of its filters.
     """
 
     num_heads: int
@@ -146,6 +147,7 @@ class Block(nn.Module):
     rotary: bool | Mapping[str, Any] = False
     dropout_rate: float = 0.0
     dtype: Any = None
+    sequences: tuple[str, str] = ("tokens", "source")
 
     @nn.compact
     def __call__(
@@ -201,7 +203,8 @@ class Block(nn.Module):
 
         def attend_to_self(y: Array) -> Array:
             nonlocal after
-            layer = attention(rotary=self.rotary, name="attention")
+            own, _ = self.sequences
+            layer = attention(rotary=self.rotary, relates=(own, own), name="attention")
             if cache is None:
                 return layer(y, tokens, mask=mask, bias=bias)
             y, after = layer(y, tokens, mask=mask, bias=bias, cache=cache, lengths=lengths)
@@ -209,7 +212,8 @@ class Block(nn.Module):
 
         x = add(x, "attention", attend_to_self)
         if context is not None:
-            x = add(x, "cross_attention", lambda y: attention(name="cross_attention")(y, context, mask=context_mask))
+            cross_attention = attention(relates=self.sequences, name="cross_attention")
+            x = add(x, "cross_attention", lambda y: cross_attention(y, context, mask=context_mask))
         feed_forward = FeedForward(self.hidden, self.dropout_rate, self.dtype, name="feed_forward")
         x = add(x, "feed_forward", lambda y: feed_forward(y, deterministic=deterministic))
         return x if cache is None else (x, after)
