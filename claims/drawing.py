@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jattn.drawing.look import FAINT, GREY, INK
-from jattn.report.comparison import Spread
-from jattn.report.comparison_figure import PALETTE, STYLES
+from jattn.drawing.lines import PALETTE, STYLES, style_panel
+from jattn.drawing.look import GREY
+from jattn.report.outcomes import Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +69,7 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2, note: str = "") -> Fi
 
 
 def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
-    axes.set_title(panel.title, fontsize=10.5, weight="bold", color=INK, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=GREY, labelsize=8, length=3, which="both")
-    axes.grid(axis="y", color="#eceef1", linewidth=0.8)
-    axes.set_xlabel(panel.label, fontsize=8.5, color=GREY)
+    style_panel(axes, panel.title, panel.label)
     for line in panel.lines:
         points = [(x, found) for x, found in zip(line.places, line.spreads, strict=True) if found is not None]
         places, (colour, style) = [x for x, _ in points], looks[line.name]

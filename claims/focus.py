@@ -10,7 +10,7 @@ from claims.meaning import REVERSE
 from claims.order import train
 from claims.page import Section, number, percent
 from jattn import capture_filters, judge
-from jattn.report.comparison import Spread
+from jattn.report.outcomes import Spread
 
 CONFIGS = {
     "permute": "configs/permute.toml",

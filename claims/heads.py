@@ -2,8 +2,8 @@
 
 from claims.lab import Lab
 from claims.page import Section, number, percent
-from jattn.report.comparison import Outcome
 from jattn.report.comparison_figure import draw_comparison
+from jattn.report.outcomes import Outcome
 
 CONFIGS = {
     "reverse": "configs/reverse.toml",

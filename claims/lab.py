@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
-from jattn.report.comparison import Outcome, Spread
+from jattn.report.outcomes import Outcome, Spread
 from jattn.tasks import Batch, make_batch
 from jattn.training.interrupts import Interrupts
 from jattn.training.loop import train

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from claims.drawing import Line, Panel, draw_panels
 from claims.lab import Lab
 from claims.page import Section, number, percent
-from jattn.report.comparison import Outcome
+from jattn.report.outcomes import Outcome
 
 TASKS = {
     "copy": (4, 12),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from claims.lab import Lab, Trial, spread
 from claims.page import Section, number, percent
-from jattn.report.comparison import Spread
+from jattn.report.outcomes import Spread
 
 CONFIGS = {"reverse": "configs/reverse.toml", "histogram": "configs/histogram.toml"}
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jattn.drawing.files import replacing
 from jattn.drawing.look import save_figure
-from jattn.report.comparison import Spread
+from jattn.report.outcomes import Spread
 
 PAGE = Path("docs/claims.md")
 IMAGES = Path("docs/images/claims")

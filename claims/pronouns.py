@@ -12,7 +12,7 @@ from claims.lab import Lab, Trial, spread
 from claims.page import Section, number, percent
 from jattn import capture_filters
 from jattn.drawing.look import ACCENT, GREY, INK, RAMP
-from jattn.report.comparison import Spread
+from jattn.report.outcomes import Spread
 from jattn.tasks.answers import is_correct
 from jattn.tasks.minimal_pairs import minimal_pairs
 

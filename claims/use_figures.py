@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from claims.lab import Trial
 from jattn import AttentionFilter, capture_filters
-from jattn.drawing.look import ACCENT, FAINT, GREY, INK, ramp_colours
+from jattn.drawing.heat_maps import paint_cells
+from jattn.drawing.ink import LINEAR
+from jattn.drawing.look import ACCENT, FAINT, GREY, INK
 from jattn.tasks.pixels import join
 
 
@@ -30,8 +31,8 @@ def best_head(trial: Trial, batch: Any, filters: dict[str, AttentionFilter]) -> 
     """Returns the weights ``[examples, T, S]`` of the head with the most mass on the oracle."""
     judged = batch.scored & jnp.any(batch.oracle, axis=-1)
     best, most = None, -1.0
-    for name, filter in filters.items():
-        if name.split("/")[-1] != trial.setup.layout.oracle_layer:
+    for filter in filters.values():
+        if filter.relates != trial.setup.layout.oracle:
             continue
         mass = jnp.where(judged[:, None], filter.mass(batch.oracle[:, None]), 0).sum((0, 2)) / judged.sum()
         head = int(jnp.argmax(mass))
@@ -113,7 +114,7 @@ def draw_picture(trial: Trial) -> Figure:
 def _draw_rows(
     axes: Axes, weights: np.ndarray, oracle: np.ndarray, rows: Sequence[str], columns: Sequence[str]
 ) -> None:
-    axes.imshow(weights, cmap=ListedColormap(ramp_colours(256) / 255), vmin=0, vmax=1, aspect="auto")
+    paint_cells(axes, weights, LINEAR)
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8, color=GREY, parse_math=False)
     axes.set_yticks(range(len(rows)), rows, fontsize=8, color=INK, parse_math=False)
     axes.tick_params(length=0)

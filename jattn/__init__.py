@@ -7,6 +7,7 @@ from jattn.engine.drop_in import dot_product_attention
 from jattn.engine.implementations import explain_implementation
 from jattn.filters import folds
 from jattn.filters.filter import AttentionFilter, attention_filter
+from jattn.linen.capture import capture_filters
 from jattn.linen.layers import (
     Block,
     FeedForward,
@@ -15,7 +16,6 @@ from jattn.linen.layers import (
     PatchEmbedding,
     RelativePositions,
     TokenEmbedding,
-    capture_filters,
 )
 from jattn.linen.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
 from jattn.linen.recurrent import RecurrentEncoderDecoder

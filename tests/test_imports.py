@@ -1,4 +1,4 @@
-"""Imports between the wings go one way, and CONTRIBUTING.md lists the wings in that order."""
+"""Imports go one way, between the wings and inside them, and CONTRIBUTING.md lists the wings in that order."""
 
 import ast
 import re
@@ -20,27 +20,71 @@ WINGS = [
 ]
 
 
-def imported_wings(path):
-    """Lists every wing that a file imports from, at the top, inside functions and for typing."""
+WITHOUT_JAX = ["drawing", "report"]
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in (ROOT / "jattn").rglob("*.py")}
+
+
+def imports_of(path):
+    """Lists the modules that a file imports, at the top, inside functions and for typing."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module != "jattn" else [f"jattn.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        yield from (name.split(".")[1] for name in names if name and name.startswith("jattn."))
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
+    return found
+
+
+IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
+
+
+def reached_from(module):
+    """Lists all modules of jattn that importing a module may lead to."""
+    found, left = set(), [module]
+    while left:
+        new = IMPORTS[left.pop()] & MODULES.keys() - found
+        found |= new
+        left += new
+    return found
+
+
+def rank(module):
+    """Returns how high a module stands; what joins the wings stands above all."""
+    return WINGS.index(module.split(".")[1]) if module.count(".") > 1 or module.split(".")[-1] in WINGS else len(WINGS)
 
 
 def test_no_wing_imports_upwards():
     upwards = [
-        f"{path.relative_to(ROOT)} imports {other}"
-        for rank, wing in enumerate(WINGS)
-        for path in (ROOT / "jattn" / wing).rglob("*.py")
-        for other in imported_wings(path)
-        if other not in WINGS[: rank + 1]
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in others
+        if other.split(".")[0] == "jattn" and rank(other) > rank(module)
     ]
     assert upwards == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert [module for module in MODULES if module in reached_from(module)] == []
+
+
+def test_what_draws_knows_no_jax_and_no_model():
+    knowing = [
+        f"{module} imports {other}"
+        for module in MODULES
+        if rank(module) in map(WINGS.index, WITHOUT_JAX)
+        for other in IMPORTS[module]
+        if re.match(r"(jax|jaxlib|jaxtyping|flax|optax|chex)\b", other)
+        or (other.split(".")[0] == "jattn" and rank(other) not in map(WINGS.index, WITHOUT_JAX))
+    ]
+    assert knowing == []
 
 
 def test_every_wing_has_its_place_and_its_sentence():

@@ -17,11 +17,12 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jattn.decode.protocol import Decodable
 from jattn.rules.checks import check_float
 
 
 def generate(
-    model: Any,
+    model: Decodable,
     variables: Any,
     prompt: Int[Array, "*batch P"],
     *,
@@ -72,7 +73,7 @@ def generate(
       >>> generate(model, variables, prompt, lengths=jnp.array([3, 1]), max_new_tokens=5).shape
       (2, 5)
     """
-    if not callable(getattr(model, "empty_cache", None)) or not callable(getattr(model, "apply", None)):
+    if not isinstance(model, Decodable):
         raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {model!r}")
     prompt, lengths = _check_prompt(prompt, lengths)
     _check_int("max_new_tokens", max_new_tokens, 1)

@@ -53,14 +53,6 @@ def weight_levels(weights: np.ndarray, top: int) -> np.ndarray:
     return np.where(np.isfinite(weights), levels, top + 1).astype(np.uint8)
 
 
-def pooled_ink(weights: np.ndarray) -> np.ndarray:
-    """Returns how far along the ramp the cells of a pooled map are drawn: ``√w``, for weight 0 to 1.
-
-    At length a filter spreads its weight over many cells; in proportion to weight they would be all but white.
-    """
-    return np.sqrt(np.maximum(weights, 0))
-
-
 def token_label(token: str, limit: int = 6) -> str:
     """Shortens a token to a printable label of at most `limit` characters.
 

@@ -1,32 +1,18 @@
 """Head portraits as a table and as a picture."""
 
-import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jattn.drawing.look import ACCENT, INVALID, RAMP, ramp_colours
+from jattn.drawing.look import ACCENT, GREY, INK, INVALID, ramp_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INK, GREY = RAMP[-1], "#6b6f76"
 
 GAP = 0.35
 """What separates layers, and the evenness from the patterns, in cells."""
 
 LEGEND = "weight on the keys of a pattern, and how many times chance; outlined: what gives a head its name"
-
-
-def reading_order(names: Iterable[str]) -> list[str]:
-    """Sorts names as a person counts: the second layer before the tenth.
-
-    Example:
-      >>> reading_order(["block_10", "block_2"])
-      ['block_2', 'block_10']
-    """
-    return sorted(names, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
 
 
 def columns(portraits: Any) -> list[str]:

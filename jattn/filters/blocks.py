@@ -9,7 +9,8 @@ none where heads are walked one at a time.
 
 import abc
 import functools
-from typing import Any, ClassVar
+import numbers
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jattn.engine.attention import exponentials_of
 from jattn.engine.rows import RowProgram, sees_broken
 from jattn.rules.grids import Grid
 from jattn.rules.normalizers import forbid
+
+Result = TypeVar("Result")
 
 
 class FilterBlock:
@@ -129,8 +132,7 @@ class FilterBlock:
     @property
     def received(self) -> Float[Array, "... S"]:
         """The weights summed over the rows of the block, for every key of the filter."""
-        _, sums = next(iter(self._bin_sums.values()), None) or self.bin_sums(1)
-        return self.all_keys(jnp.sum(sums, axis=-2))
+        return self.all_keys(self.bin_sums(1)[1][..., 0, :])
 
     def all_keys(self, of_block: Float[Array, "... W"]) -> Float[Array, "... S"]:
         """Puts what belongs to the keys of the block among all keys, with zeros for those that it leaves out."""
@@ -165,18 +167,29 @@ def bins_of(size: int, bins: int) -> Int[np.ndarray, " size"]:
     return (np.arange(size, dtype=np.int64) * bins // size).astype(np.int32)
 
 
-class Fold(abc.ABC):
+def check_count(name: str, value: Any) -> int:
+    """Returns a positive int as it is, and refuses anything else."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a positive int, got {value!r}")
+    return int(value)
+
+
+class Fold(abc.ABC, Generic[Result]):
     """Asks something of a filter. Subclasses are frozen dataclasses registered as pytrees.
 
     A block may leave out keys that the mask forbids whatever the data, unless `whole_rows`: their weights are zero.
     `Grid.key` says which keys it holds.
     """
 
-    order: ClassVar[int] = 1
-    """Of the folds that share a sweep those of lower order are evaluated first, and others use what they computed."""
+    name: ClassVar[str] = ""
+    """What the fold is called in the table of `jattn.folds`, which sets it."""
 
     whole_rows: bool = False
     """Whether blocks must hold all keys."""
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{self.name or type(self).__name__}({arguments})"
 
     @abc.abstractmethod
     def evaluate(self, block: FilterBlock) -> Any:
@@ -190,7 +203,7 @@ class Fold(abc.ABC):
         """Raises `ValueError` if the weights that a program makes cannot be asked this."""
 
 
-class HeadFold(Fold):
+class HeadFold(Fold[Result]):
     """A fold whose results are combined over the blocks of a head. Every row is in one block only."""
 
     initial: Any = 0

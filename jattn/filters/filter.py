@@ -14,26 +14,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jattn.engine.attention import as_dropout, filter_shape
 from jattn.engine.compiling import compiled
 from jattn.engine.plans import check_block_size
-from jattn.engine.rows import RowProgram, row_program
-from jattn.filters import folds
+from jattn.engine.rows import row_program
+from jattn.filters import folds, images, plots
 from jattn.filters.indexing import select
-from jattn.filters.passes import multiply, multiply_transposed, one_block, some_cells, some_rows, sweep
+from jattn.filters.passes import chosen_rows, multiply, multiply_transposed, one_block, sweep
+from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike
-from jattn.rules.grids import Grid, static
+from jattn.rules.grids import Grid
 from jattn.rules.masks import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
-from jattn.rules.scores import ScoreLike, as_score, scaled_dot
-
-LIMIT_GB = 2.0
-"""The most gigabytes, of 10⁹ bytes, that a filter makes into one array before it is told to."""
+from jattn.rules.scores import ScoreLike, scaled_dot
 
 
 def attention_filter(
@@ -78,7 +75,7 @@ def attention_filter(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
-class AttentionFilter:
+class AttentionFilter(VirtualMatrix, folds.FoldMethods):
     """The weights of an `attend` call as a virtual matrix of shape ``[*batch, N, T, S]``.
 
     Make one with `attention_filter`, or capture those of a model with `capture_filters`. It is a pytree: it passes
@@ -88,27 +85,6 @@ class AttentionFilter:
     ``filter[..., 3, 100:110, :]`` computes just those rows; `weights`, `rows` and `block` are the same by name. Each of
     the questions of `jattn.folds` is a method (`entropy`, `top_k`, `pool`, ...); `summarize` asks several in one sweep.
     """
-
-    query: Float[Array, "*batch T N H"]
-    key: Float[Array, "*batch S K H"]
-    program: RowProgram
-    block_size: int | None = static(default=None)
-    limit_gb: float = static(default=LIMIT_GB)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(*batch, N, T, S)``."""
-        return filter_shape(self.query, self.key)
-
-    @property
-    def ndim(self) -> int:
-        """How many axes there are."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the weights: float32, or wider where the query or key is."""
-        return jnp.promote_types(jnp.result_type(self.query, self.key), jnp.float32)
 
     def __repr__(self) -> str:
         if not all(hasattr(side, "shape") and hasattr(side, "dtype") for side in (self.query, self.key)):
@@ -127,26 +103,11 @@ class AttentionFilter:
           ValueError: if the result is larger than `limit_gb`.
         """
         wanted = select(index, self.shape, functools.partial(self._check_size, "index"))
-        table = _rows(self, wanted.streams, wanted.rows, pairs=not wanted.outer, keys=wanted.keys)
+        table = chosen_rows(self, wanted.streams, wanted.rows, pairs=not wanted.outer, keys=wanted.keys)
         return wanted.arrange(table.reshape(math.prod(table.shape[:-1]), table.shape[-1]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.weights(), dtype)
-
-    def with_limit(self, limit_gb: float) -> "AttentionFilter":
-        """Returns the same filter, ready to make arrays of up to so many gigabytes (10⁹ bytes) when asked to."""
-        if not isinstance(limit_gb, numbers.Real) or isinstance(limit_gb, bool) or not limit_gb > 0:
-            raise ValueError(f"limit_gb: expected a number above 0, got {limit_gb!r}")
-        return dataclasses.replace(self, limit_gb=float(limit_gb))
-
-    def without_dropout(self) -> "AttentionFilter":
-        """Returns the filter before any weights are dropped."""
-        return dataclasses.replace(self, program=dataclasses.replace(self.program, dropout=None))
-
-    def uniform(self) -> "AttentionFilter":
-        """Returns the filter that looks at every key it may look at alike: the chance level of this one."""
-        program = RowProgram(as_score(_no_preference), None, self.program.mask, softmax())
-        return dataclasses.replace(self, program=program)
 
     def weights(self) -> Float[Array, "*batch N T S"]:
         """Computes the whole filter as an array.
@@ -228,24 +189,16 @@ class AttentionFilter:
 
     def plot(self, axes: Any = None, **options: Any) -> Any:
         """Draws heads of the filter, pooled if it is larger than the picture; see `jattn.filters.plots.plot`."""
-        from jattn.filters import plots as pictures
-
-        return pictures.plot(self, axes, **options)
+        return plots.plot(self, axes, **options)
 
     def save_map(self, path: Any, size: Any = 1024, **options: Any) -> Any:
         """Writes one head of the filter as an image, at any length; see `jattn.filters.images.save_map`."""
-        from jattn.filters import images
-
         return images.save_map(self, path, size, **options)
 
     def _repr_html_(self) -> str:
-        from jattn.filters import images
-
         return images.as_html(self)
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
-        from jattn.filters import images
-
         return images.treescope_repr(self, path, subtree_renderer)
 
     def fold(self, fold: Any, *, heads: Sequence[int] | None = None) -> Any:
@@ -312,58 +265,6 @@ class AttentionFilter:
                 found = jax.tree.map(lambda x: x.reshape(*batch, len(heads), *x.shape[1:]), found)
         return {name: found[name] for name in wanted}  # jit sorts names
 
-    def log_normalizer(self) -> Float[Array, "*batch N T"]:
-        """Computes by what each row was divided, ``ln Σⱼ exp(sᵢⱼ)``; see `folds.log_normalizer`."""
-        return self.fold(folds.log_normalizer())
-
-    def max_score(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's largest score; see `folds.max_score`."""
-        return self.fold(folds.max_score())
-
-    def entropy(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's entropy in nats; see `folds.entropy`."""
-        return self.fold(folds.entropy())
-
-    def effective_keys(self) -> Float[Array, "*batch N T"]:
-        """Computes how many keys each query looks at, in effect; see `folds.effective_keys`."""
-        return self.fold(folds.effective_keys())
-
-    def max(self) -> Float[Array, "*batch N T"]:
-        """Computes each row's largest weight; see `folds.max`."""
-        return self.fold(folds.max())
-
-    def argmax(self) -> Int[Array, "*batch N T"]:
-        """Computes which key each query attends to most; see `folds.argmax`."""
-        return self.fold(folds.argmax())
-
-    def top_k(self, k: int) -> folds.TopK:
-        """Computes the `k` largest weights of each row and their keys; see `folds.top_k`."""
-        return self.fold(folds.top_k(k))
-
-    def expected_distance(self, offset: int = 0) -> Float[Array, "*batch N T"]:
-        """Computes how far each query looks on average; see `folds.expected_distance`."""
-        return self.fold(folds.expected_distance(offset))
-
-    def mass(self, keys: MaskLike) -> Float[Array, "*batch N T"]:
-        """Computes how much of each row's weight lies on a set of keys; see `folds.mass`."""
-        return self.fold(folds.mass(keys))
-
-    def sink_mass(self, num_keys: int = 1) -> Float[Array, "*batch N T"]:
-        """Computes how much of each row's weight lies on the first keys; see `folds.sink_mass`."""
-        return self.fold(folds.sink_mass(num_keys))
-
-    def received(self) -> Float[Array, "*batch N S"]:
-        """Computes how much weight each key gets from all queries; see `folds.received`."""
-        return self.fold(folds.received())
-
-    def pool(self, q_bins: int, k_bins: int) -> Float[Array, "*batch N q_bins k_bins"]:
-        """Computes the filter at the size of a screen; see `folds.pool`."""
-        return self.fold(folds.pool(q_bins, k_bins))
-
-    def histogram(self, bins: Any = 10) -> Float[Array, "*batch N bins"]:
-        """Counts the weights in each of some ranges; see `folds.histogram`."""
-        return self.fold(folds.histogram(bins))
-
     def _streams(self, heads: Sequence[int] | None) -> Int[np.ndarray, " M"] | None:
         if heads is None:
             return None
@@ -383,7 +284,7 @@ class AttentionFilter:
         rows = _as_row_indices(name, indices, self.shape[-2])
         width = len(range(*keys.indices(self.shape[-1])))
         self._check_size(name, (*self.shape[:-2], rows.shape[0], width))
-        return _rows(self, None, rows, keys=keys, scores=scores)
+        return chosen_rows(self, None, rows, keys=keys, scores=scores)
 
     def _check_size(self, name: str, shape: tuple[int, ...]) -> None:
         size = math.prod(shape) * np.dtype(self.dtype).itemsize / 1e9
@@ -404,26 +305,6 @@ class AttentionFilter:
             raise ValueError(f"{name}: expected shape [{axes}, {several} heads, V], got {array.shape}")
 
 
-def _rows(
-    filter: AttentionFilter,
-    streams: Any,
-    rows: Any,
-    pairs: bool = False,
-    keys: Any = slice(None),
-    scores: bool = False,
-) -> Array:
-    if not isinstance(keys, slice):
-        return compiled(some_cells)(filter, streams, rows, keys)
-    kept = range(*keys.indices(filter.shape[-1]))
-    if len(kept) == filter.shape[-1] and kept.step == 1:
-        return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, None)
-    if kept.step == 1:
-        # Where the keys begin is data, so that the next ones need no other program.
-        first = np.int32(kept.start)
-        return compiled(some_rows, pairs=pairs, scores=scores, width=len(kept))(filter, streams, rows, first)
-    return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, np.array(kept, np.int32))
-
-
 def _whole(weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
     return weights
 
@@ -440,8 +321,3 @@ def _as_row_indices(name: str, indices: Any, num_rows: int) -> Int[Array, " R"]:
         if wrong:
             raise ValueError(f"{name}: query index {wrong[0]} is out of range for {num_rows} queries")
     return jnp.where(array < 0, array + num_rows, array).astype(jnp.int32)
-
-
-def _no_preference(query: Float[Array, "... R H"], key: Float[Array, "... S H"]) -> Float[Array, "... R S"]:
-    # Behind the barrier, for XLA would compute all that follows from zeros while it compiles.
-    return lax.optimization_barrier(jnp.zeros((*query.shape[:-1], key.shape[-2]), jnp.float32))

@@ -15,52 +15,20 @@ may attend to, makes that row of the filter NaN, and with it what depends on the
 Glossary of shapes: ``T`` queries, ``S`` keys, ``N`` heads; ``R`` rows and ``W`` keys of one block.
 """
 
-import numbers
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_args
 
-import numpy as np
 from jaxtyping import Array, Float
 
-from jattn.filters.blocks import Fold
-from jattn.filters.head_folds import Combined, Histogram, Pool, Received
-from jattn.filters.row_folds import (
-    ArgMax,
-    EffectiveKeys,
-    Entropy,
-    ExpectedDistance,
-    LogNormalizer,
-    Mass,
-    Max,
-    MaxScore,
-    PerRow,
-    SinkMass,
-    TopK,
-    TopKOf,
-)
+from jattn.filters import head_folds, row_folds
+from jattn.filters.blocks import Fold, Result
+from jattn.filters.row_folds import TopK
 from jattn.rules.grids import Grid
-from jattn.rules.masks import MaskLike, as_mask
 
-__all__ = [
-    "FOLDS",
-    "Fold",
-    "TopK",
-    "argmax",
-    "as_fold",
-    "effective_keys",
-    "entropy",
-    "expected_distance",
-    "from_function",
-    "histogram",
-    "log_normalizer",
-    "mass",
-    "max",
-    "max_score",
-    "pool",
-    "received",
-    "sink_mass",
-    "top_k",
-]
+__all__ = ["FOLDS", "Fold", "FoldMethods", "TopK", "as_fold", "from_function"]
+
+P = ParamSpec("P")
 
 
 def from_function(
@@ -101,10 +69,10 @@ def from_function(
     if not callable(function):
         raise TypeError(f"fold: expected a function of (weights, grid), got {type(function).__name__}")
     if combine is None:
-        return PerRow(function, whole_rows)
+        return row_folds.PerRow(function, whole_rows)
     if not callable(combine):
         raise TypeError(f"combine: expected a function of two results, got {type(combine).__name__}")
-    return Combined(function, combine, whole_rows, initial)
+    return head_folds.Combined(function, combine, whole_rows, initial)
 
 
 def as_fold(fold: Any) -> Fold:
@@ -115,152 +83,60 @@ def as_fold(fold: Any) -> Fold:
         if fold not in FOLDS:
             raise ValueError(f"fold: expected one of {', '.join(FOLDS)}, or a fold with its arguments, got {fold!r}")
         return FOLDS[fold]()
-    if getattr(fold, "__module__", None) == __name__:
-        raise TypeError(f"fold: expected a fold, got the function {fold.__name__}; call it: folds.{fold.__name__}(...)")
+    if fold in (*_MAKERS.values(), from_function):
+        name = getattr(fold, "name", "from_function")
+        raise TypeError(f"fold: expected a fold, got the function {name}; call it: folds.{name}(...)")
     return from_function(fold)
 
 
-def log_normalizer() -> Fold:
-    """Asks by what each row was divided: ``ln Σⱼ exp(sᵢⱼ)``, with the sink's score if there is one.
+def _ask(make: Callable[P, Fold[Result]]) -> Callable[Concatenate[Any, P], Result]:
+    """Makes the method of `AttentionFilter` that asks for a fold, with the arguments and the docstring of its class."""
 
-    A natural logarithm, float32 or wider; minus infinity for a row without keys. Only a softmax has it, and an edit or
-    dropout, which come after it, do not change it.
-    """
-    return LogNormalizer()
+    def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Result:
+        return self.fold(make(*args, **kwargs))
 
-
-def max_score() -> Fold:
-    """Asks for each row's largest score, bias added; minus infinity for a row without keys.
-
-    Where it grows without bound, training is about to fail; see Dehghani et al. 2023, "Scaling vision transformers to
-    22 billion parameters", section 2.
-    """
-    return MaxScore()
+    method.__doc__ = inspect.getdoc(make)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    result = get_args(vars(make)["__orig_bases__"][0])[0]
+    arguments = inspect.signature(make).parameters.values()
+    method.__signature__ = inspect.Signature([own, *arguments], return_annotation=result)
+    method.fold = make
+    return method
 
 
-def entropy() -> Fold:
-    """Asks for each row's entropy, ``-Σⱼ wᵢⱼ ln wᵢⱼ``, in nats: 0 looks at one key, ``ln n`` at ``n`` keys alike.
+class FoldMethods:
+    """The table of folds: a line makes a class a fold of `jattn.folds` and a method of `AttentionFilter`."""
 
-    A row whose weights do not sum to one is divided by its sum first; a row that may attend to nothing gets 0.
-
-    Source: for a softmax, ``H = ln Σⱼ exp(sᵢⱼ) - Σⱼ wᵢⱼ sᵢⱼ``, the scores taken from the largest one.
-    """
-    return Entropy()
-
-
-def effective_keys() -> Fold:
-    """Asks how many keys each query looks at, in effect: ``exp(entropy)``, and 0 where it may attend to nothing."""
-    return EffectiveKeys()
-
-
-def max() -> Fold:
-    """Asks for each row's largest weight; 0 where a query may attend to nothing."""
-    return Max()
+    log_normalizer = _ask(row_folds.LogNormalizer)
+    max_score = _ask(row_folds.MaxScore)
+    entropy = _ask(row_folds.Entropy)
+    effective_keys = _ask(row_folds.EffectiveKeys)
+    max = _ask(row_folds.Max)
+    argmax = _ask(row_folds.ArgMax)
+    top_k = _ask(row_folds.TopKOf)
+    expected_distance = _ask(row_folds.ExpectedDistance)
+    mass = _ask(row_folds.Mass)
+    sink_mass = _ask(row_folds.SinkMass)
+    received = _ask(head_folds.Received)
+    pool = _ask(head_folds.Pool)
+    histogram = _ask(head_folds.Histogram)
 
 
-def argmax() -> Fold:
-    """Asks which key each query attends to most; the first of equals, 0 where it may attend to nothing."""
-    return ArgMax()
+_MAKERS: dict[str, type[Fold]] = {name: method.fold for name, method in vars(FoldMethods).items() if name[0] != "_"}
 
-
-def top_k(k: int) -> Fold:
-    """Asks for the `k` largest weights of each row and their keys, a `TopK`; of equals the first.
-
-    Where fewer keys have any weight, the rest of the row is weight 0 and key -1.
-    """
-    return TopKOf(_as_count("k", k))
-
-
-def expected_distance(offset: int = 0) -> Fold:
-    """Asks how far each query looks on average, ``Σⱼ wᵢⱼ |i + offset - j| / Σⱼ wᵢⱼ``, in positions.
-
-    Args:
-      offset: the position of the first query, where it is not that of the first key.
-    """
-    if not isinstance(offset, numbers.Integral) or isinstance(offset, bool):
-        raise TypeError(f"offset: expected an int, got {offset!r}")
-    return ExpectedDistance(int(offset))
-
-
-def mass(keys: MaskLike) -> Fold:
-    """Asks how much of each row's weight lies on a set of keys, ``Σⱼ wᵢⱼ [j in the set]``.
-
-    Args:
-      keys: True = in the set; a mask object, or an array that broadcasts to ``[*batch, N, T, S]`` (an oracle
-        ``[*batch, T, S]`` needs an axis for heads: ``oracle[..., None, :, :]``).
-    """
-    try:
-        return Mass(as_mask(keys))
-    except TypeError:
-        got = f"dtype {keys.dtype}" if hasattr(keys, "dtype") else type(keys).__name__
-        raise TypeError(f"mass: keys: expected booleans (True = in the set) or a mask object, got {got}") from None
-
-
-def sink_mass(num_keys: int = 1) -> Fold:
-    """Asks how much of each row's weight lies on the first `num_keys` keys.
-
-    What the sink of `normalizers.softmax_plus_one` takes is not in it: that is what a row lacks to one.
-
-    Source: Xiao et al. 2023, "Efficient streaming language models with attention sinks", section 3.1.
-    """
-    return SinkMass(_as_count("num_keys", num_keys))
-
-
-def received() -> Fold:
-    """Asks how much weight each key gets from all queries, ``Σᵢ wᵢⱼ``: ``[*batch, N, S]``."""
-    return Received()
-
-
-def pool(q_bins: int, k_bins: int) -> Fold:
-    """Asks for the filter at the size of a screen: a map ``[*batch, N, q_bins, k_bins]``.
-
-    ::
-
-        mapₐᵦ = mean over the queries i of bin a of  Σ over the keys j of bin b of  wᵢⱼ
-
-    So a row of the map sums to what rows of the filter sum to, and with ``T`` and ``S`` bins it is the filter. Index
-    ``i`` of ``n`` is in bin ``⌊i bins / n⌋``; bins differ in size by one at most.
-    """
-    return Pool(_as_count("q_bins", q_bins), _as_count("k_bins", k_bins))
-
-
-def histogram(bins: int | Any = 10) -> Fold:
-    """Asks how many weights lie in each of some ranges: float32 ``[*batch, N, bins]``.
-
-    Keys that the mask forbids have no weight and are not counted. Counts beyond 2²⁴ are rounded.
-
-    Args:
-      bins: how many ranges of equal width between 0 and 1, or their edges, ascending: weights ``eₙ ≤ w < eₙ₊₁`` are
-        counted, of the last range also ``w = eₙ₊₁``.
-    """
-    if isinstance(bins, numbers.Integral) and not isinstance(bins, bool):
-        edges = np.linspace(0, 1, _as_count("bins", bins) + 1)
-    else:
-        try:
-            edges = np.asarray(bins, np.float64)
-        except (TypeError, ValueError):
-            edges = np.zeros(0)
-        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-            raise ValueError(f"bins: expected a positive int or at least two ascending edges, got {bins!r}")
-    return Histogram(tuple(edges.tolist()))
-
+for _name, _fold in _MAKERS.items():
+    _fold.name, FoldMethods.__dict__[_name].__name__ = _name, _name
 
 FOLDS: dict[str, Callable[[], Fold]] = {
-    "log_normalizer": log_normalizer,
-    "max_score": max_score,
-    "entropy": entropy,
-    "effective_keys": effective_keys,
-    "max": max,
-    "argmax": argmax,
-    "expected_distance": expected_distance,
-    "sink_mass": sink_mass,
-    "received": received,
-    "histogram": histogram,
+    name: fold
+    for name, fold in _MAKERS.items()
+    if all(argument.default is not argument.empty for argument in inspect.signature(fold).parameters.values())
 }
 """The folds that may be asked for by name alone."""
 
+if TYPE_CHECKING:
 
-def _as_count(name: str, value: Any) -> int:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected a positive int, got {value!r}")
-    return int(value)
+    def __getattr__(name: str) -> Callable[..., Fold]: ...
+
+
+globals().update(_MAKERS)

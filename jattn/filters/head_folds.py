@@ -1,33 +1,48 @@
-"""Folds with a result for each head; what each asks is said where it is made, in `jattn.folds`."""
+"""Folds with a result for each head."""
 
 import dataclasses
 import itertools
+import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jattn.filters.blocks import FilterBlock, HeadFold, bins_of, put
+from jattn.filters.blocks import FilterBlock, HeadFold, bins_of, check_count, put
 from jattn.rules.grids import Grid, static
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Received(HeadFold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Received(HeadFold[Float[Array, "*batch N S"]]):
+    """Asks how much weight each key gets from all queries, ``Σᵢ wᵢⱼ``: ``[*batch, N, S]``."""
+
     def evaluate(self, block: FilterBlock) -> Array:
         return block.received
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Pool(HeadFold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pool(HeadFold[Float[Array, "*batch N q_bins k_bins"]]):
+    """Asks for the filter at the size of a screen: a map ``[*batch, N, q_bins, k_bins]``.
+
+    ::
+
+        mapₐᵦ = mean over the queries i of bin a of  Σ over the keys j of bin b of  wᵢⱼ
+
+    So a row of the map sums to what rows of the filter sum to, and with ``T`` and ``S`` bins it is the filter. Index
+    ``i`` of ``n`` is in bin ``⌊i bins / n⌋``; bins differ in size by one at most.
+    """
+
     q_bins: int = static()
     k_bins: int = static()
 
-    order: ClassVar[int] = 0
+    def __post_init__(self) -> None:
+        check_count("q_bins", self.q_bins)
+        check_count("k_bins", self.k_bins)
 
     def fit(self, shape: tuple[int, ...]) -> HeadFold:
         for name, bins, most, what in (
@@ -61,25 +76,55 @@ def sum_bins(x: Float[Array, "... S"], bins: int) -> Float[Array, "... bins"]:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Histogram(HeadFold):
-    edges: tuple[float, ...] = static()
+@dataclasses.dataclass(frozen=True, repr=False)
+class Histogram(HeadFold[Float[Array, "*batch N bins"]]):
+    """Asks how many weights lie in each of some ranges: float32 ``[*batch, N, bins]``.
+
+    Keys that the mask forbids have no weight and are not counted. Counts beyond 2²⁴ are rounded.
+
+    Args:
+      bins: how many ranges of equal width between 0 and 1, or their edges, ascending: weights ``eₙ ≤ w < eₙ₊₁`` are
+        counted, of the last range also ``w = eₙ₊₁``.
+    """
+
+    bins: Any = static(default=10)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bins", _as_edges(self.bins))
 
     def evaluate(self, block: FilterBlock) -> Array:
         weights, allowed = block.weights, block.allowed
-        counted = [weights >= edge for edge in self.edges[:-1]] + [weights > self.edges[-1]]
+        counted = [weights >= edge for edge in self.bins[:-1]] + [weights > self.bins[-1]]
         allowed = True if allowed is None else allowed
         above = [jnp.sum(x & allowed, axis=(-2, -1), dtype=jnp.float32) for x in counted]
         return jnp.stack([low - high for low, high in itertools.pairwise(above)], axis=-1)
 
 
+def _as_edges(bins: Any) -> tuple[float, ...]:
+    if isinstance(bins, numbers.Integral) and not isinstance(bins, bool):
+        return tuple(np.linspace(0, 1, check_count("bins", bins) + 1).tolist())
+    try:
+        edges = np.asarray(bins, np.float64)
+    except (TypeError, ValueError):
+        edges = np.zeros(0)
+    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise ValueError(f"bins: expected a positive int or at least two ascending edges, got {bins!r}")
+    return tuple(edges.tolist())
+
+
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Combined(HeadFold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Combined(HeadFold[Any]):
+    """Combines what a function of a block of weights returns; see `jattn.folds.from_function`."""
+
     function: Callable[[Array, Grid], Any] = static()
     combiner: Callable[[Any, Any], Any] = static()
     whole_rows: bool = static()
     initial: Any = 0
+
+    def __repr__(self) -> str:
+        options = f"initial={self.initial!r}, whole_rows={self.whole_rows!r}"
+        return f"from_function({self.function!r}, {self.combiner!r}, {options})"
 
     def evaluate(self, block: FilterBlock) -> Any:
         result, leading = self.function(block.weights, block.grid), block.weights.shape[:-2]

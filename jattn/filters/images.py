@@ -1,36 +1,20 @@
 """A filter as an image file, and as what a notebook shows. Pillow is imported when something is drawn."""
 
-import base64
-import dataclasses
 import errno
 import html
-import io
-import json
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from jattn.drawing.files import replacing
-from jattn.drawing.look import INVALID, ramp_colours, weight_levels
-from jattn.filters.cells import (
-    HEADS,
-    SCALES,
-    Ink,
-    View,
-    as_integer,
-    check_scale,
-    compute_cells,
-    counted,
-    make_view,
-    trouble_with,
-)
-
-if TYPE_CHECKING:
-    from jattn.filters.filter import AttentionFilter
+from jattn.drawing.images import cell_image, image_notes, map_figure
+from jattn.drawing.ink import SCALES, check_scale
+from jattn.drawing.view import counted
+from jattn.filters.cells import HEADS, compute_cells, make_view, trouble_with, whole_number
+from jattn.filters.virtual import VirtualMatrix
 
 LARGEST = 8192
 """The most pixels on a side of a file of `save_map`."""
@@ -41,12 +25,9 @@ CHEAP = 2**22
 SMALL = 128
 """The side of a picture in a notebook, in pixels."""
 
-TOP = 254
-"""The level of full ink in an image file; the next one is not a number."""
-
 
 def save_map(
-    filter: "AttentionFilter",
+    filter: VirtualMatrix,
     path: str | Path,
     size: int | tuple[int, int] = 1024,
     *,
@@ -108,8 +89,8 @@ def save_map(
             cells = compute_cells(filter, view)[0]
             ink = SCALES[scale](cells, view.chance)
             palette = kind in ("PNG", "GIF")
-            image = _image(cells, ink, most)
-            (image if palette else image.convert("RGB")).save(file, kind, **_notes(kind, view, scale, ink))
+            image = cell_image(cells, ink, most)
+            (image if palette else image.convert("RGB")).save(file, kind, **image_notes(kind, view, scale, ink))
     except OSError as error:
         words = f"path: cannot write {str(path)!r}: {error.strerror or error}"
         raise OSError(*([error.errno] * bool(error.errno)), words) from error
@@ -120,42 +101,13 @@ def _pixels(size: Any) -> tuple[int, int]:
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2:
         raise ValueError(f"size: expected a number of pixels or (high, wide), got {size!r}")
-    high, wide = (as_integer("size", side) for side in sides)
+    high, wide = (whole_number("size", side) for side in sides)
     if not (1 <= high <= LARGEST and 1 <= wide <= LARGEST):
         raise ValueError(f"size: expected 1 to {LARGEST} pixels on a side, got {size!r}")
     return high, wide
 
 
-def _image(cells: Float[np.ndarray, "q_bins k_bins"], ink: Ink, size: tuple[int, int]) -> Any:
-    """Makes an image of as many whole pixels per cell as fit, at least one."""
-    from PIL import Image, ImageColor
-
-    levels = weight_levels(ink(cells), TOP)
-    for axis in (0, 1):
-        levels = levels.repeat(max(1, size[axis] // levels.shape[axis]), axis=axis)
-    image = Image.fromarray(levels)
-    image.putpalette(ramp_colours(TOP + 1).tobytes() + bytes(ImageColor.getrgb(INVALID)))
-    return image
-
-
-def _notes(kind: str, view: View, scale: str, ink: Ink) -> dict[str, Any]:
-    """Says in a file what it shows, as its format allows."""
-    from PIL import Image, PngImagePlugin
-
-    where = f", entry {', '.join(map(str, view.entry))}" if view.entry else ""
-    words = f"attention filter {view.shape}{where}, head {view.heads[0]}; {view.cell}; ink = {ink}"
-    if kind != "PNG":
-        exif = Image.Exif()
-        exif[0x010E] = words
-        return {"exif": exif} if kind in ("JPEG", "TIFF", "WEBP") else {"comment": words} if kind == "GIF" else {}
-    numbers = {"shape": view.shape, "entry": view.entry, "head": view.heads[0], "cells": view.bins}
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("Description", words)
-    notes.add_text("jattn", json.dumps({**numbers, "scale": scale, **dataclasses.asdict(ink)}))
-    return {"pnginfo": notes}
-
-
-def as_html(filter: "AttentionFilter") -> str:
+def as_html(filter: VirtualMatrix) -> str:
     """Returns what a notebook shows for a filter: its shape, what it is made of, and, if that is cheap, its heads.
 
     Pictures are drawn of the first batch entry, if they take no more than `CHEAP` weights and these are known.
@@ -186,7 +138,7 @@ def as_html(filter: "AttentionFilter") -> str:
     )
 
 
-def _small_pictures(filter: "AttentionFilter") -> str:
+def _small_pictures(filter: VirtualMatrix) -> str:
     """Draws the heads of the first entry in HTML, or says why not."""
     trouble = trouble_with(filter)
     if trouble:
@@ -201,13 +153,8 @@ def _small_pictures(filter: "AttentionFilter") -> str:
     except Exception as error:  # what a user's own score or mask raises must not hide the rest
         return f"<div>Not drawn: {html.escape(f'{type(error).__name__}: {error}')}</div>"
     ink = SCALES["chance"](cells, view.chance)
-    sides = np.maximum(np.divide(filter.shape[-2:], max(filter.shape[-2:])) * SMALL, 12).astype(int)
-    figures = "".join(
-        f'<figure style="margin: 0"><figcaption style="font-size: 11px; opacity: 0.65">head {head}</figcaption>'
-        f'<img alt="head {head}" src="data:image/png;base64,{_encoded(cells[head], ink)}" style="display: block; '
-        f'height: {sides[0]}px; width: {sides[1]}px; image-rendering: pixelated; border: 1px solid #c3cad3"></figure>'
-        for head in view.heads
-    )
+    sides = np.maximum(np.divide(filter.shape[-2:], max(filter.shape[-2:])) * SMALL, 12).astype(int).tolist()
+    figures = "".join(map_figure(f"head {head}", cells[panel], ink, sides) for panel, head in enumerate(view.heads))
     notes = [
         "a row per query, a column per key",
         view.cell if view.pooled else "",
@@ -221,17 +168,11 @@ def _small_pictures(filter: "AttentionFilter") -> str:
     )
 
 
-def _encoded(cells: Float[np.ndarray, "q_bins k_bins"], ink: Ink) -> str:
-    file = io.BytesIO()
-    _image(cells, ink, (1, 1)).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
 JOINED = {"_All": " & ", "_Any": " | ", "_Sum": " + "}
 """How parts that join two others are written."""
 
 
-def _parts(filter: "AttentionFilter") -> dict[str, str]:
+def _parts(filter: VirtualMatrix) -> dict[str, str]:
     """Names what makes the weights, much as a user wrote it."""
     parts = {name: getattr(filter.program, name, None) for name in ("score", "bias", "mask", "normalizer", "edit")}
     names = {name: _part_name(part) for name, part in parts.items() if part is not None}
@@ -255,7 +196,7 @@ def _part_name(part: Any, within: bool = False) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[1:]).lower() if name.startswith("_") else name
 
 
-def treescope_repr(filter: "AttentionFilter", path: str | None, subtree_renderer: Any) -> Any:
+def treescope_repr(filter: VirtualMatrix, path: str | None, subtree_renderer: Any) -> Any:
     """Renders a filter for treescope, the printer of pytrees that comes with flax.
 
     Treescope adds what ``_repr_html_`` returns by itself, folded up.

@@ -3,25 +3,25 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jattn.engine.attention import attend_heads_first, choose_plan, prepare_sides
+from jattn.engine.compiling import compiled
 from jattn.engine.plans import WALKED_BLOCK_WEIGHTS, WHOLE_BLOCK_WEIGHTS, walks_heads
 from jattn.engine.rows import finite, repeat_heads, taint
 from jattn.engine.walk import Prepare, Reduction, cut_stream, fold_blocks
 from jattn.filters.blocks import FilterBlock, Fold, HeadFold
+from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.grids import Grid
 
-if TYPE_CHECKING:
-    from jattn.filters.filter import AttentionFilter
 
-
-def sweep(filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array, " M"] | None = None) -> dict[str, Any]:
+def sweep(filter: VirtualMatrix, folds: dict[str, Fold], streams: Int[Array, " M"] | None = None) -> dict[str, Any]:
     """Asks all folds of each block of a filter in turn.
 
     Args:
@@ -33,12 +33,11 @@ def sweep(filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array,
     of_heads = {name: fold for name, fold in folds.items() if isinstance(fold, HeadFold)}
     whole_rows = any(fold.whole_rows for fold in folds.values())
     plan = choose_plan(filter.shape, filter.program, None, filter.block_size, whole_rows)
-    in_turn = sorted(folds, key=lambda name: folds[name].order)
 
     def ask(program: Any, grid: Grid, query_side: Any, key_side: Any) -> tuple[Any, Any]:
         row_program, fitted = program
         block = FilterBlock(row_program, grid, query_side, key_side)
-        results = {name: fitted[name].evaluate(block) for name in in_turn}
+        results = {name: fitted[name].evaluate(block) for name in folds}
         return {n: results[n] for n in folds if n not in of_heads}, {n: results[n] for n in of_heads}
 
     reduction = Reduction(
@@ -59,7 +58,7 @@ def sweep(filter: "AttentionFilter", folds: dict[str, Fold], streams: Int[Array,
     return {name: (finished if name in finished else rows)[name] for name in folds}
 
 
-def multiply(filter: "AttentionFilter", x: Float[Array, "*batch S K V"]) -> Float[Array, "*batch T N V"]:
+def multiply(filter: VirtualMatrix, x: Float[Array, "*batch S K V"]) -> Float[Array, "*batch T N V"]:
     """Multiplies a filter with values of each key head, of each query head or of all, as attention does."""
     query, key = (jnp.swapaxes(side, -3, -2) for side in (filter.query, filter.key))
     value = jnp.swapaxes(x, -3, -2)
@@ -70,7 +69,7 @@ def multiply(filter: "AttentionFilter", x: Float[Array, "*batch S K V"]) -> Floa
     return jnp.swapaxes(attend_heads_first(query, key, value, filter.program, plan)[0], -3, -2)
 
 
-def multiply_transposed(filter: "AttentionFilter", y: Float[Array, "*batch T N V"]) -> Float[Array, "*batch S N V"]:
+def multiply_transposed(filter: VirtualMatrix, y: Float[Array, "*batch T N V"]) -> Float[Array, "*batch S N V"]:
     """Multiplies the transposed filter with something per query."""
     query_side, key_side = _sides(filter)
     of_rows = {"rows": jnp.broadcast_to(jnp.swapaxes(y, -3, -2), (*filter.shape[:-1], y.shape[-1]))}
@@ -102,8 +101,34 @@ def multiply_transposed(filter: "AttentionFilter", y: Float[Array, "*batch T N V
     return jnp.moveaxis(sums, -1, -3).astype(y.dtype)
 
 
+def chosen_rows(
+    filter: VirtualMatrix,
+    streams: Any,
+    rows: Any,
+    pairs: bool = False,
+    keys: Any = slice(None),
+    scores: bool = False,
+) -> Array:
+    """Computes some rows of some heads with the program that was compiled for as many of them; see `some_rows`.
+
+    Args:
+      filter, streams, rows, pairs, scores: as in `some_rows`.
+      keys: a slice of the keys, or one key for each pair of a head and a row.
+    """
+    if not isinstance(keys, slice):
+        return compiled(some_cells)(filter, streams, rows, keys)
+    kept = range(*keys.indices(filter.shape[-1]))
+    if len(kept) == filter.shape[-1] and kept.step == 1:
+        return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, None)
+    if kept.step == 1:
+        # Where the keys begin is data, so that the next ones need no other program.
+        first = np.int32(kept.start)
+        return compiled(some_rows, pairs=pairs, scores=scores, width=len(kept))(filter, streams, rows, first)
+    return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, np.array(kept, np.int32))
+
+
 def some_rows(
-    filter: "AttentionFilter",
+    filter: VirtualMatrix,
     streams: Int[Array, " M"] | None,
     rows: Int[Array, " R"],
     keys: Int[Array, " W"] | Int[Array, ""] | None = None,
@@ -151,7 +176,7 @@ def some_rows(
 
 
 def some_cells(
-    filter: "AttentionFilter", streams: Int[Array, " M"], rows: Int[Array, " M"], keys: Int[Array, " M"]
+    filter: VirtualMatrix, streams: Int[Array, " M"], rows: Int[Array, " M"], keys: Int[Array, " M"]
 ) -> Float[Array, "M 1"]:
     """Computes one weight of each of some rows: of a head, a query and a key."""
 
@@ -161,7 +186,7 @@ def some_cells(
     return lax.map(one, (streams, rows, keys))
 
 
-def one_block(filter: "AttentionFilter", grid: Grid) -> Float[Array, "... R S"]:
+def one_block(filter: VirtualMatrix, grid: Grid) -> Float[Array, "... R S"]:
     """Computes the block of a filter that lies where a block of another one, of the same shape, lies."""
     query_side, key_side = _sides(filter)
     if grid.stream is not None:
@@ -185,10 +210,10 @@ def _by_rows(
     return lax.slice_in_dim(out, 0, count, axis=axis)
 
 
-def _sides(filter: "AttentionFilter") -> tuple[dict[str, Array], dict[str, Array]]:
+def _sides(filter: VirtualMatrix) -> tuple[dict[str, Array], dict[str, Array]]:
     query, key = (jnp.swapaxes(side, -3, -2) for side in (filter.query, filter.key))
     return {"query": query}, {"key": key}
 
 
-def _prepare(filter: "AttentionFilter") -> Prepare:
+def _prepare(filter: VirtualMatrix) -> Prepare:
     return functools.partial(prepare_sides, walks_heads(), filter.program.mask is not None)

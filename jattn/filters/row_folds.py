@@ -1,8 +1,9 @@
-"""Folds with a result for each query; what each asks is said where it is made, in `jattn.folds`."""
+"""Folds with a result for each query."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jattn.engine.rows import RowProgram
-from jattn.filters.blocks import FilterBlock, Fold
+from jattn.filters.blocks import FilterBlock, Fold, check_count
 from jattn.filters.largest import largest
 from jattn.rules.grids import Grid, static
-from jattn.rules.masks import Mask
+from jattn.rules.masks import Mask, MaskLike, as_mask
 
 
 class TopK(NamedTuple):
@@ -29,8 +30,14 @@ class TopK(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LogNormalizer(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class LogNormalizer(Fold[Float[Array, "*batch N T"]]):
+    """Asks by what each row was divided: ``ln Σⱼ exp(sᵢⱼ)``, with the sink's score if there is one.
+
+    A natural logarithm, float32 or wider; minus infinity for a row without keys. Only a softmax has it, and an edit or
+    dropout, which come after it, do not change it.
+    """
+
     def check(self, program: RowProgram) -> None:
         if not program.normalizer.is_softmax:
             got = type(program.normalizer).__name__.strip("_")
@@ -45,15 +52,28 @@ class LogNormalizer(Fold):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class MaxScore(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class MaxScore(Fold[Float[Array, "*batch N T"]]):
+    """Asks for each row's largest score, bias added; minus infinity for a row without keys.
+
+    Where it grows without bound, training is about to fail; see Dehghani et al. 2023, "Scaling vision transformers to
+    22 billion parameters", section 2.
+    """
+
     def evaluate(self, block: FilterBlock) -> Array:
         return block.tainted(jnp.max(block.scores, axis=-1, keepdims=True, initial=-jnp.inf))[..., 0]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Entropy(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Entropy(Fold[Float[Array, "*batch N T"]]):
+    """Asks for each row's entropy, ``-Σⱼ wᵢⱼ ln wᵢⱼ``, in nats: 0 looks at one key, ``ln n`` at ``n`` keys alike.
+
+    A row whose weights do not sum to one is divided by its sum first; a row that may attend to nothing gets 0.
+
+    Source: for a softmax, ``H = ln Σⱼ exp(sᵢⱼ) - Σⱼ wᵢⱼ sᵢⱼ``, the scores taken from the largest one.
+    """
+
     def evaluate(self, block: FilterBlock) -> Array:
         if block.program.is_plain_softmax:
             # A sink takes the same share of every weight, so that the shares among the keys do not know of it.
@@ -67,22 +87,28 @@ class Entropy(Fold):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class EffectiveKeys(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class EffectiveKeys(Fold[Float[Array, "*batch N T"]]):
+    """Asks how many keys each query looks at, in effect: ``exp(entropy)``, and 0 where it may attend to nothing."""
+
     def evaluate(self, block: FilterBlock) -> Array:
         return jnp.where(block.max == 0, 0, jnp.exp(Entropy().evaluate(block)))
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Max(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Max(Fold[Float[Array, "*batch N T"]]):
+    """Asks for each row's largest weight; 0 where a query may attend to nothing."""
+
     def evaluate(self, block: FilterBlock) -> Array:
         return block.max
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ArgMax(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class ArgMax(Fold[Int[Array, "*batch N T"]]):
+    """Asks which key each query attends to most; the first of equals, 0 where it may attend to nothing."""
+
     def evaluate(self, block: FilterBlock) -> Array:
         if block.grid.width == 0:
             return jnp.zeros(block.weights.shape[:-1], jnp.int32)
@@ -91,9 +117,17 @@ class ArgMax(Fold):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TopKOf(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class TopKOf(Fold[TopK]):
+    """Asks for the `k` largest weights of each row and their keys, a `TopK`; of equals the first.
+
+    Where fewer keys have any weight, the rest of the row is weight 0 and key -1.
+    """
+
     k: int = static()
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k)
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
         if self.k > shape[-1]:
@@ -116,9 +150,19 @@ def _largest_of(block: FilterBlock, k: int) -> TopK:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ExpectedDistance(Fold):
-    offset: int
+@dataclasses.dataclass(frozen=True, repr=False)
+class ExpectedDistance(Fold[Float[Array, "*batch N T"]]):
+    """Asks how far each query looks on average, ``Σⱼ wᵢⱼ |i + offset - j| / Σⱼ wᵢⱼ``, in positions.
+
+    Args:
+      offset: the position of the first query, where it is not that of the first key.
+    """
+
+    offset: int = static(default=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.offset, numbers.Integral) or isinstance(self.offset, bool):
+            raise TypeError(f"offset: expected an int, got {self.offset!r}")
 
     def evaluate(self, block: FilterBlock) -> Array:
         distance = jnp.abs(block.grid.query + self.offset - block.grid.key).astype(block.weights.dtype)
@@ -127,9 +171,19 @@ class ExpectedDistance(Fold):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Mass(Fold):
-    keys: Mask
+@dataclasses.dataclass(frozen=True, repr=False)
+class Mass(Fold[Float[Array, "*batch N T"]]):
+    """Asks how much of each row's weight lies on a set of keys, ``Σⱼ wᵢⱼ [j in the set]``.
+
+    Args:
+      keys: True = in the set; a mask object, or an array that broadcasts to ``[*batch, N, T, S]`` (an oracle
+        ``[*batch, T, S]`` needs an axis for heads: ``oracle[..., None, :, :]``).
+    """
+
+    keys: MaskLike
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", _as_set(self.keys))
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
         try:
@@ -142,10 +196,28 @@ class Mass(Fold):
         return jnp.sum(jnp.where(self.keys.evaluate(block.grid), block.weights, 0), axis=-1)
 
 
+def _as_set(keys: MaskLike) -> Mask:
+    try:
+        return as_mask(keys)
+    except TypeError:
+        got = f"dtype {keys.dtype}" if hasattr(keys, "dtype") else type(keys).__name__
+        raise TypeError(f"mass: keys: expected booleans (True = in the set) or a mask object, got {got}") from None
+
+
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SinkMass(Fold):
-    num_keys: int = static()
+@dataclasses.dataclass(frozen=True, repr=False)
+class SinkMass(Fold[Float[Array, "*batch N T"]]):
+    """Asks how much of each row's weight lies on the first `num_keys` keys.
+
+    What the sink of `normalizers.softmax_plus_one` takes is not in it: that is what a row lacks to one.
+
+    Source: Xiao et al. 2023, "Efficient streaming language models with attention sinks", section 3.1.
+    """
+
+    num_keys: int = static(default=1)
+
+    def __post_init__(self) -> None:
+        check_count("num_keys", self.num_keys)
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
         if self.num_keys > shape[-1]:
@@ -159,8 +231,12 @@ class SinkMass(Fold):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PerRow(Fold):
+@dataclasses.dataclass(frozen=True, repr=False)
+class PerRow(Fold[Any]):
+    """Asks what a function of a block of weights returns for each row; see `jattn.folds.from_function`."""
+
+    name: ClassVar[str] = "from_function"
+
     function: Callable[[Array, Grid], Any] = static()
     whole_rows: bool = static()
 

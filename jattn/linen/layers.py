@@ -4,28 +4,22 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` heads, ``H`` hea
 """
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core.scope import union_filters
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
 from jattn.decode.cache import KVCache
-from jattn.filters.filter import AttentionFilter
-from jattn.linen.multi_head import COLLECTION, MultiHeadAttention, Projection
+from jattn.linen.multi_head import MultiHeadAttention, Projection
 from jattn.rules import biases
 from jattn.rules.biases import Bias, BiasLike
 from jattn.rules.masks import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
-
-ROOT = "attention"
-"""What a module is called that is an attention layer itself."""
 
 ONE_HOT_VOCABULARY = 256
 """Up to this many tokens the look-up is a matrix product, whose gradient is one too; a gather's is a slow scatter."""
@@ -142,6 +136,7 @@ class Block(nn.Module):
       rotary: whether self-attention rotates queries and keys by their positions, or with which options.
       dropout_rate: of each step's output, of weights and inside the feed-forward layer, where not `deterministic`.
       dtype: of the computation.
+      sequences: the names of what ``x`` and `context` are made of; attention says them of its filters.
     """
 
     num_heads: int
@@ -152,6 +147,7 @@ class Block(nn.Module):
     rotary: bool | Mapping[str, Any] = False
     dropout_rate: float = 0.0
     dtype: Any = None
+    sequences: tuple[str, str] = ("tokens", "source")
 
     @nn.compact
     def __call__(
@@ -207,7 +203,8 @@ class Block(nn.Module):
 
         def attend_to_self(y: Array) -> Array:
             nonlocal after
-            layer = attention(rotary=self.rotary, name="attention")
+            own, _ = self.sequences
+            layer = attention(rotary=self.rotary, relates=(own, own), name="attention")
             if cache is None:
                 return layer(y, tokens, mask=mask, bias=bias)
             y, after = layer(y, tokens, mask=mask, bias=bias, cache=cache, lengths=lengths)
@@ -215,59 +212,8 @@ class Block(nn.Module):
 
         x = add(x, "attention", attend_to_self)
         if context is not None:
-            x = add(x, "cross_attention", lambda y: attention(name="cross_attention")(y, context, mask=context_mask))
+            cross_attention = attention(relates=self.sequences, name="cross_attention")
+            x = add(x, "cross_attention", lambda y: cross_attention(y, context, mask=context_mask))
         feed_forward = FeedForward(self.hidden, self.dropout_rate, self.dtype, name="feed_forward")
         x = add(x, "feed_forward", lambda y: feed_forward(y, deterministic=deterministic))
         return x if cache is None else (x, after)
-
-
-def capture_filters(
-    module: nn.Module, variables: Mapping[str, Any], *args: Any, mutable: Any = False, **kwargs: Any
-) -> tuple[Any, dict[str, AttentionFilter]]:
-    """Applies a flax module and returns, besides its output, the filter of every attention in it.
-
-    Args:
-      module: any linen module that contains `jattn.MultiHeadAttention` layers.
-      variables: its variables.
-      *args, **kwargs: what ``module.apply`` takes further.
-      mutable: as ``module.apply`` takes it: collections that the call may change, such as a ``cache``.
-
-    Returns:
-      The module's output, with what has changed if `mutable` is given, and the filters by path
-      (``"block_0/attention"``), with numbers in their order, which jit forgets: it sorts names as text. A layer that
-      was called more than once has its later calls under ``"path#1"``, ``"path#2"``. A filter describes the weights
-      that the call used, dropout included; `AttentionFilter.without_dropout` leaves it out. Only queries, keys and what
-      else makes the weights are kept, memory linear in length. Under flax's ``scan`` over layers (with
-      ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import jattn
-      >>> layer, x = jattn.MultiHeadAttention(num_heads=2), jnp.ones((5, 8))
-      >>> variables = layer.init(jax.random.key(0), x)
-      >>> output, filters = jattn.capture_filters(layer, variables, x)
-      >>> filters
-      {'attention': AttentionFilter(shape=(2, 5, 5), dtype=float32)}
-    """
-    # Filters that an earlier call left among the variables would come first.
-    variables = {name: collection for name, collection in variables.items() if name != COLLECTION}
-    output, changed = module.apply(variables, *args, mutable=union_filters(mutable, COLLECTION), **kwargs)
-    others = {name: collection for name, collection in changed.items() if name != COLLECTION}
-    filters: dict[str, AttentionFilter] = {}
-    entries, _ = jax.tree_util.tree_flatten_with_path(
-        changed.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, AttentionFilter)
-    )
-    for path, entry in entries:
-        *names, call = (getattr(part, "key", getattr(part, "idx", None)) for part in path)
-        name = "/".join(map(str, names[:-1])) or ROOT
-        filters[name if call == 0 else f"{name}#{call}"] = entry
-    return output if mutable is False else (output, others), in_order(filters)
-
-
-def in_order(filters: Mapping[str, AttentionFilter]) -> dict[str, AttentionFilter]:
-    """Sorts filters by name, ``block_2`` before ``block_10``."""
-
-    def by_number(name: str) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-    return {name: filters[name] for name in sorted(filters, key=by_number)}

@@ -249,6 +249,7 @@ class PooledEncoder(Transformer):
             dropout_rate=self.dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
+            relates=("vector", "source"),
             name="pooling",
         )
         vector = pooling(jnp.broadcast_to(query, (*context.shape[:-2], 1, self.width)), context, mask=mask)

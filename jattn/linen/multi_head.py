@@ -4,6 +4,7 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``K
 of ``K``), ``H`` head dim.
 """
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -73,6 +74,8 @@ class MultiHeadAttention(nn.Module):
         default.
       score, normalizer, edit, implementation, block_size: as in `attend`.
       rotary: whether queries and keys are rotated by their positions; a mapping gives options of `positions.rotary`.
+      relates: the names of the sequences that queries and keys come from, such as ``("tokens", "source")``, for those
+        who see the filter: it is `AttentionFilter.relates`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -108,6 +111,7 @@ class MultiHeadAttention(nn.Module):
     edit: EditLike | None = None
     implementation: str | None = None
     block_size: int | None = None
+    relates: tuple[str, str] | None = None
 
     @nn.compact
     def __call__(
@@ -251,7 +255,8 @@ class MultiHeadAttention(nn.Module):
             program = program | {"mask": causal if mask is None else causal & mask}
             key = jnp.swapaxes(held[0].key, -3, -2)
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
-            self.sow(COLLECTION, "filter", attention_filter(query, key, **program, **how))
+            filter = dataclasses.replace(attention_filter(query, key, **program, **how), relates=self.relates)
+            self.sow(COLLECTION, "filter", filter)
         if sow_weights and self.is_mutable_collection("intermediates"):
             filter = attention_filter(query, key, **program, **how).without_dropout().with_limit(math.inf)
             self.sow("intermediates", "attention_weights", filter.weights())

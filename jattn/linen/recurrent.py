@@ -85,7 +85,11 @@ class RecurrentEncoderDecoder(nn.Module):
         self.logits = Projection((self.vocabulary,), dtype=self.dtype)
         if self.attention:
             self.cross_attention = MultiHeadAttention(
-                self.num_heads, dtype=self.dtype, dropout_rate=self.dropout_rate, score=self._score()
+                self.num_heads,
+                dtype=self.dtype,
+                dropout_rate=self.dropout_rate,
+                score=self._score(),
+                relates=("tokens", "source"),
             )
             self.joined = Projection((self.width,), dtype=self.dtype)
 

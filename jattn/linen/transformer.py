@@ -104,18 +104,23 @@ class Transformer(nn.Module):
         return None
 
     def stack(
-        self, x: Float[Array, "*batch T D"], name: str = "block", tokens: Array | None = None, **call: Any
+        self,
+        x: Float[Array, "*batch T D"],
+        name: str = "block",
+        tokens: Array | None = None,
+        sequence: str = "tokens",
+        **call: Any,
     ) -> Float[Array, "*batch T D"]:
         """Passes the vectors through `num_layers` blocks, and a last norm where norms come first.
 
-        `tokens`, where given, is what the first block attends to instead of `x`.
+        `tokens`, where given, is what the first block attends to instead of `x`; `sequence` names what `x` is made of.
         """
-        for layer, block in enumerate(self.blocks(name)):
+        for layer, block in enumerate(self.blocks(name, sequence)):
             x = block(x, tokens=tokens if layer == 0 else None, **call)
         return self.last_norm(x, name)
 
-    def blocks(self, name: str) -> list[Block]:
-        """Makes the blocks of a stack."""
+    def blocks(self, name: str, sequence: str = "tokens") -> list[Block]:
+        """Makes the blocks of a stack that reads a sequence."""
         return [
             Block(
                 num_heads=self.num_heads,
@@ -126,6 +131,7 @@ class Transformer(nn.Module):
                 rotary=self.positions == "rotary",
                 dropout_rate=self.dropout_rate,
                 dtype=self.dtype,
+                sequences=(sequence, "source"),
                 name=f"{name}_{layer}",
             )
             for layer in range(self.num_layers)
@@ -139,7 +145,8 @@ class Transformer(nn.Module):
     ) -> Float[Array, "*batch S D"]:
         """Embeds a source and passes it through a stack that sees all of it."""
         x = self.embed_source(source, deterministic)
-        return self.stack(x, "encoder", mask=mask, bias=self.bias("encoder"), deterministic=deterministic)
+        call = {"mask": mask, "bias": self.bias("encoder"), "deterministic": deterministic}
+        return self.stack(x, "encoder", sequence="source", **call)
 
     def last_norm(self, x: Float[Array, "*batch T D"], name: str) -> Float[Array, "*batch T D"]:
         """Applies the norm after the last block of a stack, where norms come first."""

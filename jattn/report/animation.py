@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from jattn.drawing.bins import bin_labels, tick_bins
-from jattn.drawing.look import ACCENT, INVALID, pooled_ink, ramp_colours, token_label, weight_levels
+from jattn.drawing.images import cell_pixels, palette
+from jattn.drawing.look import ACCENT, token_label
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import RunRecord
 from jattn.report.selection import Head, choose_heads, choose_snapshots, omission
@@ -168,14 +169,13 @@ def _draw_frame(record: RunRecord, tiles: list[_Tile], still: Image.Image, snaps
     draw.text((tiles[0].x, 14), f"step {record.steps[snapshot]:,}", INK, _font(17))
     for tile in tiles:
         cells = record.picture(snapshot, tile.head.layer, 0)[tile.head.head]
-        levels = weight_levels(pooled_ink(cells) if record.has_maps else cells, TOP)
-        pixels = levels.repeat(tile.cell, axis=0).repeat(tile.cell, axis=1)
+        pixels = cell_pixels(cells, record.ink, (tile.cell, tile.cell), TOP)
         image.paste(Image.fromarray(pixels), (tile.x, tile.y))
         if tile.oracle.any():
             mass = measure(record, snapshot, tile.head.layer, 0)["mass"][tile.head.head]
             draw.text((tile.x, tile.y - CAPTION + 16), f"mass on the oracle {mass:.2f}", GREY, _font(11))
             _outline_oracle(image, tile, record.is_pooled(tile.head.layer))
-    image.putpalette(_palette())
+    image.putpalette(palette(TOP, ACCENT))
     return image
 
 
@@ -191,11 +191,6 @@ def _outline_oracle(image: Image.Image, tile: _Tile, pooled: bool) -> None:
     for row, column in np.argwhere(tile.oracle):
         x, y = tile.x + column * tile.cell, tile.y + row * tile.cell
         draw.rectangle((x, y, x + edge, y + edge), outline=ORACLE, width=width)
-
-
-def _palette() -> bytes:
-    rest = [ImageColor.getrgb(INVALID), ImageColor.getrgb(ACCENT)]
-    return np.concatenate([ramp_colours(TOP + 1), np.array(rest, np.uint8)]).tobytes()
 
 
 @cache

@@ -6,77 +6,15 @@ as anywhere; of n seeds it holds the median over all seeds with a probability of
 
 import csv
 import io
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jattn.drawing.files import replacing
+from jattn.report.outcomes import Outcome, value_text
 
 MEASURES = {"exact_accuracy": "exact accuracy", "token_accuracy": "token accuracy", "filter_score": "filter score"}
 """What runs are compared by: the names in metrics, and in words."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The mean of a number over seeds, the lowest and the highest; of one seed, there is only the mean."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One run among those compared.
-
-    Args:
-      values: what sets it apart: keys and values, the same keys in each run.
-      folder: the name of its folder.
-      test: the row of metrics of its final test, or None if it failed. ``replicates`` in it holds a row for each seed;
-        without them it is one seed's.
-    """
-
-    values: Mapping[str, Any]
-    folder: str
-    test: Mapping[str, Any] | None
-
-    @property
-    def seeds(self) -> Sequence[Mapping[str, Any]]:
-        """What the test says of each seed."""
-        return [] if self.test is None else self.test.get("replicates") or [self.test]
-
-    @property
-    def lengths(self) -> set[int]:
-        """The lengths tested besides."""
-        return {int(length) for seed in self.seeds for length in seed.get("by_length") or {}}
-
-    def spread(self, measure: str, length: int | None = None) -> Spread | None:
-        """Returns a measure over the seeds, on sources of one length or of all; None where it was not measured."""
-        rows = [seed if length is None else seed["by_length"].get(str(length), {}) for seed in self.seeds]
-        values = [row[measure] for row in rows if row.get(measure) is not None]
-        if not values:
-            return None
-        if len(values) == 1:
-            return Spread(values[0], None, None)
-        low, high = min(values), max(values)
-        # Rounding must not push the mean of equal values beyond them.
-        return Spread(min(max(statistics.fmean(values), low), high), low, high)
-
-
-def value_text(value: Any) -> str:
-    """Writes a value of a key in a word.
-
-    Example:
-      >>> [value_text(value) for value in (2, 0.001, True, "cosine", (16, 32), ())]
-      ['2', '0.001', 'true', 'cosine', '16+32', 'none']
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "+".join(map(value_text, value)) or "none"
-    return str(value)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from jattn.drawing.look import FAINT, GREY, INK, ramp_colours
-from jattn.report.comparison import Outcome, Spread, value_text
+from jattn.drawing.lines import PALETTE, STYLES, style_panel
+from jattn.drawing.look import GREY, ramp_colours
+from jattn.report.outcomes import Outcome, Spread, value_text
 
 TITLES = {"exact_accuracy": "exact accuracy", "filter_score": "filter score: mass on the oracle"}
-PALETTE = (INK, "#c07c12", "#4f86bd", "#9c3d68", "#3f8a6a", "#8d8f94", "#7a5bb0", "#7b5a33")
-"""Colours of lines that have no order; more lines take them again in the next of the styles."""
-STYLES = ("-", "--", ":", "-.")
 ROWS_BY_LENGTH = 12
 """The most rows of panels by length."""
 LETTERS = 60
@@ -163,13 +161,7 @@ def _write_heading(figure: Figure, outcomes: Sequence[Outcome], groups: int) -> 
 
 
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
-    size = min(10.5, 500 / len(panel.title))
-    axes.set_title(panel.title, fontsize=size, weight="bold", color=INK, loc="left", parse_math=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=GREY, labelsize=8, length=3, which="both")
-    axes.grid(axis="y", color="#eceef1", linewidth=0.8)
-    axes.set_xlabel(panel.label, fontsize=8.5, color=GREY, parse_math=False)
+    style_panel(axes, panel.title, panel.label, min(10.5, 500 / len(panel.title)))
     axes.set_ylim(-0.02, 1.03)
     places = _draw_axis(axes, panel)
     count = len(panel.lines)

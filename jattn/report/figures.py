@@ -9,7 +9,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from jattn.drawing.bins import bin_labels, bin_starts, tick_bins
-from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, INVALID, RAMP, pooled_ink, ramp_colours, token_label
+from jattn.drawing.heat_maps import draw_ramp, paint_cells
+from jattn.drawing.lines import style_panel
+from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, RAMP, token_label
 from jattn.report.curves import Curve, Panel, run_panels
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import Layer, RunRecord
@@ -157,10 +159,8 @@ def _ticks(sheet: _Sheet, layer: Layer, side: int) -> tuple[list[int], list[str]
 
 def _draw_filter(axes: Axes, record: RunRecord, head: Head, snapshot: int) -> None:
     cells = record.picture(snapshot, head.layer, 0)[head.head]
-    colours = ListedColormap(ramp_colours(256) / 255).with_extremes(bad=INVALID)
-    pooled = record.is_pooled(head.layer)
-    ink = np.ma.masked_invalid(pooled_ink(cells) if record.has_maps else cells)
-    axes.imshow(ink, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest" if pooled else None)
+    way = "nearest" if record.is_pooled(head.layer) else None
+    paint_cells(axes, cells, record.ink, interpolation=way)
     if head.layer.oracle:
         mass = measure(record, snapshot, head.layer, 0)["mass"][head.head]
         axes.set_title(f"mass on the oracle {mass:.2f}", fontsize=8, color=GREY, loc="left", pad=3)
@@ -180,16 +180,11 @@ def _draw_oracle(axes: Axes, record: RunRecord, head: Head) -> None:
 
 
 def _draw_colour_bar(sheet: _Sheet) -> None:
-    """Draws the ramp, its ticks where weights are drawn: beside maps in proportion to their root."""
-    rooted = sheet.record.has_maps
+    """Draws the ramp beside the first row of panels."""
     width, height = sheet.figure.get_size_inches()
     axes = sheet.add_axes(width - sheet.RIGHT + 0.12, sheet.tops[0], 0.11, min(1.4, height - sheet.tops[0] - 0.5))
-    axes.imshow(ramp_colours(256)[::-1, None], aspect="auto", extent=(0, 1, 0, 1))
-    ticks = [0, 0.01, 0.1, 0.5, 1] if rooted else [0, 0.5, 1]
-    axes.set_xticks([])
-    axes.set_yticks(pooled_ink(np.array(ticks)) if rooted else ticks, [f"{t:g}" for t in ticks], fontsize=7, color=GREY)
-    axes.tick_params(labelright=True, labelleft=False)
-    axes.set_title("weight", fontsize=8, color=GREY, loc="left", pad=7)
+    ticks = [0, 0.01, 0.1, 0.5, 1] if sheet.record.has_maps else [0, 0.5, 1]
+    draw_ramp(axes, sheet.record.ink, ticks, [f"{tick:g}" for tick in ticks])
 
 
 def draw_curves(record: RunRecord) -> Figure:
@@ -209,11 +204,7 @@ def draw_curves(record: RunRecord) -> Figure:
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    axes.set_title(panel.title, fontsize=10.5, weight="bold", color=INK, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=GREY, labelsize=8, length=3, which="both")
-    axes.grid(axis="y", color="#eceef1", linewidth=0.8)
+    style_panel(axes, panel.title)
     if not panel.curves:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, color=GREY, ha="center", fontsize=9)
         axes.set(xticks=[], yticks=[])

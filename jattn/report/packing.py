@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jattn.drawing.look import pooled_ink, weight_levels
+from jattn.drawing.ink import LINEAR, ROOTED
+from jattn.drawing.look import weight_levels
 from jattn.report.record import Layer, RunRecord
 from jattn.report.selection import choose_snapshots
 from jattn.report.snapshots import Pooled
@@ -62,7 +63,7 @@ def pack_weights(record: RunRecord, layer: Layer, contents: Contents) -> dict[st
         for example in range(len(record.probes.examples)):
             picture = record.picture(snapshot, layer, example)
             weights[index, example, :, : picture.shape[1], : picture.shape[2]] = picture
-    levels = weight_levels(pooled_ink(weights) if record.is_pooled(layer) else weights, TOP_LEVEL)
+    levels = weight_levels((ROOTED if record.is_pooled(layer) else LINEAR)(weights), TOP_LEVEL)
     return {"shape": levels.shape, "levels": _text(levels)}
 
 

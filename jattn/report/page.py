@@ -138,16 +138,16 @@ def _measures(record: RunRecord, layer: Layer, snapshot: int) -> list[dict[str, 
 
 def _embed(data: Any) -> str:
     """Writes data as JSON that is safe inside a script element: plain ASCII without <, > and &; nan becomes null."""
-    text = json.dumps(_finite(data), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_without_nan(data), allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _finite(data: Any) -> Any:
+def _without_nan(data: Any) -> Any:
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, Mapping):
-        return {name: _finite(value) for name, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
+        return {name: _without_nan(value) for name, value in data.items()}
+    return [_without_nan(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def _policy(style: str, script: str) -> str:

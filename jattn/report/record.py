@@ -33,6 +33,7 @@ import numpy as np
 
 from jattn.drawing.bins import cell_words, pool_weights
 from jattn.drawing.files import replacing
+from jattn.drawing.ink import LINEAR, ROOTED, Ink
 from jattn.report.snapshots import Kept, Pooled, read_snapshot
 
 INPUTS = "inputs"
@@ -167,6 +168,11 @@ class RunRecord:
     def has_maps(self) -> bool:
         """Whether any layer is shown pooled."""
         return any(map(self.is_pooled, self.probes.layers))
+
+    @property
+    def ink(self) -> Ink:
+        """Which weight is which ink in the figures: the same in all, in proportion to its root where any is pooled."""
+        return ROOTED if self.has_maps else LINEAR
 
     def counts(self, layer: Layer, example: int) -> tuple[int, int]:
         """Returns how many queries and keys a layer has for one example."""

@@ -10,13 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from jattn.decode.protocol import as_inspectable
 from jattn.filters.filter import AttentionFilter
-from jattn.linen.layers import ROOT, capture_filters, in_order
-from jattn.linen.multi_head import EDITS
+from jattn.filters.names import in_order
 from jattn.rules import edits as edits_of_filters
 from jattn.rules.edits import Edit, EditLike, as_edit
 from jattn.rules.grids import Grid
@@ -26,7 +25,7 @@ from jattn.tasks.layouts import Batch
 
 
 def apply_with_edits(
-    module: nn.Module, variables: Mapping[str, Any], *args: Any, edits: Mapping[str, EditLike], **kwargs: Any
+    module: Any, variables: Mapping[str, Any], *args: Any, edits: Mapping[str, EditLike], **kwargs: Any
 ) -> Any:
     """Applies a flax module while the filters of some attention layers are edited.
 
@@ -79,7 +78,7 @@ class Judgement:
 
 
 def judge(
-    module: nn.Module, variables: Mapping[str, Any], batch: Batch, *, edits: Mapping[str, EditLike] | None = None
+    module: Any, variables: Mapping[str, Any], batch: Batch, *, edits: Mapping[str, EditLike] | None = None
 ) -> Judgement:
     """Judges a model's answers to a batch, with its filters as they are or edited; see `apply_with_edits`.
 
@@ -126,7 +125,7 @@ class KnockOut:
 
 
 def knock_out(
-    module: nn.Module,
+    module: Any,
     variables: Mapping[str, Any],
     batch: Batch,
     *,
@@ -209,31 +208,22 @@ class _Placed(Edit):
         return _Placed(self.edit.fit(shape))
 
 
-def _apply(module: nn.Module, variables: Any, *args: Any, edits: Mapping[str, EditLike], **kwargs: Any) -> Any:
-    return module.apply(_with_edits(variables, edits), *args, **kwargs)
+def _apply(module: Any, variables: Any, *args: Any, edits: Mapping[str, EditLike], **kwargs: Any) -> Any:
+    return as_inspectable(module).apply(_with_edits(module, variables, edits), *args, **kwargs)
 
 
-def _with_edits(variables: Mapping[str, Any], edits: Mapping[str, EditLike]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, edit in edits.items():
-        place = tree
-        for part in () if name == ROOT and name not in variables.get("params", {}) else name.split("/"):
-            place = place.setdefault(part, {})
-        place["edit"] = _Placed(as_edit(edit))
-    return {**variables, EDITS: tree}
+def _with_edits(module: Any, variables: Any, edits: Mapping[str, EditLike]) -> Any:
+    return as_inspectable(module).with_edits(variables, {name: _Placed(as_edit(edit)) for name, edit in edits.items()})
 
 
-def _check_edits(module: nn.Module, variables: Any, *args: Any, edits: Any, **kwargs: Any) -> None:
+def _check_edits(module: Any, variables: Any, *args: Any, edits: Any, **kwargs: Any) -> None:
     if not isinstance(edits, Mapping):
         raise TypeError(f"edits: expected a dict of an edit per layer, got {type(edits).__name__}")
-    layers = _layers(module, _with_edits(variables, edits), *args, **kwargs)
+    layers = _layers(module, _with_edits(module, variables, edits), *args, **kwargs)
     for name in edits:
         _check_layer("edits", name, layers)
         if not _has_placed(layers[name].program.edit):
-            raise ValueError(
-                f"edits: {name!r} does not read the collection {EDITS!r}; expected flax's scan to pass it on, with "
-                f"variable_broadcast={EDITS!r}, or variable_axes={{{EDITS!r}: 0}} for an edit of stacked arrays"
-            )
+            raise ValueError(f"edits: {name!r} {as_inspectable(module).LOST_EDIT}")
 
 
 def _has_placed(edit: Edit | None) -> bool:
@@ -241,7 +231,7 @@ def _has_placed(edit: Edit | None) -> bool:
     return any(isinstance(node, _Placed) for node in nodes)
 
 
-def _judge(module: nn.Module, variables: Any, batch: Batch, edits: Mapping[str, EditLike]) -> Judgement:
+def _judge(module: Any, variables: Any, batch: Batch, edits: Mapping[str, EditLike]) -> Judgement:
     logits = _apply(module, variables, edits=edits, **batch.inputs)
     right, scored = is_correct(logits, batch), jnp.sum(batch.scored)
     return Judgement(
@@ -251,9 +241,9 @@ def _judge(module: nn.Module, variables: Any, batch: Batch, edits: Mapping[str, 
     )
 
 
-def _layers(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> dict[str, AttentionFilter]:
+def _layers(module: Any, variables: Any, *args: Any, **kwargs: Any) -> dict[str, AttentionFilter]:
     """Finds the attention layers of a module; nothing is computed."""
-    captured = jax.eval_shape(lambda: capture_filters(module, variables, *args, **kwargs)[1])
+    captured = jax.eval_shape(lambda: as_inspectable(module).capture(variables, *args, **kwargs)[1])
     return in_order({name: filter for name, filter in captured.items() if "#" not in name})
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jattn.drawing import portrait_table as report
 from jattn.filters.filter import AttentionFilter
+from jattn.filters.names import reading_order
 from jattn.rules.grids import static
 from jattn.rules.masks import Mask, MaskLike, as_mask, padding
 from jattn.rules.patterns import PATTERNS, pattern_sets
@@ -169,7 +170,7 @@ class HeadPortraits:
         """
         order = sorted(self.patterns, key=lambda name: name in PATTERNS)
         names = {}
-        for layer in report.reading_order(self.mass):
+        for layer in reading_order(self.mass):
             parts = self.mass[layer], self.chance[layer], self.queries[layer]
             scores = {name: np.stack([of[name] for of in parts], axis=-1) for name in order if name in parts[0]}
             names[layer] = [

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jattn.filters.filter import AttentionFilter
-from jattn.linen.layers import in_order
+from jattn.filters.names import in_order
 
 
 def rollout(

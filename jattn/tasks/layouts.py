@@ -45,8 +45,7 @@ class Layout:
       name: ``"encoder"``, ``"causal"``, ``"decoder"`` or ``"encoder_decoder"``.
       specials: the tokens it adds after the task's symbols.
       arrange: makes a `Batch` of one example from a `Sequence` and the number of symbols.
-      oracle_layer: the last name in the path of the attention layers that the oracle speaks of.
-      sides: tells from a layer's path which inputs its queries and its keys come from; or `VECTOR`.
+      oracle: the inputs from which queries and keys come of the attention that the oracle speaks of.
       num_positions: how many positions the model needs for sources of a given length, and targets of another, or as
         long.
     """
@@ -54,8 +53,7 @@ class Layout:
     name: str
     specials: tuple[str, ...]
     arrange: Callable[[Sequence, int], Batch]
-    oracle_layer: str
-    sides: Callable[[str], tuple[str, str]]
+    oracle: tuple[str, str]
     num_positions: Callable[..., int]
 
 
@@ -136,18 +134,6 @@ def encoder_decoder(sequence: Sequence, num_symbols: int) -> Batch:
     )
 
 
-def _one_sequence(layer: str) -> tuple[str, str]:
-    return "tokens", "tokens"
-
-
-def _two_sequences(layer: str) -> tuple[str, str]:
-    if layer.endswith("cross_attention"):
-        return "tokens", "source"
-    if layer.endswith("pooling"):
-        return VECTOR, "source"
-    return ("source", "source") if layer.startswith("encoder") else ("tokens", "tokens")
-
-
 def _as_long(source: int, target: int | None = None) -> int:
     return source
 
@@ -155,22 +141,20 @@ def _as_long(source: int, target: int | None = None) -> int:
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("encoder", (PAD,), encoder, "attention", _one_sequence, _as_long),
-        Layout("causal", (PAD,), encoder, "attention", _one_sequence, _as_long),
+        Layout("encoder", (PAD,), encoder, ("tokens", "tokens"), _as_long),
+        Layout("causal", (PAD,), encoder, ("tokens", "tokens"), _as_long),
         Layout(
             "decoder",
             (PAD, "<sep>"),
             decoder,
-            "attention",
-            _one_sequence,
+            ("tokens", "tokens"),
             lambda source, target=None: source + (source if target is None else target),
         ),
         Layout(
             "encoder_decoder",
             (PAD, "<bos>"),
             encoder_decoder,
-            "cross_attention",
-            _two_sequences,
+            ("tokens", "source"),
             lambda source, target=None: source if target is None else max(source, target),
         ),
     )

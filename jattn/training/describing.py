@@ -29,13 +29,12 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
     """Describes the examples whose filters are kept: tokens as text, targets and oracles."""
     text, batch = setup.vocabulary(), jax.device_get(measured.batch)
     role = {"tokens": INPUTS, "source": "source", VECTOR: VECTOR}
-    layers = []
+    layers, related = [], dict(measured.relates)
     heads = {name: weights.shape[1] for name, weights in measured.weights.items()}
     heads |= {name: fields["map"].shape[1] for name, fields in measured.pooled.items()}
     for name in sorted(heads):
-        queries, keys = (role[side] for side in setup.layout.sides(name))
-        judged = name.split("/")[-1] == setup.layout.oracle_layer
-        layers.append(Layer(name, heads[name], queries, keys, judged))
+        queries, keys = (role[side] for side in related[name])
+        layers.append(Layer(name, heads[name], queries, keys, related[name] == setup.layout.oracle))
     examples = []
     for i in range(batch.targets.shape[0]):
         sequences = {VECTOR: [VECTOR]} if any(layer.queries == VECTOR for layer in layers) else {}

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jattn.filters.filter import AttentionFilter, folds
-from jattn.linen.layers import capture_filters
+from jattn.linen.capture import capture_filters
+from jattn.rules.grids import static
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import on_oracle, pool_filters
@@ -38,6 +39,7 @@ class Measured:
       predictions: the likeliest token at each of their queries.
       weights: their filters, by layer, ``[examples, N, T, S]``, where queries and keys fit the screen.
       pooled: what is kept of their other filters, by layer: the fields of `jattn.report.Pooled`, or zeros.
+      relates: of each layer its name and the inputs that it relates; see `relates`.
     """
 
     sums: dict[str, Any]
@@ -45,6 +47,7 @@ class Measured:
     predictions: Int[Array, "P T"]
     weights: dict[str, Float[Array, "P N T S"]]
     pooled: dict[str, dict[str, Array]]
+    relates: tuple[tuple[str, tuple[str, str]], ...] = static(default=())
 
 
 jax.tree_util.register_dataclass(Measured)
@@ -78,7 +81,8 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
         }
         few = min(setup.config.run.probes, size)
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
-        return Measured(sums, batch, predictions, *_keep(setup, filters, batch, pools))
+        related = tuple((name, relates(setup, name, layer)) for name, layer in filters.items())
+        return Measured(sums, batch, predictions, *_keep(setup, filters, batch, pools), related)
 
     judge = jax.jit(setup.each(judge, (0, 0, None, None, None, None)))
 
@@ -107,10 +111,10 @@ def _keep(setup: Setup, filters: dict[str, AttentionFilter], batch: Batch, pools
 
 
 def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Any]:
-    queries, _ = setup.layout.sides(name)
+    queries, _ = relates(setup, name, layer)
     real = batch.scored if queries == "tokens" else _real(batch, queries)
     counted = {"queries": jnp.sum(real)}
-    if not _is_judged(setup, name):
+    if relates(setup, name, layer) != setup.layout.oracle:
         return {"entropy": _over(layer.entropy(), real), **counted}
     judged, on_keys = batch.scored & jnp.any(batch.oracle, axis=-1), folds.mass(batch.oracle[:, None])
     found = layer.summarize("entropy", "argmax", mass=on_keys)
@@ -124,8 +128,18 @@ def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -
     }
 
 
-def _is_judged(setup: Setup, name: str) -> bool:
-    return name.split("/")[-1] == setup.layout.oracle_layer
+def relates(setup: Setup, name: str, layer: AttentionFilter) -> tuple[str, str]:
+    """Returns the inputs that a layer's queries and keys come from, or `VECTOR`, as the layer says; where there is one
+    sequence alone, it need not.
+    """
+    if layer.relates is not None:
+        return layer.relates
+    if len(set(setup.layout.oracle)) == 1:
+        return setup.layout.oracle
+    raise ValueError(
+        f"layer {name!r}: expected it to say which inputs its queries and keys come from, such as "
+        f"MultiHeadAttention(..., relates={setup.layout.oracle}), got nothing"
+    )
 
 
 def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Array]:
@@ -140,8 +154,9 @@ def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict
         real = _real(batch, side) if told else jnp.cumprod(items != pad, axis=-1, dtype=jnp.int32)
         return jnp.sum(real, axis=-1)
 
-    queries, keys = map(count, setup.layout.sides(name))
-    oracle = batch.oracle & batch.scored[..., None] if _is_judged(setup, name) else None
+    related = relates(setup, name, layer)
+    queries, keys = map(count, related)
+    oracle = batch.oracle & batch.scored[..., None] if related == setup.layout.oracle else None
     return pool_filters(layer, setup.config.run.screen, (queries, keys) if padded else None, oracle)
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jattn.report import render
-from jattn.report.comparison import Outcome, value_text, write_comparison
+from jattn.report.comparison import write_comparison
+from jattn.report.outcomes import Outcome, value_text
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts
 from jattn.training.reading import (

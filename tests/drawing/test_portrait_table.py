@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jattn.drawing.look import ACCENT, INVALID, RAMP
-from jattn.drawing.portrait_table import columns, reading_order
+from jattn.drawing.portrait_table import columns
 from jattn.study.portraits import PATTERNS, HeadPortraits
 
 NAN = np.nan
@@ -35,10 +35,6 @@ PORTRAITS = portraits_of(
         "evenness": [0.01, NAN],
     },
 )
-
-
-def test_layers_are_in_the_order_in_which_a_person_counts():
-    assert reading_order(["b", "a#10", "a#2", "a", "10", "9"]) == ["9", "10", "a", "a#2", "a#10", "b"]
 
 
 def test_the_table_is_this():

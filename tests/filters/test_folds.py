@@ -1,4 +1,5 @@
 import functools
+import inspect
 import math
 
 import jax
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import attend, attention_filter, biases, folds, masks, normalizers
+from jattn import AttentionFilter, attend, attention_filter, biases, folds, masks, normalizers
 from jattn.filters.largest import largest
 from tests import reference
 from tests.filters import fold_reference
@@ -527,3 +528,43 @@ def test_masks_of_the_table_are_sets_of_keys_too():
     found = filter.summarize(**{name: folds.mass(MASKS[name].call["mask"]) for name in names})
     for name in names:
         close(found[name], fold_reference.mass(MASKS[name].rules["mask"])(weights_of("mask: no mask")))
+
+
+# The table of folds
+
+
+def test_every_fold_is_a_class_with_a_docstring_a_maker_and_a_method_of_one_name():
+    table = {name: method for name, method in vars(folds.FoldMethods).items() if not name.startswith("_")}
+    assert {"entropy", "top_k", "pool", *folds.FOLDS} <= table.keys()
+    for name, method in table.items():
+        fold = getattr(folds, name)
+        assert issubclass(fold, folds.Fold)
+        assert fold.name == name
+        asked = getattr(AttentionFilter, name)
+        assert asked.__doc__ == method.__doc__ == inspect.getdoc(fold)
+        assert asked.__doc__.startswith(("Asks", "Counts"))
+        self, *arguments = inspect.signature(asked).parameters.values()
+        assert self.name == "self"
+        assert arguments == list(inspect.signature(fold).parameters.values())
+
+
+def test_a_fold_prints_as_the_code_that_makes_it():
+    made = [folds.entropy(), folds.top_k(3), folds.pool(2, 4), folds.sink_mass(), folds.histogram((0.0, 0.5, 1.0))]
+    assert [repr(fold) for fold in made] == [
+        "entropy()",
+        "top_k(k=3)",
+        "pool(q_bins=2, k_bins=4)",
+        "sink_mass(num_keys=1)",
+        "histogram(bins=(0.0, 0.5, 1.0))",
+    ]
+    assert [eval(repr(fold), vars(folds)) for fold in made] == made
+
+
+def test_what_a_key_receives_is_the_same_whatever_else_is_asked():
+    query, key, _ = inputs()
+    filter = attention_filter(query, key)
+    alone = filter.received()
+    for bins in (1, 3, QUERIES):
+        together = filter.summarize(map=folds.pool(bins, 2), received="received")
+        assert_array_equal(together["received"], alone)
+        assert_array_equal(filter.summarize("received", map=folds.pool(bins, 2))["received"], alone)

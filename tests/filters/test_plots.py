@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jattn import attention_filter, biases, masks, normalizers, scores
+from jattn.drawing.ink import SCALES
 from jattn.drawing.look import INVALID, RAMP, ramp_colours
 from jattn.filters import cells as views
 from jattn.filters import images
@@ -287,7 +288,7 @@ def test_chance_has_a_quarter_of_the_ink_at_any_length(size):
 
 
 def test_the_exponent_of_the_chance_scale_is_kept_between_one_fifth_and_one():
-    inks = {n: views.SCALES["chance"](np.zeros(0), 1 / n) for n in (1, 2, 4, 1024, 10**6)}
+    inks = {n: SCALES["chance"](np.zeros(0), 1 / n) for n in (1, 2, 4, 1024, 10**6)}
     assert {n: round(ink.exponent, 6) for n, ink in inks.items()} == {1: 1, 2: 1, 4: 1, 1024: 0.2, 10**6: 0.2}
     assert {ink.top for ink in inks.values()} == {1.0}
 
@@ -295,14 +296,14 @@ def test_the_exponent_of_the_chance_scale_is_kept_between_one_fifth_and_one():
 @pytest.mark.parametrize(("scale", "expected"), [("linear", 0.36), ("sqrt", 0.6), ("max", 0.9), ("chance", 0.36**0.5)])
 def test_each_scale_says_which_weight_is_which_ink(scale, expected):
     weights = np.array([0.0, 0.36, 0.4, np.nan])
-    ink = views.SCALES[scale](weights, 1 / 16)
+    ink = SCALES[scale](weights, 1 / 16)
     np.testing.assert_allclose(ink(weights)[:2], [0, expected])
     assert np.isnan(ink(weights)[3])
 
 
 def test_the_colour_bar_shows_the_inks_of_its_weights():
     *_, bar = pictures.plot(random_filter(64)).axes
-    ink = views.SCALES["chance"](np.zeros(0), 1 / 64)
+    ink = SCALES["chance"](np.zeros(0), 1 / 64)
     assert len(bar.get_yticks()) >= 4
     for place, label in zip(bar.get_yticks(), [label.get_text() for label in bar.get_yticklabels()], strict=True):
         assert place == pytest.approx(ink(float(label)))
@@ -393,12 +394,12 @@ def inks(path):
     return np.array([[of_level[tuple(colour)] for colour in row] for row in pixels]) / 254
 
 
-@pytest.mark.parametrize("scale", views.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_a_map_has_a_pixel_per_cell_in_the_ink_of_its_weight(tmp_path, scale):
     filter = random_filter(96, 80, heads=2, batch=(2,), mask=masks.causal())
     path = images.save_map(filter, tmp_path / "map.png", size=(32, 16), head=1, entry=1, scale=scale)
     expected = pooled(filter[1, 1], 32, 16)
-    ink = views.SCALES[scale](expected, 5 / 80)
+    ink = SCALES[scale](expected, 5 / 80)
     np.testing.assert_allclose(inks(path), ink(expected), atol=0.51 / 254)
     assert inks(path)[0, 1:].max() == 0
     assert inks(path).max() > 0.9
@@ -458,7 +459,7 @@ def test_an_existing_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch)
     assert images.save_map(diagonal_filter(4), str(path), size=4) == path
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(images, "_notes", lambda *_: 1 / 0)
+        patch.setattr(images, "image_notes", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             images.save_map(random_filter(4), path, size=4)
     assert path.read_bytes() == before

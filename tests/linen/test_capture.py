@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jattn
 from jattn import MultiHeadAttention, capture_filters, masks
 from jattn.filters.filter import AttentionFilter
-from jattn.linen.layers import in_order
+from jattn.filters.names import in_order
 from tests import reference
 from tests.variants import drawn_like, rng
 

@@ -11,6 +11,7 @@ from jattn import (
     Encoder,
     EncoderDecoder,
     PooledEncoder,
+    RecurrentEncoderDecoder,
     apply_with_edits,
     biases,
     capture_filters,
@@ -457,3 +458,23 @@ def test_models_say_what_is_wrong(name, kind):
 def test_an_encoder_says_what_is_wrong_with_its_queries(options, text):
     with pytest.raises(ValueError, match=text):
         jax.eval_shape(Encoder(**SIZES | options).init, jax.random.key(0), TOKENS)
+
+
+SIDES = {
+    Encoder: {"block_0/attention": ("tokens", "tokens")},
+    Decoder: {"block_0/attention": ("tokens", "tokens")},
+    EncoderDecoder: {
+        "decoder_0/attention": ("tokens", "tokens"),
+        "decoder_0/cross_attention": ("tokens", "source"),
+        "encoder_0/attention": ("source", "source"),
+    },
+    PooledEncoder: {"encoder_0/attention": ("source", "source"), "pooling": ("vector", "source")},
+    RecurrentEncoderDecoder: {"cross_attention": ("tokens", "source")},
+}
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_each_layer_says_which_sequences_its_filter_relates(kind):
+    model, given = kind(vocabulary=7), (TOKENS,) if kind in (Encoder, Decoder) else (SOURCE, TOKENS)
+    _, filters = jax.eval_shape(lambda: capture_filters(model, model.init(jax.random.key(0), *given), *given))
+    assert {name: filter.relates for name, filter in filters.items()} == SIDES[kind]

@@ -10,9 +10,11 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from jattn.drawing.lines import PALETTE
 from jattn.drawing.look import ramp_colours, save_figure
-from jattn.report.comparison import Outcome, Spread, make_tables, to_csv, to_markdown, value_text, write_comparison
-from jattn.report.comparison_figure import PALETTE, ROWS_BY_LENGTH, draw_comparison
+from jattn.report.comparison import make_tables, to_csv, to_markdown, write_comparison
+from jattn.report.comparison_figure import ROWS_BY_LENGTH, draw_comparison
+from jattn.report.outcomes import Outcome, Spread, value_text
 
 
 def seed_row(accuracy, score, by_length=()):

@@ -173,17 +173,3 @@ def test_a_target_may_be_shorter_than_its_source():
     assert batch.inputs["tokens"].tolist() == [11, 2, 10]
     assert batch.oracle.shape == (3, 5)
     assert batch.scored.tolist() == [True, True, False]
-
-
-@pytest.mark.parametrize(
-    ("layout", "layer", "sides"),
-    [
-        ("encoder", "block_0/attention", ("tokens", "tokens")),
-        ("decoder", "block_1/attention", ("tokens", "tokens")),
-        ("encoder_decoder", "encoder/block_0/attention", ("source", "source")),
-        ("encoder_decoder", "decoder/block_0/attention", ("tokens", "tokens")),
-        ("encoder_decoder", "decoder/block_1/cross_attention", ("tokens", "source")),
-    ],
-)
-def test_each_attention_layer_looks_from_one_input_to_another(layout, layer, sides):
-    assert LAYOUTS[layout].sides(layer) == sides

@@ -99,7 +99,7 @@ def test_attention_that_follows_the_oracle_solves_the_task(case):
     _, arranged = sequences(case)
     layout = list(arranged)[-1]
     batch = jax.tree.map(lambda x: x[:100], arranged[layout])
-    queries, keys = LAYOUTS[layout].sides(LAYOUTS[layout].oracle_layer)
+    queries, keys = LAYOUTS[layout].oracle
     query = jnp.zeros((*batch.inputs[queries].shape, 1, 1))
     key = jnp.zeros((*batch.inputs[keys].shape, 1, 1))
     tokens = jnp.arange(min(len(case.task.symbols), 200) + 2)
@@ -156,7 +156,7 @@ def test_shapes_and_dtypes(case):
             lambda rng, made=made, lengths=lengths: made(rng, jnp.arange(7), lengths), jax.random.key(0)
         )
         count = LAYOUTS[layout].num_positions(case.room, case.task.target_room(case.room))
-        queries, keys = LAYOUTS[layout].sides(LAYOUTS[layout].oracle_layer)
+        queries, keys = LAYOUTS[layout].oracle
         assert batch.inputs[queries].shape == batch.targets.shape == batch.scored.shape
         assert batch.oracle.shape == (*batch.scored.shape, batch.inputs[keys].shape[1])
         assert count == max(x.shape[1] for x in batch.inputs.values() if len(x.shape) > 1)

@@ -1,12 +1,15 @@
 """Evaluation: numbers that can be checked by head, and independence from how examples are batched."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.linen.layers import capture_filters
-from jattn.training.evaluation import add_up, make_measure, summarize
+from jattn import attention_filter
+from jattn.linen.capture import capture_filters
+from jattn.training.evaluation import add_up, make_measure, relates, summarize
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
@@ -89,3 +92,12 @@ def test_lengths_given_at_the_call_are_the_lengths_measured():
     measured = make_measure(setup, 9, 4)(initial_state(setup).params, setup.rng("test"), 0, 7, 7)
     assert measured.batch.inputs["lengths"].tolist() == [7, 7, 7, 7]
     assert int(measured.sums["tokens"]) == 28
+
+
+def test_a_layer_says_which_inputs_it_relates_unless_there_is_one_sequence_alone():
+    silent = attention_filter(jnp.zeros((3, 1, 2)), jnp.zeros((3, 1, 2)))
+    saying = dataclasses.replace(silent, relates=("source", "source"))
+    assert relates(setup_of("decoder"), "mine", silent) == ("tokens", "tokens")
+    assert relates(setup_of("encoder_decoder"), "mine", saying) == ("source", "source")
+    with pytest.raises(ValueError, match=r"layer 'mine': expected it to say .* relates=\('tokens', 'source'\)"):
+        relates(setup_of("encoder_decoder"), "mine", silent)

@@ -19,7 +19,8 @@ def described(task, sequence, wrong, layer):
     if sequence.source_length == len(sequence.source):
         batch.inputs.pop("source_lengths")
     predictions = jnp.where(jnp.array(wrong), 0, batch.targets)
-    measured = Measured({}, batch, predictions, {layer: jnp.zeros((1, 1, *batch.oracle.shape[1:]))}, {})
+    weights = {layer: jnp.zeros((1, 1, *batch.oracle.shape[1:]))}
+    measured = Measured({}, batch, predictions, weights, {}, ((layer, setup.layout.oracle),))
     (example,), probes = decode(setup, measured), describe_probes(setup, measured)
     return example, probes
 
