@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -64,7 +63,7 @@ class Setup:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule | None
     mesh: Mesh
-    own: Mapping[str, str] = MappingProxyType({})
+    own: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def seeds(self) -> Int[Any, "*R"]:
