@@ -1,4 +1,4 @@
-"""Imports go one way, between the wings and inside them, and CONTRIBUTING.md lists the wings in that order."""
+"""Imports go one way, between the wings and inside them, as CONTRIBUTING.md lists them, and take no private names."""
 
 import ast
 import re
@@ -96,3 +96,31 @@ def test_every_wing_has_its_place_and_its_sentence():
 def test_contributing_lists_the_wings_in_this_order():
     listed = re.findall(r"^\| `jattn/(\w+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
     assert listed == WINGS
+
+
+def private_names(path):
+    """Lists the private names of another module of jattn that a file imports or looks up."""
+    tree, modules = ast.parse(path.read_text(encoding="utf-8")), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jattn":
+            modules |= {alias.asname or alias.name for alias in node.names}
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
+        elif isinstance(node, ast.Import):
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name.split(".")[0] == "jattn"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_(?!_)", node.attr) and ast.unparse(node.value) in modules:
+            yield ast.unparse(node)
+
+
+def test_no_module_takes_private_names_of_another():
+    taken = {str(path.relative_to(ROOT)): [*private_names(path)] for path in (ROOT / "jattn").rglob("*.py")}
+    assert len(taken) > 50
+    assert {path: names for path, names in taken.items() if names} == {}
+
+
+def test_a_private_name_of_another_module_is_found(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from jattn.rules import masks\nfrom jattn.rules.biases import _skew\nmasks._Window\nmasks.__name__\n"
+    )
+    assert list(private_names(path)) == ["jattn.rules.biases._skew", "masks._Window"]

@@ -9,7 +9,6 @@ Glossary of shapes: ``n`` new tokens, ``slots`` tokens held, ``N`` query heads, 
 """
 
 import dataclasses
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,9 +20,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jattn.engine.attention import attend
 from jattn.rules.biases import Bias
-from jattn.rules.checks import check_float
-from jattn.rules.grids import Grid, Laid, static
+from jattn.rules.checks import check_float, check_integer
+from jattn.rules.grids import Grid, static
 from jattn.rules.masks import Mask, MaskLike, as_mask
+from jattn.rules.overlay import Overlay
+from jattn.rules.rule import rule
 
 UNWRITTEN = -1
 """The position of a slot that holds no token yet."""
@@ -90,7 +91,8 @@ class KVCache:
           window: how many positions a query sees, its own included; None for all.
 
         Raises:
-          ValueError: if a size is not a positive int, or the slots are fewer than the window.
+          TypeError: if a size is not an int.
+          ValueError: if a size is not positive, or the slots are fewer than the window.
 
         Example:
           >>> from jattn.decode.cache import KVCache
@@ -102,8 +104,7 @@ class KVCache:
         value_dim = head_dim if value_dim is None else value_dim
         sizes = {"slots": slots, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "value_dim": value_dim}
         for name, size in (sizes if window is None else {**sizes, "window": window}).items():
-            if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
-                raise ValueError(f"{name}: expected a positive int, got {size!r}")
+            check_integer(name, size, 1)
         if window is not None and slots < window:
             raise ValueError(f"slots: expected at least as many as the window of {window}, got {slots}")
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -227,7 +228,7 @@ class KVCache:
         if query_positions.ndim != self.length.ndim + 1 or query_positions.shape[:-1] != self.length.shape:
             expected = ", ".join([*map(str, self.length.shape), "n"])
             raise ValueError(f"query_positions: expected shape [{expected}], got {query_positions.shape}")
-        return _CacheMask(query_positions[..., None, :, None], self.positions[..., None, None, :], self.window)
+        return CacheMask(query_positions[..., None, :, None], self.positions[..., None, None, :], self.window)
 
     def _most_queries(self) -> int:
         """How many tokens may be appended before the first of their queries attends, with a window."""
@@ -328,7 +329,7 @@ def attend_cached(
         if isinstance(option, Mask | Bias) and not placed:
             raise ValueError(
                 f"{name}: expected an array [*batch, N, n, slots] or None with a cache, which is causal and knows its "
-                f"window; got {type(option).__name__}, which knows no positions but the indices of queries and slots"
+                f"window; got {option!r}, which knows no positions but the indices of queries and slots"
             )
     allowed = cache.mask(query_positions)
     if mask is not None:
@@ -374,11 +375,10 @@ def _set_positions(held: Int[Array, " slots"], new: Int[Array, " n"], slots: Int
     return held.at[slots].set(new, mode="drop", unique_indices=True)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _CacheMask(Mask):
-    query_positions: Int[Array, "*batch 1 T 1"] | Laid
-    key_positions: Int[Array, "*batch 1 1 S"] | Laid
+@rule()
+class CacheMask(Mask):
+    query_positions: Int[Array, "*batch 1 T 1"] | Overlay
+    key_positions: Int[Array, "*batch 1 1 S"] | Overlay
     window: int | None = static()
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
@@ -388,7 +388,7 @@ class _CacheMask(Mask):
 
     def fit(self, shape: tuple[int, ...]) -> Mask:
         query, key = self.query_positions, self.key_positions
-        if isinstance(query, Laid) or isinstance(key, Laid):
+        if isinstance(query, Overlay) or isinstance(key, Overlay):
             return self
         batch, num_queries, num_keys = shape[:-3], shape[-2], shape[-1]
         if (query.shape, key.shape) != ((*batch, 1, num_queries, 1), (*batch, 1, 1, num_keys)):
@@ -396,4 +396,4 @@ class _CacheMask(Mask):
                 f"mask: expected a cache mask of the batch {batch}, {num_queries} queries and {num_keys} slots, "
                 f"got {query.shape[:-3]}, {query.shape[-2]} and {key.shape[-1]}"
             )
-        return _CacheMask(Laid(query), Laid(key), self.window)
+        return dataclasses.replace(self, query_positions=Overlay(query), key_positions=Overlay(key))

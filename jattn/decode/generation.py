@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jattn.decode.protocol import Decodable
-from jattn.rules.checks import check_float
+from jattn.rules.checks import check_float, check_integer
 
 
 def generate(
@@ -76,9 +76,9 @@ def generate(
     if not isinstance(model, Decodable):
         raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {model!r}")
     prompt, lengths = _check_prompt(prompt, lengths)
-    _check_int("max_new_tokens", max_new_tokens, 1)
+    check_integer("max_new_tokens", max_new_tokens, 1)
     if end_token is not None:
-        _check_int("end_token", end_token, 0)
+        check_integer("end_token", end_token, 0)
     _check_choice(rng, temperature, top_k, top_p)
     choice = (None, None, None, None) if _is_zero(temperature) else (top_k, rng, temperature, top_p)
     try:
@@ -262,16 +262,11 @@ def _check_choice(rng: Any, temperature: Any, top_k: Any, top_p: Any) -> None:
 
 def _check_truncation(top_k: Any, top_p: Any) -> None:
     if top_k is not None:
-        _check_int("top_k", top_k, 1)
+        check_integer("top_k", top_k, 1)
     if top_p is None or isinstance(top_p, Tracer):
         return
     if not isinstance(top_p, numbers.Real | jax.Array) or isinstance(top_p, bool) or not 0 < float(top_p) <= 1:
         raise ValueError(f"top_p: expected a number above 0 and up to 1, got {top_p!r}")
-
-
-def _check_int(name: str, number: Any, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < least:
-        raise ValueError(f"{name}: expected an int of at least {least}, got {number!r}")
 
 
 def _is_zero(temperature: Any) -> bool:

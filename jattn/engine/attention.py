@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jattn.engine.compiling import compiled
+from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
 from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
 from jattn.engine.rows import Dropout, RowProgram, clean, row_program, taint
@@ -95,7 +95,7 @@ def attend(
     Source: Vaswani et al. 2017, section 3.2; Rabe and Staats 2021, "Self-attention does not need O(n²) memory".
     """
     shape = filter_shape(query, key)
-    _check_value(key, value)
+    check_value(key, value)
     dropout = as_dropout(dropout_rate, dropout_rng)
     program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
@@ -133,7 +133,9 @@ def attend_heads_first(
       zeros.
     """
     few = plan.whole and query.shape[-2] <= FEW_ROWS and program.mask is not None and walks_heads()
-    if few and program.score.shows_what_is_broken and program.dropout is None:
+    few = few and program.score.shows_what_is_broken and program.dropout is None
+    # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
+    if few and not closes_over_tracers(jax.tree.structure(program)):
         return _attend_few(plan, program, query, key, value)
     return _attend_any(plan, program, query, key, value)
 
@@ -222,7 +224,8 @@ def choose_plan(
     return blocked_plan(shape, mask, block_size, walks_heads())
 
 
-def _check_value(key: Array, value: Array) -> None:
+def check_value(key: Array, value: Array) -> None:
+    """Raises an error unless a value belongs to the key: floats, and the same shape but for the last axis."""
     check_float("value", value)
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
         expected = ", ".join(map(str, key.shape[:-1]))

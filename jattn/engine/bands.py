@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jattn.rules import masks
-from jattn.rules.grids import Laid
+from jattn.rules.overlay import Overlay
 
 FARTHEST = 2**30
 """A distance that is longer than any sequence."""
@@ -24,7 +23,7 @@ class Band:
     Args:
       low: None is no bound.
       high: likewise.
-      lengths: each an int or a `Laid` array of one per batch entry; keys from the smallest on are forbidden.
+      lengths: each an int or a `Overlay` array of one per batch entry; keys from the smallest on are forbidden.
       query_lengths: likewise for queries.
       segments: masks that compare ids.
       unread: what else the mask is made of, in words; None is nothing.
@@ -32,8 +31,8 @@ class Band:
 
     low: int | None = None
     high: int | None = None
-    lengths: tuple[Laid | int, ...] = ()
-    query_lengths: tuple[Laid | int, ...] = ()
+    lengths: tuple[Overlay | int, ...] = ()
+    query_lengths: tuple[Overlay | int, ...] = ()
     segments: tuple[Any, ...] = ()
     unread: str | None = None
 
@@ -68,39 +67,32 @@ def read_mask(mask: masks.Mask | None) -> Band:
     return band
 
 
-def shortest(lengths: tuple[Laid | int, ...], most: int) -> Int[np.ndarray | Array, "B 1"]:
+def shortest(lengths: tuple[Overlay | int, ...], most: int) -> Int[np.ndarray | Array, "B 1"]:
     """Returns the smallest of lengths per batch entry, in a flat batch, or one for all entries."""
     fixed = np.full((1, 1), max(0, min([most, *(x for x in lengths if isinstance(x, int))])), np.int32)
-    laid = (x.array.reshape(-1, 1).astype(jnp.int32) for x in lengths if isinstance(x, Laid))
+    laid = (x.array.reshape(-1, 1).astype(jnp.int32) for x in lengths if isinstance(x, Overlay))
     return functools.reduce(jnp.minimum, laid, fixed)
 
 
-def in_words(part: Any) -> str:
-    """Names a part of a row program for an error message."""
-    name = type(part).__name__.lstrip("_")
-    words = {"FromArray": "an array", "FromFunction": "a function", "Any": "masks joined by |", "Not": "~"}
-    return words.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
 def _conjuncts(mask: masks.Mask | None) -> Iterator[masks.Mask]:
-    if isinstance(mask, masks._All):
+    if isinstance(mask, masks.Both):
         yield from (*_conjuncts(mask.left), *_conjuncts(mask.right))
     elif mask is not None:
         yield mask
 
 
 def _add(band: Band, part: masks.Mask) -> Band:
-    if isinstance(part, masks._Padding):
+    if isinstance(part, masks.Padding):
         queries = () if part.query_lengths is None else (part.query_lengths,)
         band = dataclasses.replace(band, query_lengths=(*band.query_lengths, *queries))
         return dataclasses.replace(band, lengths=(*band.lengths, part.lengths))
-    if isinstance(part, masks._Prefix):
+    if isinstance(part, masks.Prefix):
         length = part.lengths.number if part.lengths.known else part.lengths.array
         return dataclasses.replace(band, lengths=(*band.lengths, length))
-    if isinstance(part, masks._Segments):
+    if isinstance(part, masks.Segments):
         return dataclasses.replace(band, segments=(*band.segments, part))
-    if not isinstance(part, masks._Window):
-        return dataclasses.replace(band, unread=in_words(part))
+    if not isinstance(part, masks.Window):
+        return dataclasses.replace(band, unread=repr(part))
     if not part.offset.known:
         return dataclasses.replace(band, unread="an offset that is an array")
     lows = [band.low, None if part.left is None else _near(part.offset.number - part.left)]

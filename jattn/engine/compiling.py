@@ -27,7 +27,7 @@ def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
             hash(structure)
         except TypeError:
             return function(*arguments, **static)
-        if any(isinstance(value, Tracer) for value in _closed_over(structure)):
+        if closes_over_tracers(structure):
             return function(*arguments, **static)
         return _jitted(function, tuple(static.items()), jax.default_backend(), walks_heads())(*arguments)
 
@@ -37,6 +37,11 @@ def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
 @functools.lru_cache(maxsize=256)
 def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], *context: Any) -> Callable[..., Any]:
     return jax.jit(functools.partial(function, **dict(static)))
+
+
+def closes_over_tracers(structure: Any) -> bool:
+    """Says whether a function in the static parts of a pytree refers to a value that is being traced."""
+    return any(isinstance(value, Tracer) for value in _closed_over(structure))
 
 
 def forget() -> None:
@@ -71,7 +76,12 @@ def _static_parts(structure: Any) -> Iterator[Any]:
 
 
 def _cells(function: Any) -> list[Any]:
-    parts = [*(getattr(function, "__defaults__", None) or ()), getattr(function, "__self__", None)]
+    owner = getattr(function, "__self__", None)
+    parts = [
+        *(getattr(function, "__defaults__", None) or ()),
+        owner,
+        *jax.tree.leaves(getattr(owner, "__dict__", None)),
+    ]
     for cell in getattr(function, "__closure__", None) or ():
         try:
             parts += jax.tree.leaves(cell.cell_contents)

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jattn.engine.bands import Band, in_words, read_mask, shortest
+from jattn.engine.bands import Band, read_mask, shortest
 from jattn.engine.rows import RowProgram
 from jattn.rules import masks, normalizers, scores
 from jattn.rules.grids import Grid
@@ -147,12 +147,12 @@ def _unmet_by_both(
     if 0 in (*query.shape, *key.shape, *value.shape):
         yield f"no empty axis, got query {query.shape}, key {key.shape} and value {value.shape}"
     score = program.score
-    if not isinstance(score, scores._ScaledDot):
-        yield f"score scaled_dot, got {in_words(score)}"
+    if not isinstance(score, scores.ScaledDot):
+        yield f"score scaled_dot, got {score!r}"
     elif score.scale is not None and score.scale.number is None:
         yield "scaled_dot with a number for scale, got an array"
-    if not isinstance(program.normalizer, normalizers._Softmax):
-        yield f"normalizer softmax, got {in_words(program.normalizer)}"
+    if not isinstance(program.normalizer, normalizers.Softmax):
+        yield f"normalizer softmax, got {program.normalizer!r}"
     if program.bias is not None:
         yield "no bias, got one"
     if program.edit is not None:

@@ -7,11 +7,11 @@ mask rules out for all rows of the block whatever the data (`Mask.allowed_span`)
 import dataclasses
 import itertools
 import math
-import numbers
 
 import jax
 import numpy as np
 
+from jattn.rules.checks import check_integer
 from jattn.rules.masks import Mask
 
 DENSE_WEIGHTS = 2**22
@@ -139,10 +139,9 @@ def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | No
 
 
 def check_block_size(block_size: int | None) -> None:
-    """Raises `ValueError` unless it is None or a positive int."""
-    whole = isinstance(block_size, numbers.Integral) and not isinstance(block_size, bool)
-    if block_size is not None and not (whole and block_size >= 1):
-        raise ValueError(f"block_size: expected a positive int, got {block_size!r}")
+    """Raises `TypeError` or `ValueError` unless it is None or a positive int."""
+    if block_size is not None:
+        check_integer("block_size", block_size, 1, "an int or None")
 
 
 def walks_heads() -> bool:

@@ -16,7 +16,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jattn.engine.plans import Plan, Strip
-from jattn.rules.grids import Grid, Laid, whole_grid
+from jattn.rules.grids import Grid, whole_grid
+from jattn.rules.overlay import Overlay
 
 Block = Callable[[Any, Grid, Any, Any], Any]
 """Takes a program, the grid of a block, the block's queries and the block's keys; returns arrays of its rows."""
@@ -78,7 +79,7 @@ def map_blocks(
     Args:
       block: takes the program, the grid of a block and the parts of `query_side` and `key_side` that belong to it;
         returns a pytree of arrays whose axis after the heads is the row axis.
-      program: a pytree; every `Laid` array in it is cut to the block.
+      program: a pytree; every `Overlay` array in it is cut to the block.
       query_side: a pytree of arrays ``[*batch, N, T, ...]``.
       key_side: a pytree of arrays ``[*batch, K, S, ...]``; ``N`` is a multiple of ``K``.
       shape: ``(*batch, N, T, S)``.
@@ -122,12 +123,12 @@ def fold_blocks(
       The rows of all blocks, and the totals ``[*batch, N, ...]``; of some heads, both with one axis ``M`` for them.
     """
     leading = shape[:-2]
-    leaves, structure = jax.tree.flatten(program, is_leaf=_is_laid)
-    sides = {"query": query_side, "key": key_side, "laid": [leaf.array for leaf in leaves if _is_laid(leaf)]}
+    leaves, structure = jax.tree.flatten(program, is_leaf=_is_overlay)
+    sides = {"query": query_side, "key": key_side, "laid": [leaf.array for leaf in leaves if _is_overlay(leaf)]}
 
     def run(grid: Grid, sides: Any) -> tuple[Any, Any]:
         laid = iter(sides["laid"])
-        cut = [Laid(next(laid), cut=True) if _is_laid(leaf) else leaf for leaf in leaves]
+        cut = [Overlay(next(laid), cut=True) if _is_overlay(leaf) else leaf for leaf in leaves]
         return block(jax.tree.unflatten(structure, cut), grid, sides["query"], sides["key"])
 
     def one_stream(sides: Any, stream: Int[Array, ""] | None) -> tuple[Any, Any]:
@@ -170,8 +171,8 @@ def cut_stream(sides: Any, leading: tuple[int, ...], stream: Int[Array, ""]) -> 
     return jax.tree.map(cut, sides)
 
 
-def _is_laid(leaf: Any) -> bool:
-    return isinstance(leaf, Laid)
+def _is_overlay(leaf: Any) -> bool:
+    return isinstance(leaf, Overlay)
 
 
 def _walk(function: Callable[[Any, Array], Any], sides: Any, sizes: tuple[int, ...], stream: Int[Array, ""]) -> Any:

@@ -9,7 +9,6 @@ none where heads are walked one at a time.
 
 import abc
 import functools
-import numbers
 from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
@@ -165,13 +164,6 @@ def put(part: Array, start: Any, room: int, axis: int) -> Array:
 def bins_of(size: int, bins: int) -> Int[np.ndarray, " size"]:
     """Tells for each of `size` indices its bin, ``⌊i bins / size⌋``."""
     return (np.arange(size, dtype=np.int64) * bins // size).astype(np.int32)
-
-
-def check_count(name: str, value: Any) -> int:
-    """Returns a positive int as it is, and refuses anything else."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected a positive int, got {value!r}")
-    return int(value)
 
 
 class Fold(abc.ABC, Generic[Result]):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jattn.filters.blocks import FilterBlock, HeadFold, bins_of, check_count, put
+from jattn.filters.blocks import FilterBlock, HeadFold, bins_of, put
+from jattn.rules.checks import check_integer
 from jattn.rules.grids import Grid, static
 
 
@@ -41,8 +42,8 @@ class Pool(HeadFold[Float[Array, "*batch N q_bins k_bins"]]):
     k_bins: int = static()
 
     def __post_init__(self) -> None:
-        check_count("q_bins", self.q_bins)
-        check_count("k_bins", self.k_bins)
+        check_integer("q_bins", self.q_bins, 1)
+        check_integer("k_bins", self.k_bins, 1)
 
     def fit(self, shape: tuple[int, ...]) -> HeadFold:
         for name, bins, most, what in (
@@ -102,7 +103,7 @@ class Histogram(HeadFold[Float[Array, "*batch N bins"]]):
 
 def _as_edges(bins: Any) -> tuple[float, ...]:
     if isinstance(bins, numbers.Integral) and not isinstance(bins, bool):
-        return tuple(np.linspace(0, 1, check_count("bins", bins) + 1).tolist())
+        return tuple(np.linspace(0, 1, check_integer("bins", bins, 1) + 1).tolist())
     try:
         edges = np.asarray(bins, np.float64)
     except (TypeError, ValueError):

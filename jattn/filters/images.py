@@ -3,7 +3,6 @@
 import errno
 import html
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -168,32 +167,12 @@ def _small_pictures(filter: VirtualMatrix) -> str:
     )
 
 
-JOINED = {"_All": " & ", "_Any": " | ", "_Sum": " + "}
-"""How parts that join two others are written."""
-
-
 def _parts(filter: VirtualMatrix) -> dict[str, str]:
     """Names what makes the weights, much as a user wrote it."""
     parts = {name: getattr(filter.program, name, None) for name in ("score", "bias", "mask", "normalizer", "edit")}
-    names = {name: _part_name(part) for name, part in parts.items() if part is not None}
+    names = {name: repr(part) for name, part in parts.items() if part is not None}
     dropout = filter.program.dropout
     return names if dropout is None else {**names, "dropout": f"rate {dropout.rate}"}
-
-
-def _part_name(part: Any, within: bool = False) -> str:
-    name = type(part).__name__
-    if name in JOINED:
-        words = JOINED[name].join(_part_name(side, within=True) for side in (part.left, part.right))
-        return f"({words})" if within else words
-    if name == "_Not":
-        return f"~{_part_name(part.mask, within=True)}"
-    if name == "_Window":
-        return "causal" if part.left is None and part.right == 0 else f"sliding_window({part.left}, {part.right})"
-    if name == "_FromFunction":
-        return str(getattr(part.function, "__name__", part.function))
-    if name == "_FromArray":
-        return "an array"
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[1:]).lower() if name.startswith("_") else name
 
 
 def treescope_repr(filter: VirtualMatrix, path: str | None, subtree_renderer: Any) -> Any:

@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jattn.engine.rows import RowProgram
-from jattn.filters.blocks import FilterBlock, Fold, check_count
+from jattn.filters.blocks import FilterBlock, Fold
 from jattn.filters.largest import largest
+from jattn.rules.checks import check_integer
 from jattn.rules.grids import Grid, static
 from jattn.rules.masks import Mask, MaskLike, as_mask
 
@@ -127,7 +128,7 @@ class TopKOf(Fold[TopK]):
     k: int = static()
 
     def __post_init__(self) -> None:
-        check_count("k", self.k)
+        check_integer("k", self.k, 1)
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
         if self.k > shape[-1]:
@@ -217,7 +218,7 @@ class SinkMass(Fold[Float[Array, "*batch N T"]]):
     num_keys: int = static(default=1)
 
     def __post_init__(self) -> None:
-        check_count("num_keys", self.num_keys)
+        check_integer("num_keys", self.num_keys, 1)
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
         if self.num_keys > shape[-1]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jattn.rules.biases import Bias, BiasLike
 from jattn.rules.grids import Grid
 from jattn.rules.masks import Mask, MaskLike, causal
+from jattn.rules.rule import rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,31 +101,29 @@ def _later(grid: Grid, start: Int[Array, ""]) -> Grid:
     return _LaterGrid(**{field.name: getattr(grid, field.name) for field in dataclasses.fields(grid)}, start=start)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@rule()
 class _MaskFrom(Mask):
     """A mask, for queries of which the first stands at position `start`."""
 
     mask: Mask
     start: Int[Array, ""]
 
+    def __repr__(self) -> str:
+        return repr(self.mask)
+
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return self.mask.evaluate(_later(grid, self.start))
 
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _MaskFrom(self.mask.fit(shape), self.start)
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@rule()
 class _BiasFrom(Bias):
     """A bias, for queries of which the first stands at position `start`."""
 
     bias: Bias
     start: Int[Array, ""]
 
+    def __repr__(self) -> str:
+        return repr(self.bias)
+
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         return self.bias.evaluate(_later(grid, self.start))
-
-    def fit(self, shape: tuple[int, ...]) -> Bias:
-        return _BiasFrom(self.bias.fit(shape), self.start)

@@ -9,25 +9,26 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``R
 import abc
 import dataclasses
 import math
-import numbers
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_block, check_float, fit_array, lay_array
-from jattn.rules.grids import Grid, Laid, static
+from jattn.rules.checks import check_block, check_float, check_integer
+from jattn.rules.grids import Grid, static
 from jattn.rules.masks import takes_head
+from jattn.rules.overlay import Overlay, fit_array
 from jattn.rules.parameters import Integer, as_integer
+from jattn.rules.rule import Rule, called, rule, write, write_joined
 
 BiasLike = Any
 """A `Bias`, or a float array that broadcasts to ``[*batch, N, T, S]``."""
 
 
-class Bias(abc.ABC):
+class Bias(Rule):
     """Computes what is added to the scores of one block.
 
     Subclasses are frozen dataclasses registered as pytrees. Add biases up with ``+``; arrays may stand on either side.
@@ -39,20 +40,16 @@ class Bias(abc.ABC):
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         """Computes the bias of one block; the result broadcasts to the block."""
 
-    def fit(self, shape: tuple[int, ...]) -> "Bias":
-        """Returns the bias with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
-        return self
-
     @property
     def is_placed(self) -> bool:
         """Whether an `offset` that is an array tells where the queries of each batch entry stand among the keys."""
         return False
 
     def __add__(self, other: BiasLike) -> "Bias":
-        return _Sum(self, as_bias(other))
+        return Sum(self, as_bias(other))
 
     def __radd__(self, other: BiasLike) -> "Bias":
-        return _Sum(as_bias(other), self)
+        return Sum(as_bias(other), self)
 
 
 def alibi(
@@ -92,7 +89,7 @@ def alibi(
         slopes = defaults if slopes is None else slopes
         if len(slopes) != num_heads:
             raise ValueError(f"alibi: expected as many slopes as num_heads {num_heads}, got {len(slopes)}")
-    return _Alibi(None if slopes is None else _wide(slopes)[:, None, None], as_integer("alibi: offset", offset))
+    return Alibi(None if slopes is None else _wide(slopes)[:, None, None], as_integer("alibi: offset", offset))
 
 
 def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
@@ -113,10 +110,7 @@ def alibi_slopes(num_heads: int) -> Float[Array, " N"]:
 
     Source: Press et al. 2022, section 3, and the code published with it.
     """
-    if isinstance(num_heads, bool) or not isinstance(num_heads, numbers.Integral):
-        raise TypeError(f"alibi: num_heads must be an int, got {num_heads!r}")
-    if num_heads < 1:
-        raise ValueError(f"alibi: expected num_heads of at least 1, got {num_heads}")
+    num_heads = check_integer("alibi: num_heads", num_heads, 1)
     power = 2 ** int(math.log2(num_heads))
     first = 8 * np.arange(1, power + 1) / power
     between = 4 * np.arange(1, 2 * (num_heads - power), 2) / power
@@ -165,7 +159,7 @@ def relative(
         raise ValueError(f"relative: table must have two axes [buckets, N], got shape {table.shape}")
     _bucket_edges("relative", table.shape[0], max_distance, bidirectional)
     by_head = _wide(table).T[:, None, :]
-    return _Relative(by_head, as_integer("relative: offset", offset), int(max_distance), bool(bidirectional))
+    return Relative(by_head, as_integer("relative: offset", offset), int(max_distance), bool(bidirectional))
 
 
 def relative_buckets(
@@ -221,7 +215,7 @@ def from_function(function: Callable[..., Float[Array, "..."]]) -> Bias:
       >>> attention_filter(zeros, zeros, bias=nearest).weights()[0].round(2).tolist()
       [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    return _FromFunction(function, takes_head(function, "biases.from_function"))
+    return FromFunction(function, takes_head(function, "biases.from_function"))
 
 
 def as_bias(bias: BiasLike) -> Bias:
@@ -229,12 +223,12 @@ def as_bias(bias: BiasLike) -> Bias:
     if isinstance(bias, Bias):
         return bias
     if not isinstance(bias, jax.Array | np.ndarray | float | np.floating):
-        raise TypeError(f"bias: expected a float array or a jattn bias, got {type(bias).__name__}")
+        raise TypeError(f"bias: expected a float array or a jattn bias, got {called(bias)}")
     array = jnp.asarray(bias)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         hint = "; a boolean array is a mask" if array.dtype == jnp.bool_ else ""
         raise TypeError(f"bias: expected a float dtype, got {array.dtype}{hint}")
-    return _FromArray(array)
+    return FromArray(array)
 
 
 def _wide(array: Array) -> Array:
@@ -244,9 +238,8 @@ def _wide(array: Array) -> Array:
 
 def _bucket_edges(caller: str, num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
     """Returns the least distance of each bucket of one direction but the first."""
-    for name, number in (("num_buckets", num_buckets), ("max_distance", max_distance)):
-        if isinstance(number, bool) or not isinstance(number, numbers.Integral):
-            raise TypeError(f"{caller}: {name} must be an int, got {number!r}")
+    num_buckets = check_integer(f"{caller}: num_buckets", num_buckets)
+    max_distance = check_integer(f"{caller}: max_distance", max_distance)
     if num_buckets < (4 if bidirectional else 2) or (bidirectional and num_buckets % 2):
         least = "an even number of buckets, at least 4," if bidirectional else "at least 2 buckets"
         raise ValueError(f"{caller}: expected {least} for bidirectional={bool(bidirectional)}, got {num_buckets}")
@@ -275,37 +268,47 @@ def _skew(diagonals: Float[Array, "... 1 D"], num_rows: int) -> Float[Array, "..
     return cut[..., : length - num_rows + 1]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Alibi(Bias):
+@rule(alibi)
+class Alibi(Bias):
     slopes: Float[Array, "... N 1 1"] | None
     offset: Integer
+
+    def arguments(self) -> Mapping[str, Any]:
+        slopes = self.slopes
+        if isinstance(slopes, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            slopes = jax.ShapeDtypeStruct(slopes.shape[:-2], slopes.dtype)
+        return {"slopes": slopes, "num_heads": None, "offset": self.offset}
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         slopes = alibi_slopes(grid.shape[-3])[grid.head] if self.slopes is None else grid.part(self.slopes)
         return -slopes * abs(grid.query - grid.key + self.offset.part(grid)).astype(slopes.dtype)
 
-    def fit(self, shape: tuple[int, ...]) -> Bias:
+    def fit(self, shape: tuple[int, ...]) -> Self:
         if self.slopes is None:
-            return _Alibi(None, self.offset.fit(shape))
+            return super().fit(shape)
         if self.slopes.shape[-3] != shape[-3]:
             raise ValueError(
                 f"bias: alibi needs a slope for each of the {shape[-3]} heads, got {self.slopes.shape[-3]} slopes"
             )
-        return _Alibi(fit_array("bias", self.slopes, shape), self.offset.fit(shape))
+        return dataclasses.replace(super().fit(shape), slopes=fit_array("bias", self.slopes, shape))
 
     @property
     def is_placed(self) -> bool:
         return not self.offset.known
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Relative(Bias):
+@rule(relative)
+class Relative(Bias):
     table: Float[Array, "... N 1 buckets"]
     offset: Integer
     max_distance: int = static()
     bidirectional: bool = static()
+
+    def arguments(self) -> Mapping[str, Any]:
+        table = self.table
+        if isinstance(table, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            table = jax.ShapeDtypeStruct((*table.shape[:-3], table.shape[-1], table.shape[-3]), table.dtype)
+        return {**super().arguments(), "table": table}
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         num_rows, num_keys = grid.query.shape[0], grid.key.shape[1]
@@ -315,7 +318,7 @@ class _Relative(Bias):
         first_row = grid.key[:, 1:] - grid.query[:1]
         return _skew(self._look_up(jnp.concatenate([first_column, first_row], axis=1), grid), num_rows)
 
-    def fit(self, shape: tuple[int, ...]) -> Bias:
+    def fit(self, shape: tuple[int, ...]) -> Self:
         if self.table.shape[-3] != shape[-3]:
             raise ValueError(
                 f"bias: relative needs a column of its table for each of the {shape[-3]} heads, "
@@ -336,21 +339,22 @@ class _Relative(Bias):
         return jnp.take_along_axis(by_bucket, buckets, axis=-1)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromArray(Bias):
-    array: Float[Array, "..."] | Laid
+@rule()
+class FromArray(Bias):
+    array: Float[Array, "..."] | Overlay
+
+    def __repr__(self) -> str:
+        return write(self.array)
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         return grid.part(self.array)
 
-    def fit(self, shape: tuple[int, ...]) -> Bias:
-        return _FromArray(lay_array("bias", self.array, shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, array=Overlay.of("bias", self.array, shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromFunction(Bias):
+@rule(from_function)
+class FromFunction(Bias):
     function: Callable[..., Float[Array, "..."]] = static()
     with_head: bool = static()
 
@@ -363,17 +367,17 @@ class _FromFunction(Bias):
         return bias
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Sum(Bias):
+@rule()
+class Sum(Bias):
     left: Bias
     right: Bias
+    binding = 3
+
+    def __repr__(self) -> str:
+        return write_joined(self.left, "+", self.right, self.binding)
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
         return _wide(self.left.evaluate(grid)) + _wide(self.right.evaluate(grid))
-
-    def fit(self, shape: tuple[int, ...]) -> Bias:
-        return _Sum(self.left.fit(shape), self.right.fit(shape))
 
     @property
     def is_placed(self) -> bool:

@@ -1,13 +1,12 @@
 """What a caller gets wrong, said in the caller's words: the argument, what was expected, what came."""
 
 import functools
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-
-from jattn.rules.grids import Laid
 
 
 def check_float(name: str, array: Any) -> None:
@@ -16,6 +15,20 @@ def check_float(name: str, array: Any) -> None:
         raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: expected a float dtype, got {array.dtype}")
+
+
+def check_integer(name: str, number: Any, least: int | None = None, expected: str = "an int") -> int:
+    """Returns an integer as an int.
+
+    Raises:
+      TypeError: if it is none; a boolean and a float are none.
+      ValueError: if it is below `least`.
+    """
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise TypeError(f"{name} must be {expected}, got {number!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return int(number)
 
 
 def check_precision(precision: Any) -> None:
@@ -30,25 +43,6 @@ def check_precision(precision: Any) -> None:
             "precision: expected None, 'default', 'high', 'highest' or what else jax.lax.dot_general takes, "
             f"got {precision!r}"
         ) from None
-
-
-def fit_array(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """Gives an array that broadcasts to a filter of shape ``(*batch, N, T, S)`` as many axes as the filter.
-
-    With all of them there, a new leading axis (of a scan, say) is a batch axis of the array as it is of the filter.
-
-    Raises:
-      ValueError: if the array does not broadcast.
-    """
-    sizes = zip(array.shape[::-1], shape[::-1], strict=False)
-    if array.ndim > len(shape) or any(size not in (1, whole) for size, whole in sizes):
-        raise ValueError(f"{name}: expected a shape that broadcasts to [*batch, N, T, S] = {shape}, got {array.shape}")
-    return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
-
-
-def lay_array(name: str, array: Array | Laid, shape: tuple[int, ...]) -> Laid:
-    """Lays an array over a filter of shape ``(*batch, N, T, S)``; see `fit_array`."""
-    return array if isinstance(array, Laid) else Laid(fit_array(name, array, shape))
 
 
 def check_block(name: str, array: Array, indices: tuple[Array, ...]) -> None:

@@ -14,8 +14,8 @@ of the cache, not positions of the text: there, edit by heads, or by keys alone.
 import abc
 import dataclasses
 import numbers
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,10 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jattn.rules.checks import lay_array
-from jattn.rules.grids import Grid, Laid, static
+from jattn.rules.grids import Grid, static
 from jattn.rules.masks import Mask, MaskLike, as_mask
+from jattn.rules.overlay import Overlay
+from jattn.rules.rule import Rule, called, rule, write, write_call
 
 EditLike = Any
 """An `Edit`, or any function of (weights ``[..., R, S]``, `Grid`) that returns weights of the same shape."""
@@ -35,16 +36,12 @@ Heads = Sequence[int] | Float[Array, "..."] | None
 """Which heads are edited; see the top of this file. None is all of them."""
 
 
-class Edit(abc.ABC):
+class Edit(Rule):
     """Changes the weights of one block of whole rows. Subclasses are frozen dataclasses registered as pytrees."""
 
     @abc.abstractmethod
     def __call__(self, weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
         """Returns the new weights."""
-
-    def fit(self, shape: tuple[int, ...]) -> "Edit":
-        """Returns the edit with its arrays fit to a filter of shape ``(*batch, N, T, S)``, or says why they do not."""
-        return self
 
 
 def knock_out(heads: Heads = None) -> Edit:
@@ -60,7 +57,7 @@ def knock_out(heads: Heads = None) -> Edit:
     Source: Michel et al. 2019, "Are sixteen heads really better than one?", section 2.3, whose gates ``ξ`` are one
     minus the array of heads.
     """
-    return _limited(_KnockOut(), heads)
+    return _limited(KnockOut(), heads)
 
 
 def forbid(keys: MaskLike, heads: Heads = None) -> Edit:
@@ -79,7 +76,7 @@ def forbid(keys: MaskLike, heads: Heads = None) -> Edit:
       >>> attention_filter(zeros, zeros, edit=edits.forbid(jnp.array([True, False, False]))).weights()[0, 0].tolist()
       [0.0, 0.5, 0.5]
     """
-    return _limited(_Forbid(_as_keys("forbid: keys", "booleans", keys)), heads)
+    return _limited(Forbid(_as_keys("forbid: keys", "booleans", keys)), heads)
 
 
 def force(weights: Float[Array, "..."] | MaskLike, heads: Heads = None) -> Edit:
@@ -98,8 +95,8 @@ def force(weights: Float[Array, "..."] | MaskLike, heads: Heads = None) -> Edit:
       [[[1.0, 0.0], [1.0, 0.0]]]
     """
     if _is_float_array(weights):
-        return _limited(_Force(jnp.asarray(weights)), heads)
-    return _limited(_ForceAlike(_as_keys("force: weights", "a float array, booleans", weights)), heads)
+        return _limited(Force(jnp.asarray(weights)), heads)
+    return _limited(ForceAlike(_as_keys("force: weights", "a float array, booleans", weights)), heads)
 
 
 def swap(filter: Any, heads: Heads = None) -> Edit:
@@ -116,12 +113,12 @@ def swap(filter: Any, heads: Heads = None) -> Edit:
     """
     if not hasattr(filter, "evaluate"):
         raise TypeError(f"swap: expected an AttentionFilter, got {type(filter).__name__}")
-    return _limited(_Swap(filter), heads)
+    return _limited(Swap(filter), heads)
 
 
 def in_turn(*edits: EditLike) -> Edit:
     """Makes one edit of several: each gets the weights that the one before it returned."""
-    return _InTurn(tuple(as_edit(edit) for edit in edits))
+    return InTurn(tuple(as_edit(edit) for edit in edits))
 
 
 def as_edit(edit: EditLike) -> Edit:
@@ -129,22 +126,22 @@ def as_edit(edit: EditLike) -> Edit:
     if isinstance(edit, Edit):
         return edit
     if not callable(edit):
-        raise TypeError(f"edit: expected a function of (weights, grid), got {type(edit).__name__}")
-    return _FromFunction(edit)
+        raise TypeError(f"edit: expected a function of (weights, grid), got {called(edit)}")
+    return FromFunction(edit)
 
 
 def _limited(edit: Edit, heads: Heads) -> Edit:
     if heads is None:
         return edit
     if _is_float_array(heads):
-        return _Limited(edit, jnp.asarray(heads), None)
+        return Limited(edit, jnp.asarray(heads), None)
     known = isinstance(heads, jax.Array | np.ndarray) and not isinstance(heads, Tracer)
     indices = np.asarray(heads).tolist() if known else heads
     if not isinstance(indices, Sequence) or not all(
         isinstance(head, numbers.Integral) and not isinstance(head, bool) for head in indices
     ):
         raise TypeError(f"heads: expected a list of head indices, or a float array of one per head, got {heads!r}")
-    return _Limited(edit, None, tuple(int(head) for head in indices))
+    return Limited(edit, None, tuple(int(head) for head in indices))
 
 
 def _is_float_array(x: Any) -> bool:
@@ -155,7 +152,7 @@ def _as_keys(name: str, expected: str, keys: Any) -> Mask:
     try:
         return as_mask(keys)
     except TypeError:
-        got = f"dtype {keys.dtype}" if isinstance(keys, jax.Array | np.ndarray) else type(keys).__name__
+        got = f"dtype {keys.dtype}" if isinstance(keys, jax.Array | np.ndarray) else called(keys)
         raise TypeError(f"{name}: expected {expected} or a jattn mask, got {got}") from None
 
 
@@ -166,21 +163,27 @@ def _fit_keys(name: str, keys: Mask, shape: tuple[int, ...]) -> Mask:
         raise ValueError(f"{name}: {str(error).removeprefix('mask: ')}") from None
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromFunction(Edit):
+@rule()
+class FromFunction(Edit):
     function: Callable[[Array, Grid], Any] = static()
+
+    def __repr__(self) -> str:
+        return write(self.function)
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         return self.function(weights, grid)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Limited(Edit):
+@rule()
+class Limited(Edit):
     edit: Edit
-    share: Float[Array, "..."] | Laid | None
+    share: Float[Array, "..."] | Overlay | None
     heads: tuple[int, ...] | None = static()
+
+    def __repr__(self) -> str:
+        heads = self.share if self.heads is None else list(self.heads)
+        assert self.edit.factory is not None
+        return write_call(self.edit.factory, {**self.edit.arguments(), "heads": heads})
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         edited = self.edit(weights, grid)
@@ -192,32 +195,37 @@ class _Limited(Edit):
         edited = jnp.where((share == 0) & ~jnp.isfinite(edited), 0, edited)
         return (1 - share) * weights + share * edited
 
-    def fit(self, shape: tuple[int, ...]) -> Edit:
+    def fit(self, shape: tuple[int, ...]) -> Self:
         num_heads, share = shape[-3], self.share
         if share is None:
             wrong = [head for head in self.heads or () if not -num_heads <= head < num_heads]
             if wrong:
                 raise ValueError(f"heads: head index {wrong[0]} is out of range for {num_heads} heads")
             heads = tuple(head % num_heads for head in self.heads or ())
-            return _Limited(self.edit.fit(shape), None, heads)
+            return dataclasses.replace(self, edit=self.edit.fit(shape), heads=heads)
         if isinstance(share, Array) and share.ndim == 1:
             if share.shape[0] not in (1, num_heads):
                 raise ValueError(f"heads: expected a number for each of {num_heads} heads, got {share.shape[0]}")
             share = share[:, None, None]
-        return _Limited(self.edit.fit(shape), lay_array("heads", share, (*shape[:-1], 1)), None)
+        share = Overlay.of("heads", share, (*shape[:-1], 1))
+        return dataclasses.replace(self, edit=self.edit.fit(shape), share=share)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _KnockOut(Edit):
+@rule(knock_out)
+class KnockOut(Edit):
+    def arguments(self) -> Mapping[str, Any]:
+        return {"heads": None}
+
     def __call__(self, weights: Array, grid: Grid) -> Array:
         return jnp.zeros_like(weights)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Forbid(Edit):
+@rule(forbid)
+class Forbid(Edit):
     keys: Mask
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"keys": self.keys, "heads": None}
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         rest = jnp.where(self.keys.evaluate(grid), 0, weights)
@@ -227,59 +235,67 @@ class _Forbid(Edit):
         before, after = (jnp.sum(x, axis=-1, keepdims=True) for x in (weights, rest))
         return rest * jnp.where(after == 0, 0, before / jnp.where(after == 0, 1, after))
 
-    def fit(self, shape: tuple[int, ...]) -> Edit:
-        return _Forbid(_fit_keys("forbid: keys", self.keys, shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, keys=_fit_keys("forbid: keys", self.keys, shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Force(Edit):
-    weights: Float[Array, "..."] | Laid
+@rule(force)
+class Force(Edit):
+    weights: Float[Array, "..."] | Overlay
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"weights": self.weights, "heads": None}
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         return jnp.broadcast_to(grid.part(self.weights).astype(weights.dtype), weights.shape)
 
-    def fit(self, shape: tuple[int, ...]) -> Edit:
-        return _Force(lay_array("force: weights", self.weights, shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, weights=Overlay.of("force: weights", self.weights, shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _ForceAlike(Edit):
+@rule(force)
+class ForceAlike(Edit):
     keys: Mask
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"weights": self.keys, "heads": None}
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         chosen = jnp.broadcast_to(self.keys.evaluate(grid), weights.shape).astype(weights.dtype)
         count = jnp.sum(chosen, axis=-1, keepdims=True)
         return chosen / jnp.where(count == 0, 1, count)
 
-    def fit(self, shape: tuple[int, ...]) -> Edit:
-        return _ForceAlike(_fit_keys("force: weights", self.keys, shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, keys=_fit_keys("force: weights", self.keys, shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Swap(Edit):
+@rule(swap)
+class Swap(Edit):
     filter: Any
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"filter": self.filter, "heads": None}
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         return self.filter.evaluate(grid)
 
-    def fit(self, shape: tuple[int, ...]) -> Edit:
+    def fit(self, shape: tuple[int, ...]) -> Self:
         if self.filter.shape != shape:
             raise ValueError(f"swap: expected a filter of shape {shape}, got {self.filter.shape}")
         return self
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _InTurn(Edit):
+@rule()
+class InTurn(Edit):
     edits: tuple[Edit, ...]
+
+    def __repr__(self) -> str:
+        return f"in_turn({', '.join(map(repr, self.edits))})"
 
     def __call__(self, weights: Array, grid: Grid) -> Array:
         for edit in self.edits:
             weights = edit(weights, grid)
         return weights
 
-    def fit(self, shape: tuple[int, ...]) -> Edit:
-        return _InTurn(tuple(edit.fit(shape) for edit in self.edits))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, edits=tuple(edit.fit(shape) for edit in self.edits))

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
+from jattn.rules.overlay import Overlay
+
 
 def static(**kwargs: Any) -> Any:
     """Declares a dataclass field that belongs to a pytree's structure, not to its leaves."""
@@ -86,7 +88,7 @@ class Grid:
         leading = self.shape[:-2] if self.stream is None else ()
         return (*leading, self.rows.shape[0], self.width)
 
-    def part(self, array: "Array | Laid") -> Array:
+    def part(self, array: Array | Overlay) -> Array:
         """Cuts this block's part out of an array that broadcasts to the whole filter.
 
         Args:
@@ -95,7 +97,7 @@ class Grid:
         Returns:
           An array that broadcasts to the block.
         """
-        if isinstance(array, Laid):
+        if isinstance(array, Overlay):
             return self.take_keys(array.array) if array.cut else self.part(array.array)
         array = array.reshape((1,) * (len(self.shape) - array.ndim) + array.shape)
         if array.shape[-2] != 1:
@@ -131,23 +133,6 @@ class Grid:
             index = (self.stream // stride) % size if array.shape[0] != 1 else 0
             array = lax.dynamic_index_in_dim(array, index, axis=0, keepdims=False)
         return array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Laid:
-    """An array laid over a filter: ``[*batch, N, T, S]``, each axis of full size or 1.
-
-    The row program's arrays of this kind are cut into heads and blocks of rows by whoever walks them, so that their
-    gradients are put together block by block, too.
-
-    Args:
-      array: the array, with all axes of the filter.
-      cut: whether heads and rows of the block have been cut out already.
-    """
-
-    array: Array
-    cut: bool = static(default=False)
 
 
 def whole_grid(shape: tuple[int, ...]) -> Grid:

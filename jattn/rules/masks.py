@@ -13,18 +13,19 @@ import abc
 import dataclasses
 import inspect
 import math
-import numbers
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jattn.rules.checks import check_block, lay_array
-from jattn.rules.grids import Grid, Laid, static, whole_grid
-from jattn.rules.parameters import Integer, as_integer, lay_per_batch
+from jattn.rules.checks import check_block, check_integer
+from jattn.rules.grids import Grid, static, whole_grid
+from jattn.rules.overlay import Overlay
+from jattn.rules.parameters import Integer, as_integer
+from jattn.rules.rule import Rule, called, rule, write, write_call, write_joined
 
 MaskLike = Any
 """A `Mask`, or a boolean array that broadcasts to ``[*batch, N, T, S]``."""
@@ -36,7 +37,7 @@ Span = tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]
 """For each of some blocks of rows, a range of keys: its first, and the one after its last; empty where they meet."""
 
 
-class Mask(abc.ABC):
+class Mask(Rule):
     """Decides, on the index grids of one block, which keys each query may attend to.
 
     Subclasses are frozen dataclasses registered as pytrees. Combine masks with ``&`` (both allow), ``|`` (either
@@ -48,10 +49,6 @@ class Mask(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         """Computes the mask of one block; the result broadcasts to the block."""
-
-    def fit(self, shape: tuple[int, ...]) -> "Mask":
-        """Returns the mask with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
-        return self
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         """Bounds the keys that rows `first` to `last` may attend to, as far as is known without any data.
@@ -68,19 +65,19 @@ class Mask(abc.ABC):
         raise TypeError("a mask has no truth value: combine masks with &, | and ~")
 
     def __and__(self, other: MaskLike) -> "Mask":
-        return _All(self, as_mask(other))
+        return Both(self, as_mask(other))
 
     def __rand__(self, other: MaskLike) -> "Mask":
-        return _All(as_mask(other), self)
+        return Both(as_mask(other), self)
 
     def __or__(self, other: MaskLike) -> "Mask":
-        return _Any(self, as_mask(other))
+        return Either(self, as_mask(other))
 
     def __ror__(self, other: MaskLike) -> "Mask":
-        return _Any(as_mask(other), self)
+        return Either(as_mask(other), self)
 
     def __invert__(self) -> "Mask":
-        return _Not(self)
+        return Not(self)
 
 
 def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
@@ -100,7 +97,7 @@ def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
       ##.
       ###
     """
-    return _Window(as_integer("causal: offset", offset), None, 0)
+    return Window(as_integer("causal: offset", offset), None, 0)
 
 
 def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Array, "*batch"] = 0) -> Mask:
@@ -123,13 +120,9 @@ def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Ar
 
     Source: Child et al. 2019, "Generating long sequences with sparse transformers"; Beltagy et al. 2020, "Longformer".
     """
-    for name, size in (("left", left), ("right", right)):
-        if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral)):
-            raise TypeError(f"sliding_window: {name} must be an int or None, got {size!r}")
-        if size is not None and size < 0:
-            raise ValueError(f"sliding_window: {name} must be at least 0, got {size}")
-    left, right = (None if size is None else int(size) for size in (left, right))
-    return _Window(as_integer("sliding_window: offset", offset), left, right)
+    left = None if left is None else check_integer("sliding_window: left", left, 0, "an int or None")
+    right = None if right is None else check_integer("sliding_window: right", right, 0, "an int or None")
+    return Window(as_integer("sliding_window: offset", offset), left, right)
 
 
 def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
@@ -147,11 +140,7 @@ def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
       ..##
       ..##
     """
-    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-        raise TypeError(f"chunked: size must be an int, got {size!r}")
-    if size < 1:
-        raise ValueError(f"chunked: size must be at least 1, got {size}")
-    return _Chunked(as_integer("chunked: offset", offset), int(size))
+    return Chunked(as_integer("chunked: offset", offset), check_integer("chunked: size", size, 1))
 
 
 def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
@@ -172,7 +161,7 @@ def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 3.2.1.
     """
-    return _Prefix(as_integer("prefix: lengths", lengths))
+    return Prefix(as_integer("prefix: lengths", lengths))
 
 
 def segments(query_ids: Int[Array, "*batch T"], key_ids: Int[Array, "*batch S"] | None = None) -> Mask:
@@ -194,7 +183,7 @@ def segments(query_ids: Int[Array, "*batch T"], key_ids: Int[Array, "*batch S"] 
       ..##
     """
     query_ids = _as_ids("query_ids", query_ids)
-    return _Segments(query_ids, query_ids if key_ids is None else _as_ids("key_ids", key_ids))
+    return Segments(query_ids, query_ids if key_ids is None else _as_ids("key_ids", key_ids))
 
 
 def padding(lengths: Int[Array, "*batch"], query_lengths: Int[Array, "*batch"] | None = None) -> Mask:
@@ -212,7 +201,7 @@ def padding(lengths: Int[Array, "*batch"], query_lengths: Int[Array, "*batch"] |
       ##..
     """
     lengths = _as_lengths("lengths", lengths)
-    return _Padding(lengths, None if query_lengths is None else _as_lengths("query_lengths", query_lengths))
+    return Padding(lengths, None if query_lengths is None else _as_lengths("query_lengths", query_lengths))
 
 
 def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
@@ -229,7 +218,7 @@ def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
       .#.#
       #.#.
     """
-    return _FromFunction(function, takes_head(function, "masks.from_function"))
+    return FromFunction(function, takes_head(function, "masks.from_function"))
 
 
 def as_mask(mask: MaskLike) -> Mask:
@@ -237,15 +226,13 @@ def as_mask(mask: MaskLike) -> Mask:
     if isinstance(mask, Mask):
         return mask
     if not isinstance(mask, jax.Array | np.ndarray | np.bool_ | bool):
-        raise TypeError(
-            f"mask: expected a boolean array or a jattn mask (True = may attend), got {type(mask).__name__}"
-        )
+        raise TypeError(f"mask: expected a boolean array or a jattn mask (True = may attend), got {called(mask)}")
     array = jnp.asarray(mask)
     if array.dtype != jnp.bool_:
         raise TypeError(
             f"mask: expected dtype bool (True = may attend), got {array.dtype}; give additive terms as bias"
         )
-    return _FromArray(array)
+    return FromArray(array)
 
 
 def draw(mask: MaskLike, num_queries: int, num_keys: int) -> str:
@@ -304,12 +291,15 @@ def _hull(left: Span, right: Span) -> Span:
     return first, end
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Window(Mask):
+@rule()
+class Window(Mask):
     offset: Integer
     left: int | None = static()
     right: int | None = static()
+
+    def __repr__(self) -> str:
+        factory = causal if (self.left, self.right) == (None, 0) else sliding_window
+        return write_call(factory, self.arguments())
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         center = grid.query + self.offset.part(grid)
@@ -317,9 +307,6 @@ class _Window(Mask):
         if self.left is None:
             return jnp.broadcast_to(True, (grid.rows.shape[0], grid.width)) if allowed is None else allowed
         return grid.key >= center - self.left if allowed is None else (grid.key >= center - self.left) & allowed
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return dataclasses.replace(self, offset=self.offset.fit(shape))
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         begin, end = super().allowed_span(first, last, num_keys)
@@ -340,17 +327,13 @@ class _Window(Mask):
         return begin, end
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Chunked(Mask):
+@rule(chunked)
+class Chunked(Mask):
     offset: Integer
     size: int = static()
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return (grid.query + self.offset.part(grid)) // self.size == grid.key // self.size
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return dataclasses.replace(self, offset=self.offset.fit(shape))
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         if not self.offset.known:
@@ -359,16 +342,12 @@ class _Chunked(Mask):
         return first_chunk * self.size, (last_chunk + 1) * self.size
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Prefix(Mask):
+@rule(prefix)
+class Prefix(Mask):
     lengths: Integer
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.key < self.lengths.part(grid)
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _Prefix(self.lengths.fit(shape))
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         begin, end = super().allowed_span(first, last, num_keys)
@@ -379,23 +358,25 @@ class _Prefix(Mask):
         return np.full_like(begin, self.lengths.number) if self.lengths.known else begin, end
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Segments(Mask):
-    query_ids: Int[Array, "*batch T"] | Laid
-    key_ids: Int[Array, "*batch S"] | Laid
+@rule(segments)
+class Segments(Mask):
+    query_ids: Int[Array, "*batch T"] | Overlay
+    key_ids: Int[Array, "*batch S"] | Overlay
+
+    def arguments(self) -> Mapping[str, Any]:
+        return {"query_ids": self.query_ids, "key_ids": None if self.key_ids is self.query_ids else self.key_ids}
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.part(self.query_ids) == grid.part(self.key_ids)
 
-    def fit(self, shape: tuple[int, ...]) -> Mask:
+    def fit(self, shape: tuple[int, ...]) -> Self:
         *batch, _, num_queries, num_keys = shape
         laid = []
         for name, ids, sizes in (
             ("query_ids", self.query_ids, (num_queries, 1)),
             ("key_ids", self.key_ids, (1, num_keys)),
         ):
-            if isinstance(ids, Laid):
+            if isinstance(ids, Overlay):
                 return self
             length = math.prod(sizes)
             if ids.shape[-1] != length or ids.shape[:-1] not in ((), tuple(batch)):
@@ -403,15 +384,14 @@ class _Segments(Mask):
                     f"mask: segments {name} must have shape ({length},) or {(*batch, length)}, got {ids.shape}"
                 )
             ids = jnp.broadcast_to(ids, (*batch, length))
-            laid.append(Laid(ids.reshape(*batch, 1, *sizes)))
-        return _Segments(*laid)
+            laid.append(Overlay(ids.reshape(*batch, 1, *sizes)))
+        return dataclasses.replace(self, query_ids=laid[0], key_ids=laid[1])
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Padding(Mask):
-    lengths: Int[Array, "*batch"] | Laid
-    query_lengths: Int[Array, "*batch"] | Laid | None
+@rule(padding)
+class Padding(Mask):
+    lengths: Int[Array, "*batch"] | Overlay
+    query_lengths: Int[Array, "*batch"] | Overlay | None
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         allowed = grid.key < grid.part(self.lengths)
@@ -419,28 +399,30 @@ class _Padding(Mask):
             allowed = allowed & (grid.query < grid.part(self.query_lengths))
         return allowed
 
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        lengths = lay_per_batch("padding: lengths", self.lengths, shape)
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        lengths = Overlay.per_batch("padding: lengths", self.lengths, shape)
         if self.query_lengths is None:
-            return _Padding(lengths, None)
-        return _Padding(lengths, lay_per_batch("padding: query_lengths", self.query_lengths, shape))
+            return dataclasses.replace(self, lengths=lengths)
+        query_lengths = Overlay.per_batch("padding: query_lengths", self.query_lengths, shape)
+        return dataclasses.replace(self, lengths=lengths, query_lengths=query_lengths)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromArray(Mask):
-    array: Bool[Array, "..."] | Laid
+@rule()
+class FromArray(Mask):
+    array: Bool[Array, "..."] | Overlay
+
+    def __repr__(self) -> str:
+        return write(self.array)
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.part(self.array)
 
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _FromArray(lay_array("mask", self.array, shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, array=Overlay.of("mask", self.array, shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromFunction(Mask):
+@rule(from_function)
+class FromFunction(Mask):
     function: Callable[..., Bool[Array, "..."]] = static()
     with_head: bool = static()
 
@@ -453,17 +435,17 @@ class _FromFunction(Mask):
         return allowed
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _All(Mask):
+@rule()
+class Both(Mask):
     left: Mask
     right: Mask
+    binding = 2
+
+    def __repr__(self) -> str:
+        return write_joined(self.left, "&", self.right, self.binding)
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return self.left.evaluate(grid) & self.right.evaluate(grid)
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _All(self.left.fit(shape), self.right.fit(shape))
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         return _intersect(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
@@ -472,17 +454,17 @@ class _All(Mask):
         return _hull(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Any(Mask):
+@rule()
+class Either(Mask):
     left: Mask
     right: Mask
+    binding = 1
+
+    def __repr__(self) -> str:
+        return write_joined(self.left, "|", self.right, self.binding)
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return self.left.evaluate(grid) | self.right.evaluate(grid)
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _Any(self.left.fit(shape), self.right.fit(shape))
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         return _hull(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
@@ -491,16 +473,16 @@ class _Any(Mask):
         return _intersect(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Not(Mask):
+@rule()
+class Not(Mask):
     mask: Mask
+    binding = 4
+
+    def __repr__(self) -> str:
+        return f"~{self.mask!r}" if self.mask.binding >= self.binding else f"~({self.mask!r})"
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return ~self.mask.evaluate(grid)
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        return _Not(self.mask.fit(shape))
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         return self.mask.forbidden_span(first, last, num_keys)

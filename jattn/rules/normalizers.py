@@ -8,7 +8,7 @@ same weights when forbidden keys are left out of the row.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jattn.rules.checks import check_integer
 from jattn.rules.grids import Grid, static
 from jattn.rules.parameters import Parameter, as_parameter
+from jattn.rules.rule import Rule, called, rule, write
 
 NormalizerLike = Any
 """A `Normalizer`, or any function of (scores ``[..., R, S]``, allowed) that returns weights of the same shape.
@@ -26,7 +28,7 @@ A function always gets whole rows.
 """
 
 
-class Normalizer(abc.ABC):
+class Normalizer(Rule):
     """Maps rows of scores to rows of weights. Subclasses are frozen dataclasses registered as pytrees."""
 
     needs_whole_rows: ClassVar[bool] = True
@@ -48,10 +50,6 @@ class Normalizer(abc.ABC):
         """Of a softmax: the score of what holds no value, which broadcasts to ``[..., R, 1]``; None is no sink."""
         return None
 
-    def fit(self, shape: tuple[int, ...]) -> "Normalizer":
-        """Returns the normalizer with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `fit_array`."""
-        return self
-
 
 def softmax() -> Normalizer:
     """Normalizes by the softmax: ``wᵢⱼ = exp(sᵢⱼ) / Σⱼ exp(sᵢⱼ)`` over the keys that query ``i`` may attend to.
@@ -66,7 +64,7 @@ def softmax() -> Normalizer:
 
     Source: Bridle 1990, "Training stochastic model recognition algorithms as networks".
     """
-    return _Softmax()
+    return Softmax()
 
 
 def softmax_plus_one(sink: float | Float[Array, "..."] = 0.0) -> Normalizer:
@@ -91,7 +89,7 @@ def softmax_plus_one(sink: float | Float[Array, "..."] = 0.0) -> Normalizer:
     Source: Miller 2023, "Attention is off by one"; with a learned sink, OpenAI 2025, "gpt-oss-120b & gpt-oss-20b model
     card", section 2.
     """
-    return _SoftmaxPlusOne(_below_infinity("softmax_plus_one: sink", sink))
+    return SoftmaxPlusOne(_below_infinity("softmax_plus_one: sink", sink))
 
 
 def sigmoid(bias: float | Float[Array, "..."] = 0.0) -> Normalizer:
@@ -116,7 +114,7 @@ def sigmoid(bias: float | Float[Array, "..."] = 0.0) -> Normalizer:
 
     Source: Ramapuram et al. 2024, "Theory, analysis, and best practices for sigmoid self-attention", section 2.
     """
-    return _Sigmoid(_below_infinity("sigmoid: bias", bias))
+    return Sigmoid(_below_infinity("sigmoid: bias", bias))
 
 
 def sparsemax() -> Normalizer:
@@ -133,7 +131,7 @@ def sparsemax() -> Normalizer:
 
     Source: Martins and Astudillo 2016, "From softmax to sparsemax", section 2.
     """
-    return _Sparsemax()
+    return Sparsemax()
 
 
 def entmax15() -> Normalizer:
@@ -151,7 +149,7 @@ def entmax15() -> Normalizer:
 
     Source: Peters et al. 2019, "Sparse sequence-to-sequence models", section 3.
     """
-    return _Entmax15()
+    return Entmax15()
 
 
 def top_k(k: int) -> Normalizer:
@@ -171,11 +169,7 @@ def top_k(k: int) -> Normalizer:
 
     Source: Gupta et al. 2021, "Memory-efficient transformers via top-k attention", section 3.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"top_k: k must be an int, got {k!r}")
-    if k < 1:
-        raise ValueError(f"top_k: k must be at least 1, got {k}")
-    return _TopK(int(k))
+    return TopK(check_integer("top_k: k", k, 1))
 
 
 def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
@@ -183,9 +177,9 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
     if isinstance(normalizer, Normalizer):
         return normalizer
     if not callable(normalizer):
-        got = type(normalizer).__name__
+        got = called(normalizer)
         raise TypeError(f"normalizer: expected a jattn normalizer or a function of (scores, allowed), got {got}")
-    return _FromFunction(normalizer)
+    return FromFunction(normalizer)
 
 
 def _below_infinity(name: str, value: Any) -> Parameter:
@@ -311,9 +305,8 @@ def _among_largest(scores: Float[Array, "... S"], k: int) -> Bool[Array, "... S"
     return ~left_out  # what is NaN stays in, to be seen
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Softmax(Normalizer):
+@rule(softmax)
+class Softmax(Normalizer):
     needs_whole_rows = False
     is_softmax = True
 
@@ -321,9 +314,8 @@ class _Softmax(Normalizer):
         return _softmax(forbid(scores, allowed))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _SoftmaxPlusOne(Normalizer):
+@rule(softmax_plus_one)
+class SoftmaxPlusOne(Normalizer):
     sink: Parameter
     needs_whole_rows = False
     is_softmax = True
@@ -335,44 +327,40 @@ class _SoftmaxPlusOne(Normalizer):
         sink = jnp.broadcast_to(self.sink_score(grid, scores.dtype), (*scores.shape[:-1], 1))
         return _softmax_and_sink(forbid(scores, allowed), sink)[0]
 
-    def fit(self, shape: tuple[int, ...]) -> Normalizer:
-        return _SoftmaxPlusOne(self.sink.fit_rows(shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, sink=self.sink.fit_rows(shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Sigmoid(Normalizer):
+@rule(sigmoid)
+class Sigmoid(Normalizer):
     bias: Parameter
     needs_whole_rows = False
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         return jax.nn.sigmoid(forbid(scores, allowed) + self.bias.part(grid, scores.dtype))
 
-    def fit(self, shape: tuple[int, ...]) -> Normalizer:
-        return _Sigmoid(self.bias.fit_rows(shape))
+    def fit(self, shape: tuple[int, ...]) -> Self:
+        return dataclasses.replace(self, bias=self.bias.fit_rows(shape))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Sparsemax(Normalizer):
+@rule(sparsemax)
+class Sparsemax(Normalizer):
     needs_whole_rows = False
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         return _sparsemax(forbid(scores, allowed))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Entmax15(Normalizer):
+@rule(entmax15)
+class Entmax15(Normalizer):
     needs_whole_rows = False
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         return _entmax15_root(forbid(scores, allowed)) ** 2
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _TopK(Normalizer):
+@rule(top_k)
+class TopK(Normalizer):
     k: int = static()
     needs_whole_rows = False
 
@@ -383,10 +371,12 @@ class _TopK(Normalizer):
         return _softmax(scores)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromFunction(Normalizer):
+@rule()
+class FromFunction(Normalizer):
     function: Callable[..., Any] = static()
+
+    def __repr__(self) -> str:
+        return write(self.function)
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         everywhere = jnp.broadcast_to(True if allowed is None else allowed, scores.shape)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_float, lay_array
-from jattn.rules.grids import Grid, Laid, static
+from jattn.rules.checks import check_float
+from jattn.rules.grids import Grid, static
+from jattn.rules.overlay import Overlay
 
 
 @jax.tree_util.register_dataclass
@@ -23,17 +24,22 @@ class Parameter:
       number: what there is instead of an array.
     """
 
-    array: Float[Array, "..."] | Laid | None
+    array: Float[Array, "..."] | Overlay | None
     name: str = static()
     number: float | None = static()
+
+    @property
+    def as_written(self) -> Array | Overlay | float | None:
+        """What a user gave."""
+        return self.number if self.array is None else self.array
 
     def part(self, grid: Grid, dtype: Any) -> Array:
         """Cuts out the block's part, which broadcasts to the block."""
         return jnp.asarray(self.number if self.array is None else grid.part(self.array), dtype)
 
     def fit(self, shape: tuple[int, ...]) -> "Parameter":
-        """Fits an array to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
-        return self if self.array is None else dataclasses.replace(self, array=lay_array(self.name, self.array, shape))
+        """Fits an array to a filter of shape ``(*batch, N, T, S)``; see `overlay.fit_array`."""
+        return self if self.array is None else dataclasses.replace(self, array=Overlay.of(self.name, self.array, shape))
 
     def fit_rows(self, shape: tuple[int, ...]) -> "Parameter":
         """Fits an array of one number per row: ``[*batch, N, T, 1]``, or what broadcasts to it."""
@@ -61,12 +67,17 @@ class HeadParameter:
     name: str = static()
     axes: tuple[str, ...] = static()
 
+    @property
+    def as_written(self) -> Array:
+        """What a user gave."""
+        return self.array
+
     def part(self, grid: Grid) -> Array:
         """Cuts out the block's part: ``[*batch, N, *axes]`` for all heads at once, ``[*axes]`` for one walked head."""
         return grid.one_stream(self.array)
 
     def fit(self, shape: tuple[int, ...]) -> "HeadParameter":
-        """Gives the array all leading axes of a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
+        """Gives the array all leading axes of a filter of shape ``(*batch, N, T, S)``; see `overlay.fit_array`."""
         leading, whole = self.array.shape[: -len(self.axes)], shape[:-2]
         sizes = zip(leading[::-1], whole[::-1], strict=False)
         if len(leading) > len(whole) or any(size not in (1, heads) for size, heads in sizes):
@@ -89,9 +100,14 @@ class Integer:
       number: what there is instead of an array.
     """
 
-    array: Int[Array, "*batch"] | Laid | None
+    array: Int[Array, "*batch"] | Overlay | None
     name: str = static()
     number: int = static()
+
+    @property
+    def as_written(self) -> Array | Overlay | int:
+        """What a user gave."""
+        return self.number if self.array is None else self.array
 
     @property
     def known(self) -> bool:
@@ -106,7 +122,7 @@ class Integer:
         """Fits an array to a filter of shape ``(*batch, N, T, S)``."""
         if self.array is None:
             return self
-        return dataclasses.replace(self, array=lay_per_batch(self.name, self.array, shape))
+        return dataclasses.replace(self, array=Overlay.per_batch(self.name, self.array, shape))
 
 
 def as_parameter(name: str, value: Any) -> Parameter:
@@ -142,13 +158,3 @@ def as_integer(name: str, value: Any) -> "Integer":
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{expected}, got dtype {value.dtype}")
     return Integer(jnp.asarray(value), name, 0)
-
-
-def lay_per_batch(name: str, array: Any, shape: tuple[int, ...]) -> Laid:
-    """Lays a scalar or an array ``[*batch]`` over a filter of shape ``(*batch, N, T, S)``."""
-    if isinstance(array, Laid):
-        return array
-    batch = shape[:-3]
-    if array.ndim and array.shape != batch:
-        raise ValueError(f"{name} must be a scalar or have the batch shape {batch}, got {array.shape}")
-    return Laid(jnp.broadcast_to(array, batch).reshape(*batch, 1, 1, 1))

@@ -12,13 +12,13 @@ Example:
   ['.....', '.....', '.....', '.#...', '..#..']
 """
 
-import numbers
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jattn.rules import masks
+from jattn.rules.checks import check_integer
 from jattn.rules.masks import Mask
 
 PATTERNS = (
@@ -57,10 +57,7 @@ def next_token(offset: int = 0) -> Mask:
 
 def local_band(band: int, offset: int = 0) -> Mask:
     """Holds the keys around the query, itself included: ``|i + offset - j| ≤ band``."""
-    if isinstance(band, bool) or not isinstance(band, numbers.Integral):
-        raise TypeError(f"band: expected an int, got {band!r}")
-    if band < 0:
-        raise ValueError(f"band: expected at least 0, got {band}")
+    band = check_integer("band", band, 0)
     return masks.sliding_window(band, band, offset)
 
 
@@ -127,8 +124,8 @@ def pattern_sets(
     num_queries, num_keys = shape[-2:]
     if offset is None:
         offset = 0 if num_queries == num_keys and query_tokens is None else None
-    elif isinstance(offset, bool) or not isinstance(offset, numbers.Integral):
-        raise TypeError(f"offset: expected an int or None, got {offset!r}")
+    else:
+        offset = check_integer("offset", offset, expected="an int or None")
     around = local_band(band, offset or 0)
     sets = {"first token": first_token()}
     if offset is not None:

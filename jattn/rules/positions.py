@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_float
+from jattn.rules.checks import check_float, check_integer
 
 LAYOUTS = ("interleaved", "half")
 
@@ -52,8 +52,7 @@ def sinusoidal(positions: Int[Array, "*batch T"], width: int) -> Float[Array, "*
 
     Source: Vaswani et al. 2017, section 3.5.
     """
-    if isinstance(width, bool) or not isinstance(width, numbers.Integral):
-        raise TypeError(f"sinusoidal: expected an int width, got {width!r}")
+    width = check_integer("sinusoidal: width", width)
     if width < 2 or width % 2:
         raise ValueError(f"sinusoidal: expected an even width of at least 2, got {width}")
     angles = _angles(_as_positions("sinusoidal", positions), 10_000.0 ** (-np.arange(0, width, 2) / width), jnp.float32)
@@ -141,11 +140,10 @@ def _check_dims(head_dim: int, dims: int | None) -> int:
         if head_dim < 2 or head_dim % 2:
             raise ValueError(f"rotary: expected an even head dim of at least 2, got {head_dim}")
         return head_dim
-    if isinstance(dims, bool) or not isinstance(dims, numbers.Integral):
-        raise TypeError(f"rotary: dims must be an int, got {dims!r}")
+    dims = check_integer("rotary: dims", dims)
     if not 2 <= dims <= head_dim or dims % 2:
         raise ValueError(f"rotary: expected even dims from 2 to the head dim {head_dim}, got {dims}")
-    return int(dims)
+    return dims
 
 
 def _angles(positions: Int[Array, "*batch T"], frequencies: np.ndarray, dtype: Any) -> Float[Array, "*batch T half"]:

@@ -6,7 +6,6 @@ whatever the inputs.
 """
 
 import abc
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from jattn.rules.grids import Grid, static
 from jattn.rules.parameters import HeadParameter, Parameter, as_head_parameter, as_parameter
 from jattn.rules.products import dot
+from jattn.rules.rule import Rule, called, rule, write
 
 ScoreLike = Any
 """A `Score`, or any function of (query block ``[..., R, H]``, key ``[..., S, H]``) that returns ``[..., R, S]``.
@@ -28,7 +28,7 @@ forbids to every query of a block may be left out.
 """
 
 
-class Score(abc.ABC):
+class Score(Rule):
     """Scores a block of queries against keys, pair by pair. Subclasses are frozen dataclasses registered as pytrees."""
 
     takes_groups: ClassVar[bool] = False
@@ -42,10 +42,6 @@ class Score(abc.ABC):
         self, query: Float[Array, "... R H"], key: Float[Array, "... S H"], grid: Grid, precision: Any
     ) -> Float[Array, "... R S"]:
         """Computes the scores of one block."""
-
-    def fit(self, shape: tuple[int, ...]) -> "Score":
-        """Returns the score with its arrays fit to a filter of shape ``(*batch, N, T, S)``; see `checks.fit_array`."""
-        return self
 
 
 def scaled_dot(scale: float | Float[Array, "..."] | None = None) -> Score:
@@ -64,7 +60,7 @@ def scaled_dot(scale: float | Float[Array, "..."] | None = None) -> Score:
 
     Source: Vaswani et al. 2017, "Attention is all you need", section 3.2.1.
     """
-    return _ScaledDot(None if scale is None else as_parameter("scaled_dot: scale", scale))
+    return ScaledDot(None if scale is None else as_parameter("scaled_dot: scale", scale))
 
 
 def cosine(temperature: float | Float[Array, "..."] = 0.1) -> Score:
@@ -87,7 +83,7 @@ def cosine(temperature: float | Float[Array, "..."] = 0.1) -> Score:
     """
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"cosine: temperature must be positive, got {temperature}")
-    return _Cosine(as_parameter("cosine: temperature", temperature))
+    return Cosine(as_parameter("cosine: temperature", temperature))
 
 
 def negative_squared_distance(scale: float | Float[Array, "..."] = 1.0) -> Score:
@@ -111,7 +107,7 @@ def negative_squared_distance(scale: float | Float[Array, "..."] = 1.0) -> Score
 
     Source: Nadaraya 1964, "On estimating regression", with a Gaussian kernel.
     """
-    return _NegativeSquaredDistance(as_parameter("negative_squared_distance: scale", scale))
+    return NegativeSquaredDistance(as_parameter("negative_squared_distance: scale", scale))
 
 
 def bilinear(matrix: Float[Array, "*heads H H"]) -> Score:
@@ -134,7 +130,7 @@ def bilinear(matrix: Float[Array, "*heads H H"]) -> Score:
     parameter = as_head_parameter("bilinear: matrix", matrix, "H", "H")
     if parameter.array.shape[-1] != parameter.array.shape[-2]:
         raise ValueError(f"bilinear: matrix: expected shape [H, H] or [N, H, H], got {parameter.array.shape}")
-    return _Bilinear(parameter)
+    return Bilinear(parameter)
 
 
 def additive(
@@ -172,7 +168,7 @@ def additive(
             raise ValueError(
                 f"{parameter.name}: expected the {hidden} hidden units of query_kernel, got {parameter.array.shape[-1]}"
             )
-    return _Additive(*parameters)
+    return Additive(*parameters)
 
 
 def soft_cap(score: ScoreLike, cap: float | Float[Array, "..."]) -> Score:
@@ -197,7 +193,7 @@ def soft_cap(score: ScoreLike, cap: float | Float[Array, "..."]) -> Score:
     """
     if isinstance(cap, int | float) and not cap > 0:
         raise ValueError(f"soft_cap: cap must be positive, got {cap}")
-    return _SoftCap(as_score(score), as_parameter("soft_cap: cap", cap))
+    return SoftCap(as_score(score), as_parameter("soft_cap: cap", cap))
 
 
 def as_score(score: ScoreLike) -> Score:
@@ -205,8 +201,8 @@ def as_score(score: ScoreLike) -> Score:
     if isinstance(score, Score):
         return score
     if not callable(score):
-        raise TypeError(f"score: expected a jattn score or a function of (query, key), got {type(score).__name__}")
-    return _FromFunction(score)
+        raise TypeError(f"score: expected a jattn score or a function of (query, key), got {called(score)}")
+    return FromFunction(score)
 
 
 def _wide(x: Array) -> Array:
@@ -254,9 +250,8 @@ def _project(x: Float[Array, "... L H"], kernel: HeadParameter, grid: Grid, prec
     return jnp.matmul(x, matrix, precision=precision, preferred_element_type=accumulator)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _ScaledDot(Score):
+@rule(scaled_dot)
+class ScaledDot(Score):
     scale: Parameter | None
     takes_groups = True
     shows_what_is_broken = True
@@ -269,13 +264,9 @@ class _ScaledDot(Score):
         products = dot(query, key, precision)
         return products * scale if self.scale is None else _times(products, self.scale, grid)
 
-    def fit(self, shape: tuple[int, ...]) -> Score:
-        return self if self.scale is None else _ScaledDot(self.scale.fit(shape))
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Cosine(Score):
+@rule(cosine)
+class Cosine(Score):
     temperature: Parameter
     takes_groups = True
     shows_what_is_broken = True
@@ -284,13 +275,9 @@ class _Cosine(Score):
         cosines = dot(_unit(query), _unit(key), precision)
         return cosines / self.temperature.part(grid, cosines.dtype)
 
-    def fit(self, shape: tuple[int, ...]) -> Score:
-        return _Cosine(self.temperature.fit(shape))
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _NegativeSquaredDistance(Score):
+@rule(negative_squared_distance)
+class NegativeSquaredDistance(Score):
     scale: Parameter
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
@@ -299,13 +286,9 @@ class _NegativeSquaredDistance(Score):
         nearness = 2 * products - of_query[..., :, None] - of_key[..., None, :]
         return _times(nearness, self.scale, grid)
 
-    def fit(self, shape: tuple[int, ...]) -> Score:
-        return _NegativeSquaredDistance(self.scale.fit(shape))
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Bilinear(Score):
+@rule(bilinear)
+class Bilinear(Score):
     matrix: HeadParameter
     takes_groups = True
     shows_what_is_broken = True
@@ -313,13 +296,9 @@ class _Bilinear(Score):
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         return dot(_project(query, self.matrix, grid, precision), key, precision)
 
-    def fit(self, shape: tuple[int, ...]) -> Score:
-        return _Bilinear(self.matrix.fit(shape))
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Additive(Score):
+@rule(additive)
+class Additive(Score):
     query_kernel: HeadParameter
     key_kernel: HeadParameter
     vector: HeadParameter
@@ -344,13 +323,9 @@ class _Additive(Score):
         total = lax.scan(add_unit, jnp.zeros((*of_query.shape[:-1], key.shape[-2]), dtype), units)[0]
         return jnp.where(broken_query[..., :, None] | broken_key[..., None, :], jnp.nan, total)
 
-    def fit(self, shape: tuple[int, ...]) -> Score:
-        return _Additive(self.query_kernel.fit(shape), self.key_kernel.fit(shape), self.vector.fit(shape))
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _SoftCap(Score):
+@rule(soft_cap)
+class SoftCap(Score):
     score: Score
     cap: Parameter
 
@@ -362,14 +337,13 @@ class _SoftCap(Score):
         capped = cap * jnp.tanh(jnp.where(fine, scores, 0) / cap)
         return jnp.where(fine, capped, jnp.minimum(scores, cap))
 
-    def fit(self, shape: tuple[int, ...]) -> Score:
-        return _SoftCap(self.score.fit(shape), self.cap.fit(shape))
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _FromFunction(Score):
+@rule()
+class FromFunction(Score):
     function: Callable[..., Any] = static()
+
+    def __repr__(self) -> str:
+        return write(self.function)
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         scores = jnp.asarray(self.function(query, key))

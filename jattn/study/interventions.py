@@ -20,6 +20,7 @@ from jattn.rules import edits as edits_of_filters
 from jattn.rules.edits import Edit, EditLike, as_edit
 from jattn.rules.grids import Grid
 from jattn.rules.masks import MaskLike
+from jattn.rules.rule import rule
 from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.tasks.layouts import Batch
 
@@ -194,18 +195,17 @@ def knock_out(
     )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@rule()
 class _Placed(Edit):
     """An edit in a model's variables; a filter shows by it that the edit has reached the layer."""
 
     edit: Edit
 
+    def __repr__(self) -> str:
+        return repr(self.edit)
+
     def __call__(self, weights: Array, grid: Grid) -> Array:
         return self.edit(weights, grid)
-
-    def fit(self, shape: tuple[int, ...]) -> Edit:
-        return _Placed(self.edit.fit(shape))
 
 
 def _apply(module: Any, variables: Any, *args: Any, edits: Mapping[str, EditLike], **kwargs: Any) -> Any:
