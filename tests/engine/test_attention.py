@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jattn import attend, attention_filter, masks, scores
 from tests import reference
 from tests.compilations import anew, counted
+from tests.sampled import sampled
 from tests.variants import BANNED, MASKS, SHAPE, TOGETHER, VARIANTS, inputs, join
 
 examples = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None)
@@ -50,7 +51,7 @@ def in_ragged_blocks(variant):
     close(compiled(block_size=3, **variant.call)(*arrays), reference.attend(*arrays, **variant.rules))
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@sampled("name", TOGETHER, keep=9)
 def test_every_variant_in_ragged_blocks_of_one_head_is_the_reference(name):
     in_ragged_blocks(TOGETHER[name])
 
@@ -60,7 +61,7 @@ def test_variants_in_ragged_blocks_of_all_heads_are_the_reference(name, heads_at
     in_ragged_blocks(VARIANTS[name])
 
 
-@pytest.mark.parametrize("num_queries", [0, 1, 3, 4, 5, 8, 9])
+@sampled("num_queries", [0, 1, 3, 4, 5, 8, 9], keep=4)
 def test_any_number_of_queries(num_queries):
     query, key, value = inputs(num_queries, num_keys=6)
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
@@ -81,7 +82,7 @@ def test_grouped_heads(num_heads, num_kv_heads, heads):
     close(compiled(block_size=4)(query, key, value), expected)
 
 
-@pytest.mark.parametrize("batch", [(), (1,), (2, 3), (2, 0)])
+@sampled("batch", [(), (1,), (2, 3), (2, 0)], keep=2)
 def test_any_batch_axes(batch, heads):
     query, key, value = inputs(5, 4, batch)
     expected = reference.attend(query, key, value, mask=lambda entry, head, i, j: j <= i)
@@ -95,6 +96,7 @@ def test_lengths_of_several_batch_axes(heads):
     close(compiled(mask=masks.padding(lengths), block_size=2)(query, key, value), expected)
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_gradients_do_not_depend_on_blocks(heads):
     call = join(
         VARIANTS["mask: combination"], VARIANTS["bias: array"], VARIANTS["score: cosine, temperature by head"]
@@ -107,7 +109,7 @@ def test_gradients_do_not_depend_on_blocks(heads):
     jax.tree.map(close, blocked, dense)
 
 
-@pytest.mark.parametrize(("score", "block_size", "order"), [(scores.scaled_dot(), 2, 2), (scores.cosine(1.0), None, 1)])
+@sampled(("score", "block_size", "order"), [(scores.scaled_dot(), 2, 2), (scores.cosine(1.0), None, 1)], keep=1)
 def test_gradients_are_those_of_finite_differences(score, block_size, order):
     with jax.enable_x64(True):
         query, key, value = inputs(3, 4, batch=(), heads=2, kv_heads=1, dtype=np.float64)
@@ -230,6 +232,7 @@ def test_masks_pass_through_jit(name):
     close(attention(mask), attend(query, key, value, mask=mask))
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_vmap_is_a_batch_axis(heads):
     query, key, value = inputs(batch=(3,))
     lengths = jnp.array([2, 9, 0])
@@ -244,8 +247,8 @@ def test_vmap_is_a_batch_axis(heads):
 # Dtypes
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("name", ["mask: no mask", "mask: combination", "bias: array", "score: scaled_dot, scale"])
+@sampled("dtype", [jnp.bfloat16, jnp.float16], keep=1)
+@sampled("name", ["mask: no mask", "mask: combination", "bias: array", "score: scaled_dot, scale"], keep=2)
 def test_half_precision_is_no_worse_than_twice_a_plain_one(name, dtype):
     query, key, value = inputs(kv_heads=4, dtype=dtype, seed=5)
     call, rules = VARIANTS[name].call, VARIANTS[name].rules
@@ -278,7 +281,7 @@ def test_products_accumulate_in_float32(block_size):
     assert re.findall(r":(\w+)\[[\w,]*\] = dot_general", str(program)) == ["f32", "f32"]
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@sampled("dtype", [jnp.bfloat16, jnp.float16, jnp.float32], keep=2)
 def test_output_has_the_dtype_of_value(dtype):
     query, key, value = inputs()
     for arguments in ((query, key, value.astype(dtype)), [x.astype(dtype) for x in (query, key, value)]):
@@ -287,7 +290,7 @@ def test_output_has_the_dtype_of_value(dtype):
         assert attention_filter(*arguments[:2]).weights().dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", ["mask: combination", "score: cosine", "score: function", "bias: minus infinity"])
+@sampled("name", ["mask: combination", "score: cosine", "score: function", "bias: minus infinity"], keep=2)
 def test_float64_stays_float64(name):
     with jax.enable_x64(True):
         query, key, value = inputs(dtype=np.float64)
@@ -312,7 +315,7 @@ def compiled_gradients(length, bias_shape=None, **call):
     return compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize(
+@sampled(
     "call",
     [
         {"score": scores.cosine()},
@@ -320,6 +323,7 @@ def compiled_gradients(length, bias_shape=None, **call):
         {"mask": masks.causal(), "bias_shape": (2, 1, 1)},
     ],
     ids=["full", "window", "causal"],
+    keep=1,
 )
 def test_memory_is_linear_in_length(call):
     """With a learned bias per head, too."""
@@ -329,7 +333,7 @@ def test_memory_is_linear_in_length(call):
     assert longer <= 8192 * 8192 * 4 / 2
 
 
-@pytest.mark.parametrize(("block_size", "most"), [(None, 4), (128, 1)])
+@sampled(("block_size", "most"), [(None, 4), (128, 1)], keep=1)
 def test_blocks_of_all_heads_store_no_array_of_queries_by_keys(block_size, most, heads_at_once):
     program, temporary = compiled_gradients(2048, mask=masks.causal(), block_size=block_size)
     assert "2048,2048" not in program

@@ -174,3 +174,43 @@ def test_a_function_that_closes_over_what_is_traced_has_its_gradient_and_is_not_
         np.testing.assert_allclose(found, expected, rtol=2e-2, atol=1e-3)
     gc.collect()
     assert not [one for one in made if one() is not None]
+
+
+class Slope:
+    """Has a method that takes its number from the object."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def bias(self, query, key):
+        return -self.slope * abs(query - key)
+
+
+CLOSING = {
+    "mask": lambda slope: {"mask": masks.causal(3) & masks.from_function(lambda query, key: key <= query + 10 * slope)},
+    "bias": lambda slope: {"bias": biases.from_function(lambda query, key: -slope * abs(query - key))},
+    "bias, a method": lambda slope: {"bias": biases.from_function(Slope(slope).bias)},
+    "normalizer": lambda slope: {"normalizer": lambda scores, allowed: jax.nn.softmax(slope * scores)},
+    "edit": lambda slope: {"edit": lambda weights, grid: slope * weights},
+    "score": lambda slope: {"score": lambda query, key: slope * query @ jnp.swapaxes(key, -1, -2)},
+    "soft_cap": lambda slope: {"score": scores.soft_cap(scores.cosine(0.5), slope)},
+}
+
+
+@pytest.mark.parametrize("way", ["bare", "jit around grad", "grad around jit"])
+@pytest.mark.parametrize("num_rows", [1, 5])
+@pytest.mark.parametrize("kind", CLOSING)
+def test_what_a_function_closes_over_has_its_gradient_for_any_number_of_rows(kind, num_rows, way):
+    draw = np.random.default_rng(1).standard_normal
+    query, key, value = (jnp.asarray(draw((length, 1, 2)), jnp.float32) for length in (num_rows, 4, 4))
+
+    def loss(slope):
+        return jnp.sum(attend(query, key, value, **{"mask": masks.causal(3)} | CLOSING[kind](slope)) ** 2)
+
+    found = {
+        "bare": jax.grad(loss),
+        "jit around grad": jax.jit(jax.grad(loss)),
+        "grad around jit": jax.grad(jax.jit(loss)),
+    }[way](0.7)
+    expected = 0 if kind == "mask" else (loss(0.7 + 1e-2) - loss(0.7 - 1e-2)) / 2e-2
+    np.testing.assert_allclose(found, expected, rtol=2e-2, atol=1e-3)

@@ -14,6 +14,7 @@ from jattn.engine import attention, drop_in
 from jattn.engine.drop_in import dot_product_attention
 from jattn.engine.plans import blocked_plan
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import HEAD_DIM, QUERIES, SHAPE, inputs, rng
 
 BATCH, HEADS, _, KEYS = SHAPE
@@ -130,13 +131,13 @@ def test_the_signature_is_that_of_jax():
 # Output and gradients
 
 
-@pytest.mark.parametrize("name", CALLS)
+@sampled("name", CALLS, keep=6)
 def test_jax_agrees(name):
     ours, theirs = both(CALLS[name], *alike())
     jax.tree.map(close, ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["lengths, causal", "everything"])
+@sampled("name", ["lengths, causal", "everything"], keep=1)
 def test_jax_agrees_in_bfloat16(name):
     ours, theirs = both(CALLS[name], *alike(dtype=jnp.bfloat16))
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -159,7 +160,7 @@ def test_jax_agrees_in_blocks(in_blocks):
     jax.tree.map(close, ours, theirs)
 
 
-@pytest.mark.parametrize(
+@sampled(
     "call",
     [
         {"mask": booleans(QUERIES, KEYS).at[:, 0].set(True), "bias": floats(HEADS, QUERIES, KEYS)},
@@ -167,6 +168,7 @@ def test_jax_agrees_in_blocks(in_blocks):
         {"key_value_seq_lengths": jnp.array([5]), "local_window_size": 2, "is_causal": True},
     ],
     ids=["axes of one entry", "axes of one batch", "lengths of one batch"],
+    keep=3,
 )
 @pytest.mark.parametrize("with_batch", [(False, False, False), (True, False, False), (False, True, True)])
 def test_jax_agrees_without_a_batch(call, with_batch):
@@ -239,7 +241,7 @@ def test_causality_and_windows_rule_out_keys(call, keys, monkeypatch):
 # Where the two differ: rows that may attend to nothing, the residual
 
 
-@pytest.mark.parametrize("name", ["lengths", "mask", "everything"])
+@sampled("name", ["lengths", "mask", "everything"], keep=1)
 def test_rows_that_may_attend_to_nothing_are_zero(name):
     call = {k: x for k, x in CALLS[name].items() if k not in ("bias", "scale")}
     empty = ~allowed(**call).any(-1).swapaxes(1, 2)
@@ -250,7 +252,7 @@ def test_rows_that_may_attend_to_nothing_are_zero(name):
         assert_array_equal(gradient, 0)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@sampled("name", CALLS, keep=6)
 def test_the_residual_is_the_logarithm_of_the_sum_of_exponentials(name):
     query, key, value = alike()
     out, residual = dot_product_attention(query, key, value, **CALLS[name], return_residual=True)
@@ -277,7 +279,7 @@ def test_the_residual_in_blocks(in_blocks):
     close(residual, log_sums(query, key, **CALLS["everything"]))
 
 
-@pytest.mark.parametrize("blocks", [False, True])
+@sampled("blocks", [False, True], keep=1)
 def test_the_gradient_of_the_residual_is_that_of_finite_differences(blocks, request):
     if blocks:
         request.getfixturevalue("in_blocks")

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, biases, masks, scores
+from tests.sampled import sampled
 from tests.variants import BANNED, KEYS, QUERIES, inputs
 
 BAD = [np.nan, np.inf, -np.inf]
@@ -48,7 +49,7 @@ EMPTY = {
 }
 
 
-@pytest.mark.parametrize(("name", "route"), [*((name, DENSE) for name in EMPTY), ("causal", BLOCKED), ("all", BLOCKED)])
+@sampled(("name", "route"), [*((name, DENSE) for name in EMPTY), ("causal", BLOCKED), ("all", BLOCKED)], keep=1)
 def test_a_query_without_keys_has_output_zero_and_gradient_zero(name, route):
     mask, empty = EMPTY[name]
     arguments, bias = inputs(), jnp.ones((4, QUERIES, KEYS))
@@ -59,7 +60,7 @@ def test_a_query_without_keys_has_output_zero_and_gradient_zero(name, route):
     assert_array_equal(gradients[0][empty], 0)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=1)
 def test_a_loss_over_queries_without_keys_has_no_gradient(route):
     gradient = loss_and_gradients(np.s_[:, :2], mask=masks.causal(-2), **route)
     _, gradients = gradient(*inputs(), jnp.ones((4, QUERIES, KEYS)))
@@ -71,7 +72,7 @@ def test_other_queries_are_not_empty(route):
     assert np.all(attend(*inputs(), mask=masks.causal(-2), **route)[:, 2:] != 0)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=1)
 def test_a_row_of_minus_infinity_is_an_empty_row(route):
     bias = jnp.where(jnp.arange(QUERIES)[:, None] == 2, -jnp.inf, jnp.asarray(BANNED))
     loss, gradients = loss_and_gradients(np.s_[:], **route)(*inputs(), bias)
@@ -83,7 +84,7 @@ def test_a_row_of_minus_infinity_is_an_empty_row(route):
     assert_array_equal(np.where(np.isinf(bias), gradients[3], 0), 0)
 
 
-@pytest.mark.parametrize(("score", "route"), SCORES_AND_ROUTES)
+@sampled(("score", "route"), SCORES_AND_ROUTES, keep=1)
 def test_padding_may_hold_anything(score, route):
     (query, key, value), bias, padding = inputs(), jnp.ones(KEYS), np.s_[6:]
     gradient = loss_and_gradients(np.s_[:], mask=masks.padding(jnp.array([6, 6])), score=SCORES[score], **route)
@@ -106,7 +107,7 @@ def test_padding_may_hold_nothing_but_bad_numbers(score):
         jax.tree.map(close, gradient(query, *padded, bias), clean)
 
 
-@pytest.mark.parametrize(("score", "route"), SCORES_AND_ROUTES)
+@sampled(("score", "route"), SCORES_AND_ROUTES, keep=1)
 def test_a_causal_query_knows_nothing_of_later_keys(score, route):
     arguments, bias = inputs(QUERIES, QUERIES), jnp.ones(QUERIES)
     gradient = loss_and_gradients(np.s_[:, :4], mask=masks.causal(), score=SCORES[score], **route)
@@ -190,7 +191,7 @@ def test_half_precision_padding_may_hold_anything():
         assert_array_equal(out, attention(query, key, value))
 
 
-@pytest.mark.parametrize("score", [*SCORES, "soft_cap"])
+@sampled("score", [*SCORES, "soft_cap"], keep=2)
 def test_few_queries_know_nothing_of_what_they_may_not_see(score):
     """A step of decoding, which on a CPU looks for bad numbers in its results before it looks in its inputs."""
     score = scores.soft_cap(scores.scaled_dot(), 5.0) if score == "soft_cap" else SCORES[score]

@@ -18,6 +18,7 @@ from jattn.engine.rows import row_program
 from jattn.rules import products
 from jattn.rules.biases import as_bias
 from jattn.rules.normalizers import forbid
+from tests.sampled import sampled
 from tests.variants import rng
 
 close = functools.partial(assert_allclose, rtol=1e-9, atol=1e-9)
@@ -77,7 +78,7 @@ def test_second_derivatives_through_blocks_are_those_of_the_formula(x64):
     assert np.linalg.matrix_rank(expected) > 10
 
 
-@pytest.mark.parametrize("with_sink", [False, True])
+@sampled("with_sink", [False, True], keep=1)
 def test_the_softmax_average_has_the_derivatives_of_finite_differences(with_sink, x64):
     allowed = jnp.array([[True, True, False], [False, False, False], [True, False, True]])
 
@@ -95,7 +96,7 @@ def test_products_have_the_derivatives_of_finite_differences(function, shapes, x
     check_grads(jax.jit(function), pair, 2, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalizer", [normalizers.sigmoid(-1.0), normalizers.entmax15()])
+@sampled("normalizer", [normalizers.sigmoid(-1.0), normalizers.entmax15()], keep=1)
 def test_other_normalizers_have_second_derivatives_through_blocks(normalizer, x64):
     query, key, value, bias, _ = arguments(heads=1)
 
@@ -196,7 +197,7 @@ def expected_log_normalizer(query, key, mask, bias, sink):
         return np.log(exponentials.sum(axis=-1) + (0 if sink is None else np.exp(sink[..., 0])))
 
 
-@pytest.mark.parametrize("plan", ["dense", "walked", "at once"])
+@sampled("plan", ["dense", "walked", "at once"], keep=2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_log_normalizer_is_natural_and_float32(plan, dtype):
     query, key = draw(2, 3, 5, 4, dtype=dtype), draw(2, 3, 4, 4, seed=1, dtype=dtype)

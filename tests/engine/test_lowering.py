@@ -6,6 +6,7 @@ import pytest
 
 import jattn
 from jattn import Decoder, EncoderDecoder, attend, attention_filter, masks, normalizers, scores
+from tests.sampled import sampled
 from tests.variants import NORMALIZERS, SCORES, VARIANTS, inputs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -35,7 +36,7 @@ def lower(function, *arguments):
     return exported
 
 
-@pytest.mark.parametrize("name", CALLS)
+@sampled("name", CALLS, keep=4)
 def test_attention_lowers_forward_and_backward(name, heads):
     def loss(query, key, value):
         return jnp.sum(attend(query, key, value, **CALLS[name]))
@@ -74,6 +75,7 @@ def test_half_precision_attention_lowers(heads):
     lower(lambda *arguments: attend(*arguments, **CALLS["blocked"]), *half)
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_folds_lower(heads):
     def folds(query, key):
         filter = attention_filter(query, key, mask=masks.causal(), block_size=2)

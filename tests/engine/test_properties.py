@@ -9,12 +9,12 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import strategies
 from numpy.testing import assert_allclose
 
 from jattn import attend, masks, normalizers, scores
 from tests import reference
+from tests.sampled import sampled
 
 BATCH, HEADS, KV_HEADS, HEAD_DIM, VALUE_DIM = (2,), 2, 1, 4, 3
 
@@ -188,7 +188,7 @@ def score_size(query, key):
     return max(1, largest(query) * largest(key))
 
 
-@pytest.mark.parametrize(("kind", "num_queries", "num_keys", "block_size"), CASES)
+@sampled(("kind", "num_queries", "num_keys", "block_size"), CASES, keep=7)
 @examples(max_examples=55)
 @hypothesis.given(seeds, styles)
 def test_attention_is_the_reference_whatever_the_contents(kind, num_queries, num_keys, block_size, seed, style):
@@ -229,7 +229,7 @@ def expected_gradients(query, key, value, gradient, weights, scale):
     return *outs, of_scores, of_sink
 
 
-@pytest.mark.parametrize(("kind", "num_queries", "num_keys", "block_size"), GRADIENT_CASES)
+@sampled(("kind", "num_queries", "num_keys", "block_size"), GRADIENT_CASES, keep=3)
 @examples(max_examples=30)
 @hypothesis.given(seeds, styles)
 def test_gradients_are_those_of_float64_whatever_the_contents(kind, num_queries, num_keys, block_size, seed, style):

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jattn import attend, attention_filter, folds, masks, normalizers, scores
 from jattn.filters.filter import AttentionFilter
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import HEADS, KEYS, MASKS, QUERIES, SHAPE, VARIANTS, inputs, join
 
 close = functools.partial(assert_allclose, rtol=2e-5, atol=2e-5)
@@ -43,7 +44,7 @@ def test_a_filter_times_the_values_is_attention(name):
     close(reference.average(weights, value), attend(query, key, value, **VARIANTS[name].call))
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "name"),
     [
         ("walked", "cosine, bias, combination"),
@@ -52,6 +53,7 @@ def test_a_filter_times_the_values_is_attention(name):
         ("at once", "scale by head, bias, array"),
     ],
     indirect=["heads"],
+    keep=2,
 )
 def test_a_filter_does_not_depend_on_blocks(heads, name):
     filter = filter_of(block_size=3, **VARIANTS[name].call)
@@ -68,7 +70,7 @@ def test_half_precision_attention_is_its_filter_times_the_values(dtype):
     assert_allclose(out.astype(jnp.float32), reference.average(weights, value), atol=4 * jnp.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize(("heads", "block_size"), [("walked", None), ("walked", 3), ("at once", 3)], indirect=["heads"])
+@sampled(("heads", "block_size"), [("walked", None), ("walked", 3), ("at once", 3)], indirect=["heads"], keep=2)
 def test_a_filter_of_a_call_with_dropout_holds_the_weights_that_are_left(heads, block_size):
     query, key, value = inputs()
     dropout = {"dropout_rate": 0.3, "dropout_rng": jax.random.key(5)}
@@ -110,8 +112,8 @@ def test_scores_come_before_mask_and_normalizer(name):
 # Rows
 
 
-@pytest.mark.parametrize("name", ["mask: no mask", "mask: padding of queries", "scale by head, bias, array"])
-@pytest.mark.parametrize("indices", [[0], [6, 0, 3], [-1, 2, -7], [2, 2]])
+@sampled("name", ["mask: no mask", "mask: padding of queries", "scale by head, bias, array"], keep=2)
+@sampled("indices", [[0], [6, 0, 3], [-1, 2, -7], [2, 2]], keep=2)
 def test_rows_are_rows_of_the_weights(name, indices):
     close(filter_of(**VARIANTS[name].call).rows(indices), weights_of(name)[..., indices, :])
 
@@ -181,7 +183,7 @@ def test_gradients_of_entropy_are_those_of_finite_differences():
         check_grads(jax.jit(entropy), (query, key), order=1, modes=["rev"], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("keys", ["causal", "padding", "array", "array of keys", "array of rows", "combination"])
+@sampled("keys", ["causal", "padding", "array", "array of keys", "array of rows", "combination"], keep=3)
 def test_mass_is_the_weight_on_a_set_of_keys(keys):
     chosen = np.zeros(SHAPE, bool)
     for *entry, n, i, j in np.ndindex(*SHAPE):
@@ -295,7 +297,7 @@ def is_list(part):
     return isinstance(part, list)
 
 
-@pytest.mark.parametrize("index", INDICES)
+@sampled("index", INDICES, keep=9)
 def test_a_filter_is_indexed_as_numpy_does(index):
     found = filter_of(**VARIANTS["cosine, bias, combination"].call)[INDICES[index]]
     expected = weights_of("cosine, bias, combination")[
@@ -305,7 +307,7 @@ def test_a_filter_is_indexed_as_numpy_does(index):
     close(found, expected)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "name"),
     [
         ("walked", "bias: array"),
@@ -314,6 +316,7 @@ def test_a_filter_is_indexed_as_numpy_does(index):
         ("at once", "bias: array"),
     ],
     indirect=["heads"],
+    keep=2,
 )
 def test_parts_of_filters_with_arrays_are_parts_of_the_weights(heads, name):
     filter, expected = filter_of(**VARIANTS[name].call), weights_of(name)
@@ -323,6 +326,7 @@ def test_parts_of_filters_with_arrays_are_parts_of_the_weights(heads, name):
     close(filter.block([5, -6], slice(8, None, -3)), expected[..., [5, 1], 8::-3])
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_many_rows_are_computed_some_at_a_time(heads):
     filter = attention_filter(*jax.random.normal(jax.random.key(0), (2, 2000, 2, 8)), mask=masks.causal())
     weights = filter.weights()
@@ -419,7 +423,7 @@ def test_parts_that_there_are_not_are_refused(ask, error, words):
 PRODUCTS = ["mask: causal, first rows empty", "cosine, bias, combination", "sparsemax, causal, bias"]
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@sampled("name", PRODUCTS, keep=4)
 @pytest.mark.parametrize("value_heads", [1, 2, 4])
 def test_a_filter_is_multiplied_with_any_values(name, value_heads):
     x = np.random.default_rng(0).standard_normal((2, KEYS, value_heads, 3)).astype(np.float32)
@@ -427,7 +431,7 @@ def test_a_filter_is_multiplied_with_any_values(name, value_heads):
     close(found, np.einsum("bnts,bsnv->btnv", weights_of(name), np.repeat(x, HEADS // value_heads, axis=2)))
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "name", "block_size", "value_heads"),
     [
         *(("walked", name, None, HEADS) for name in PRODUCTS),
@@ -437,6 +441,7 @@ def test_a_filter_is_multiplied_with_any_values(name, value_heads):
         ("walked", PRODUCTS[0], 3, 1),
     ],
     indirect=["heads"],
+    keep=4,
 )
 def test_a_filter_transposed_is_multiplied_with_anything_per_query(heads, name, block_size, value_heads):
     y = np.random.default_rng(1).standard_normal((2, QUERIES, value_heads, 3)).astype(np.float32)
@@ -445,7 +450,7 @@ def test_a_filter_transposed_is_multiplied_with_anything_per_query(heads, name, 
     close(found, np.einsum("bnts,btnv->bsnv", weights_of(name), whole))
 
 
-@pytest.mark.parametrize("block_size", [None, 3])
+@sampled("block_size", [None, 3], keep=1)
 def test_products_of_a_filter_edited_beyond_its_mask_are_those_of_its_weights(block_size):
     filter = filter_of(mask=masks.causal(), edit=lambda weights, grid: weights + 0.1, block_size=block_size)
     weights, ones = np.asarray(filter.weights()), jnp.ones((2, QUERIES, 1, 1))
@@ -520,9 +525,7 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("how", "name"), [*(("vmap", name) for name in ONE), ("scan", "an array"), ("scan", "a bias each")]
-)
+@sampled(("how", "name"), [*(("vmap", name) for name in ONE), ("scan", "an array"), ("scan", "a bias each")], keep=4)
 def test_stacked_filters_are_the_filters_one_by_one(how, name):
     count = 3 if "each" in name else 2  # as many filters as heads: the new axis must not be taken for that of heads
     query, key, _ = inputs(3, 5, batch=(count,), heads=3, kv_heads=1)

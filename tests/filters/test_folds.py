@@ -15,6 +15,7 @@ from jattn import AttentionFilter, attend, attention_filter, biases, folds, mask
 from jattn.filters.largest import largest
 from tests import reference
 from tests.filters import fold_reference
+from tests.sampled import sampled
 from tests.variants import HEADS, KEYS, MASKS, QUERIES, SHAPE, TOGETHER, VARIANTS, inputs
 
 close = functools.partial(assert_allclose, rtol=3e-5, atol=3e-5)
@@ -81,13 +82,13 @@ def check_all(filter, weights, names=FOLDS):
 # Every fold of every variant
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@sampled("name", TOGETHER, keep=10)
 def test_every_fold_of_every_variant_is_the_reference(name):
     query, key, _ = inputs()
     check_all(attention_filter(query, key, **TOGETHER[name].call), weights_of(name), MOST)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "name"),
     [
         ("walked", "mask: window"),
@@ -98,6 +99,7 @@ def test_every_fold_of_every_variant_is_the_reference(name):
         ("at once", "sink by head, additive by head, padding"),
     ],
     indirect=["heads"],
+    keep=2,
 )
 def test_folds_do_not_depend_on_blocks(heads, name):
     query, key, _ = inputs()
@@ -342,13 +344,14 @@ def test_folds_have_finite_gradients(call):
     assert all(np.isfinite(gradient).all() for gradient in gradients(query, key))
 
 
-@pytest.mark.parametrize(
+@sampled(
     "call",
     [
         {"mask": masks.causal(1), "block_size": 2},
         {"normalizer": normalizers.softmax_plus_one(jnp.array([0.3, -1.0])[:, None, None])},
         {"normalizer": normalizers.sigmoid(), "mask": masks.causal(1)},
     ],
+    keep=1,
 )
 def test_gradients_of_folds_are_those_of_finite_differences(call):
     asked = ["entropy", "max", "effective_keys", "expected_distance", "received", "sink_mass"]
@@ -390,7 +393,7 @@ def test_entropy_may_be_part_of_a_loss():
 # NaN
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
+@sampled("block_size", [None, 2], keep=1)
 def test_only_rows_that_may_see_a_bad_key_are_nan(block_size, heads):
     query, key, _ = inputs()
     filter = attention_filter(query, key.at[0, 3, 0, 0].set(np.nan), mask=masks.causal(), block_size=block_size)
@@ -403,14 +406,14 @@ def test_only_rows_that_may_see_a_bad_key_are_nan(block_size, heads):
     assert_array_equal(np.isnan(found["received"]).any(-1), bad.any(-1))
 
 
-@pytest.mark.parametrize("block_size", [None, 3])
+@sampled("block_size", [None, 3], keep=1)
 def test_a_row_of_nan_stays_in_its_bin(block_size):
     query, key, _ = inputs()
     filter = attention_filter(query.at[..., 6, 0, 0].set(np.nan), key, mask=masks.causal(), block_size=block_size)
     assert_array_equal(np.isnan(filter.pool(4, 2)).any(-1)[:, 0], np.broadcast_to([False, False, False, True], (2, 4)))
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
+@sampled("block_size", [None, 2], keep=1)
 def test_a_nan_that_no_row_of_a_loss_sees_has_no_part_in_its_gradient(block_size):
     """Padding may be queries too: whoever leaves their rows out of a loss gets the gradient of the others alone."""
     query, key, _ = inputs(6, 6, batch=(), heads=1, kv_heads=1)
@@ -457,13 +460,13 @@ def test_the_largest_of_short_rows_go_on_with_minus_infinity():
 @pytest.mark.parametrize(
     ("ask", "error", "words"),
     [
-        (lambda f: f.top_k(0), ValueError, "k: expected a positive int, got 0"),
+        (lambda f: f.top_k(0), ValueError, "k must be at least 1, got 0"),
         (lambda f: f.top_k(10), ValueError, "at most the 9 keys of the filter, got 10"),
-        (lambda f: f.top_k(2.0), ValueError, "k: expected a positive int, got 2.0"),
+        (lambda f: f.top_k(2.0), TypeError, "k must be an int.*, got 2.0"),
         (lambda f: f.pool(8, 1), ValueError, "q_bins to be at most the 7 queries of the filter, got 8"),
         (lambda f: f.pool(1, 10), ValueError, "k_bins to be at most the 9 keys of the filter, got 10"),
-        (lambda f: f.pool(0, 1), ValueError, "q_bins: expected a positive int, got 0"),
-        (lambda f: f.histogram(0), ValueError, "bins: expected a positive int, got 0"),
+        (lambda f: f.pool(0, 1), ValueError, "q_bins must be at least 1, got 0"),
+        (lambda f: f.histogram(0), ValueError, "bins must be at least 1, got 0"),
         (lambda f: f.histogram([0.5]), ValueError, "at least two ascending edges"),
         (lambda f: f.histogram([1.0, 0.0]), ValueError, "at least two ascending edges"),
         (lambda f: f.histogram("many"), ValueError, "bins: expected a positive int or"),
@@ -513,6 +516,7 @@ def test_only_a_softmax_has_a_log_normalizer(normalizer):
         attention_filter(query, key, normalizer=normalizer).log_normalizer()
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_a_bias_by_head_is_seen_by_folds_of_walked_heads(heads):
     query, key, _ = inputs(20, 20, batch=())
     filter = attention_filter(query, key, bias=biases.alibi(), block_size=5)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -13,6 +12,7 @@ from jattn import MultiHeadAttention, capture_filters, masks
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import drawn_like, rng
 
 close = functools.partial(assert_allclose, rtol=1e-4, atol=1e-5)
@@ -110,7 +110,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@sampled("name", MODELS, keep=1)
 def test_captured_filters_are_those_that_the_parameters_make(name):
     model, inputs, restated = MODELS[name]
     variables = drawn_like(model, *inputs)
@@ -189,7 +189,7 @@ def one_by_one(layer, stacked, x, **call):
         yield x, filters
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["scan", "scan of remat"])
+@sampled("remat", [False, True], ids=["scan", "scan of remat"], keep=1)
 def test_filters_of_scanned_blocks_are_those_of_the_blocks_one_by_one(remat):
     model = Stack(functools.partial(jattn.Block, num_heads=2, hidden=6), remat)
     variables = drawn_like(model, X)
@@ -211,7 +211,7 @@ def test_filters_of_scanned_blocks_are_those_of_the_blocks_one_by_one(remat):
     close(one, expected[1])
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["scan", "scan of remat"])
+@sampled("remat", [False, True], ids=["scan", "scan of remat"], keep=1)
 def test_scanned_layers_with_dropout_show_what_each_of_them_dropped(remat):
     layer = functools.partial(MultiHeadAttention, num_heads=2, dropout_rate=0.4)
     model = Stack(functools.partial(layer, deterministic=False), remat)

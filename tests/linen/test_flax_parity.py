@@ -14,6 +14,7 @@ from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import MultiHeadAttention, biases, capture_filters, masks
+from tests.sampled import sampled
 from tests.variants import drawn_like
 
 RNG = jax.random.key(0)
@@ -73,7 +74,7 @@ def alike(mine, flaxs, tolerance):
     assert_allclose(mine, flaxs, rtol=tolerance, atol=tolerance * max(1, np.max(np.abs(flaxs))))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@sampled("name", CALLS, keep=6)
 def test_parameters_and_outputs_are_those_of_flax(name):
     options, arguments, mask = CALLS[name]
     ours, theirs = both(**options)
@@ -83,7 +84,7 @@ def test_parameters_and_outputs_are_those_of_flax(name):
     alike(out, expected, 2e-2 if "bfloat16" in name else 1e-5)
 
 
-@pytest.mark.parametrize("name", ["causal, floats", "values of their own", "bfloat16 with a norm"])
+@sampled("name", ["causal, floats", "values of their own", "bfloat16 with a norm"], keep=1)
 def test_gradients_are_those_of_flax(name):
     options, arguments, mask = CALLS[name]
     ours, theirs = both(**options)
@@ -99,7 +100,7 @@ def test_gradients_are_those_of_flax(name):
     jax.tree.map(functools.partial(alike, tolerance=tolerance), gradients(ours), gradients(theirs))
 
 
-@pytest.mark.parametrize("name", ["values of their own", "initialisers", "bfloat16 parameters"])
+@sampled("name", ["values of their own", "initialisers", "bfloat16 parameters"], keep=1)
 def test_parameters_have_the_first_values_of_flax(name):
     options, arguments, _ = CALLS[name]
     ours, theirs = both(**options)
@@ -276,7 +277,7 @@ def decoded(layer, params, x, steps, **call):
     return jnp.concatenate(outputs, axis=-2), caches
 
 
-@pytest.mark.parametrize("options", [{}, {"normalize_qk": True, "dtype": jnp.bfloat16}])
+@sampled("options", [{}, {"normalize_qk": True, "dtype": jnp.bfloat16}], keep=1)
 def test_decoding_goes_step_by_step_as_in_flax(options):
     ours, theirs = both(decode=True, **options)
     assert jax.eval_shape(ours.init, RNG, X) == jax.eval_shape(theirs.init, RNG, X)
@@ -318,7 +319,7 @@ DECODED = {
 }
 
 
-@pytest.mark.parametrize("name", DECODED)
+@sampled("name", DECODED, keep=2)
 def test_decoding_gives_what_the_whole_sequence_gives(name):
     options, call = DECODED[name]
     layer = MultiHeadAttention(**({"num_heads": 2} | options))
@@ -376,7 +377,7 @@ def test_the_filter_of_a_decoding_layer_holds_the_rows_of_the_call():
     close(sown["intermediates"]["attention_weights"][0], expected["attention"].weights()[:, :, 3:])
 
 
-@pytest.mark.parametrize("mask", [None, masks.from_function(lambda query, key: key != 1)], ids=type)
+@sampled("mask", [None, masks.from_function(lambda query, key: key != 1)], ids=type, keep=1)
 def test_filters_of_decoding_layers_may_be_stacked_but_for_objects_of_positions(mask):
     layer, _ = both()
     params = drawn_like(layer, X)["params"]

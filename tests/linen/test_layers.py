@@ -26,6 +26,7 @@ from jattn.linen.layers import ONE_HOT_VOCABULARY
 from jattn.linen.multi_head import Projection
 from jattn.rules.grids import whole_grid
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import drawn_like
 
 RNG = jax.random.key(0)
@@ -107,7 +108,7 @@ def test_arguments_of_attention_reach_attend():
     close(filters["attention"].weights(), attention_filter(query, key, **rules, **call).weights())
 
 
-@pytest.mark.parametrize("num_kv_heads", [1, 2])
+@sampled("num_kv_heads", [1, 2], keep=1)
 def test_key_value_heads_serve_groups_of_query_heads(num_kv_heads):
     layer = MultiHeadAttention(num_heads=4, num_kv_heads=num_kv_heads, qkv_features=12, normalize_qk=True)
     variables = drawn_like(layer, X)
@@ -232,7 +233,7 @@ def test_filters_may_be_captured_under_jit_and_differentiated():
     assert not np.any(gradients["out"]["kernel"])
 
 
-@pytest.mark.parametrize("mask", [masks.padding(jnp.array(3)), jnp.tri(5, dtype=bool)], ids=type)
+@sampled("mask", [masks.padding(jnp.array(3)), jnp.tri(5, dtype=bool)], ids=type, keep=1)
 def test_filters_of_scanned_layers_are_stacked(mask):
     class Layers(nn.Module):
         @nn.compact

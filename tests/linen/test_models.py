@@ -18,6 +18,7 @@ from jattn import (
     edits,
     scores,
 )
+from tests.sampled import sampled
 from tests.variants import drawn_like
 
 SIZES = {"vocabulary": 7, "num_heads": 2, "width": 8, "hidden": 12}
@@ -41,7 +42,7 @@ def made(kind, **options):
     return variables, jax.jit(functools.partial(model.apply, variables))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@sampled("kind", KINDS, keep=2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_logits_are_float32_one_per_token_of_the_vocabulary(kind, dtype):
     variables, apply = made(kind, dtype=dtype)
@@ -52,7 +53,7 @@ def test_logits_are_float32_one_per_token_of_the_vocabulary(kind, dtype):
     assert_allclose(logits, made(kind)[1](*inputs(kind)), atol=0.1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@sampled("kind", KINDS, keep=2)
 def test_any_batch_axes(kind):
     _, apply = made(kind)
     expected = apply(*inputs(kind))
@@ -72,7 +73,7 @@ def depends(kind, table, **options):
     return np.abs(jacobian).max(axis=(1, 3)) > 0
 
 
-@pytest.mark.parametrize(("kind", "options"), [(Decoder, {}), (Decoder, {"norm": "post"}), (EncoderDecoder, {})])
+@sampled(("kind", "options"), [(Decoder, {}), (Decoder, {"norm": "post"}), (EncoderDecoder, {})], keep=2)
 def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind, options):
     assert_array_equal(depends(kind, "embedding", **options)[:, :5], np.tri(5, dtype=bool))
 
@@ -84,7 +85,7 @@ def test_other_dependences():
     assert not on_source[:, 4:].any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@sampled("kind", KINDS, keep=2)
 def test_padding_has_no_influence(kind):
     _, apply = made(kind)
     lengths = jnp.array([3, 2]) if kind in READERS else jnp.array([4, 3])
@@ -118,9 +119,10 @@ def test_positions_tell_the_order(positions):
     assert np.abs(apply(TOKENS[:, ::-1]) - apply(TOKENS)[:, ::-1]).max() > 1e-2
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("kind", "options"),
     [*((kind, {}) for kind in KINDS), *((kind, {"positions": "relative"}) for kind in (Encoder, EncoderDecoder))],
+    keep=2,
 )
 def test_every_parameter_is_used(kind, options):
     variables, _ = made(kind, **options)
@@ -182,7 +184,7 @@ def with_and_without(kind, positions):
     return variables["params"], *filters
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("kind", "positions", "stacks"),
     [
         (Encoder, "alibi", ["block"]),
@@ -191,6 +193,7 @@ def with_and_without(kind, positions):
         (EncoderDecoder, "relative", ["encoder", "decoder"]),
         (EncoderDecoder, "alibi", ["encoder", "decoder"]),
     ],
+    keep=2,
 )
 def test_biases_reach_the_scores_of_self_attention_in_every_layer(kind, positions, stacks):
     parameters, filters, plain = with_and_without(kind, positions)
@@ -244,7 +247,7 @@ def test_the_vector_of_a_source_is_at_hand():
     assert np.any(found != vector(variables, SOURCE[:, ::-1], jnp.array([3, 4])))
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary", "none"])
+@sampled("positions", ["learned", "rotary", "none"], keep=1)
 def test_answers_from_one_vector_know_their_place(positions):
     variables, apply = made(PooledEncoder, positions=positions)
     logits = apply(SOURCE, TOKENS)
@@ -255,7 +258,7 @@ def test_answers_from_one_vector_know_their_place(positions):
 # Images
 
 
-@pytest.mark.parametrize("kind", READERS)
+@sampled("kind", READERS, keep=1)
 def test_a_source_may_be_patches_of_an_image(kind):
     image = jax.random.uniform(jax.random.key(0), (2, 4, 5))
     model = kind(**SIZES)
@@ -274,7 +277,7 @@ def test_a_source_may_be_patches_of_an_image(kind):
 # Queries that know only where they stand
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "post", "positions": "learned"}])
+@sampled("options", [{}, {"norm": "post", "positions": "learned"}], keep=1)
 def test_queries_of_positions_do_not_know_the_tokens(options):
     options = {"queries": "positions"} | options
     variables, apply = made(Encoder, **options)
@@ -301,7 +304,7 @@ DEEP = {"num_layers": 2, "max_length": 6}
 POSITIONED = [DEEP | {"positions": kind} for kind in ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")]
 
 
-@pytest.mark.parametrize("options", [*POSITIONED, DEEP | {"norm": "post"}], ids=str)
+@sampled("options", [*POSITIONED, DEEP | {"norm": "post"}], ids=str, keep=3)
 def test_reading_with_a_cache_predicts_what_reading_all_predicts(options):
     _, apply = made(Decoder, **options)
     cache, logits = Decoder(**SIZES | options).empty_cache((2,), 6), []
@@ -313,7 +316,7 @@ def test_reading_with_a_cache_predicts_what_reading_all_predicts(options):
     assert logits[0].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("options", POSITIONED, ids=str)
+@sampled("options", POSITIONED, ids=str, keep=2)
 def test_entries_of_a_batch_may_be_at_different_positions(options):
     _, apply = made(Decoder, **options)
     expected, read = apply(TOKENS), [0, 0]

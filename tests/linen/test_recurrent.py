@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import RecurrentEncoderDecoder, apply_with_edits, capture_filters, edits
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import drawn_like
 
 SIZES = {"vocabulary": 7, "num_heads": 2, "width": 8}
@@ -86,7 +87,7 @@ def restated(parameters, cell, source, tokens, attention):
     return dense(parameters, "logits", joined), weights
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@sampled("kind", KINDS, ids=str, keep=2)
 def test_the_model_is_that_of_loops_over_real_items(kind):
     model, variables, _ = made(kind)
     capture = jax.jit(functools.partial(capture_filters, model, variables))
@@ -105,7 +106,7 @@ def test_the_model_is_that_of_loops_over_real_items(kind):
 # What comes from where
 
 
-@pytest.mark.parametrize("kind", [GRU, LSTM_WITH_ATTENTION], ids=str)
+@sampled("kind", [GRU, LSTM_WITH_ATTENTION], ids=str, keep=1)
 def test_logits_and_parameters_are_float32_in_half_precision_too(kind):
     _, variables, apply = made(kind | {"dtype": jnp.bfloat16})
     logits = apply(SOURCE, TOKENS)
@@ -116,7 +117,7 @@ def test_logits_and_parameters_are_float32_in_half_precision_too(kind):
     assert np.any(logits != expected)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@sampled("kind", KINDS, ids=str, keep=2)
 def test_padding_has_no_influence(kind):
     _, _, apply = made(kind)
     real = jnp.arange(4) < LENGTHS[:, None]
@@ -126,7 +127,7 @@ def test_padding_has_no_influence(kind):
     assert np.any(apply(SOURCE, TOKENS)[0] != logits[0][0])
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@sampled("kind", KINDS, ids=str, keep=2)
 def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind):
     model, variables, _ = made(kind)
 
@@ -138,7 +139,7 @@ def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind):
     assert_array_equal(np.abs(jacobian).max(axis=(1, 3))[:, :5] > 0, np.tri(5, dtype=bool))
 
 
-@pytest.mark.parametrize(("cell", "size"), [("gru", 16), ("lstm", 32)])
+@sampled(("cell", "size"), [("gru", 16), ("lstm", 32)], keep=1)
 def test_without_attention_a_state_of_fixed_size_is_all_the_decoder_gets(cell, size):
     model, variables, apply = made({"cell": cell, "attention": False, "num_layers": 2})
     long = jnp.concatenate([SOURCE, SOURCE], axis=-1)
@@ -163,7 +164,7 @@ def test_what_attention_finds_counts():
     assert np.all(np.abs(knocked - apply(SOURCE, TOKENS)).max(-1) > 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@sampled("kind", KINDS, ids=str, keep=2)
 def test_every_parameter_is_used(kind):
     model, variables, _ = made(kind)
 
@@ -192,7 +193,7 @@ def test_a_source_may_be_patches_of_an_image():
 # Transformations
 
 
-@pytest.mark.parametrize("kind", [GRU, LSTM_WITH_ATTENTION], ids=str)
+@sampled("kind", [GRU, LSTM_WITH_ATTENTION], ids=str, keep=1)
 def test_models_are_mapped_over_parameters(kind):
     model, variables, apply = made(kind)
     both = jax.tree.map(lambda x: jnp.stack([0.5 * x, x]), variables)

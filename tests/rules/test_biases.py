@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jattn import Grid, attend, attention_filter, biases, masks
 from jattn.rules.grids import whole_grid
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import inputs, rng
 
 
@@ -183,7 +184,7 @@ def test_relative_looks_the_bucket_up(bidirectional, offset):
     assert_array_equal(walked(bias, shape), expected.astype(np.float32).reshape(6, 5, 7))
 
 
-@pytest.mark.parametrize("adjacent", [True, False])
+@sampled("adjacent", [True, False], keep=4)
 @pytest.mark.parametrize("stream", [None, 3])
 @pytest.mark.parametrize(
     "bias",
@@ -209,6 +210,7 @@ def test_relative_of_the_smallest_filters(num_queries, num_keys):
     assert_array_equal(found[0], np.array(expected).reshape(num_queries, num_keys))
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_offsets_may_differ_in_a_batch(heads):
     query, key, value = inputs(5, 7)
     table, offsets = jnp.asarray(rng(0).standard_normal((8, 4)), jnp.float32), np.array([3, -1])
@@ -229,8 +231,8 @@ LEARNED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("heads", "name"), [*(("walked", name) for name in LEARNED), ("at once", "relative")], indirect=["heads"]
+@sampled(
+    ("heads", "name"), [*(("walked", name) for name in LEARNED), ("at once", "relative")], indirect=["heads"], keep=2
 )
 def test_learned_biases_get_the_gradients_of_finite_differences(heads, name):
     make, shape = LEARNED[name]
@@ -272,7 +274,7 @@ def test_gradients_of_half_precision_add_up_in_float32():
     assert_array_equal(gradient.astype(jnp.float32)[:, 0], np.array([1, 1, 2, 396]).astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@sampled("name", LEARNED, keep=1)
 def test_a_vmap_over_learned_biases_is_a_loop(name):
     make, shape = LEARNED[name]
     query, key, value = inputs(5, 4, heads=2)
@@ -286,7 +288,7 @@ def test_a_vmap_over_learned_biases_is_a_loop(name):
     assert_allclose(jax.jit(jax.vmap(attention))(parameters), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@sampled("name", LEARNED, keep=2)
 def test_filters_of_a_scan_keep_the_bias_of_each(name):
     """A scan over layers stacks their filters: their biases then have a batch axis more, like their queries."""
     make, shape = LEARNED[name]

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jattn import attend, attention_filter, edits, masks, normalizers
 from jattn.rules.grids import whole_grid
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import BIASES, HEADS, KEYS, MASKS, QUERIES, SCORES, SHAPE, Variant, array_mask, inputs, join, rng
 
 close = functools.partial(assert_allclose, rtol=2e-5, atol=2e-6)
@@ -137,6 +138,7 @@ def test_the_weights_of_every_edit_are_restated():
         close(found, EDITS[edit][1](weights_of("sigmoid")), err_msg=edit)
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_attention_with_an_edit_is_its_weights_times_the_values(heads):
     names = [name for name in EDITS if "," in name or name == "in turn"]
 
@@ -158,6 +160,7 @@ ASKED_FOR = {
 }
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_parts_of_edited_filters_are_slices_of_their_weights(heads):
     edit = edits.in_turn(edits.swap(other_filter(), [1]), edits.force(PUT_ALL, SHARES), edits.forbid(CHOSEN, [0, 2]))
     weights = shared(of_heads(weights_of("softmax"), other_weights(), [1]), PUT_ALL, SHARES)
@@ -302,6 +305,7 @@ OTHERS = {
 }
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_swapping_in_another_filter_gives_its_weights(heads):
     sides = {name: inputs(seed=9, **sizes)[:2] for name, (sizes, _) in OTHERS.items()}
 
@@ -319,6 +323,7 @@ def test_swapping_in_another_filter_gives_its_weights(heads):
         close(found, expected, err_msg=name, rtol=1e-4, atol=1e-5)
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_swapping_a_filter_with_itself_changes_nothing(heads):
     filter = attention_filter(QUERY, KEY, edit=edits.force(PUT, SHARES), block_size=3, **CALLS["softmax"].call)
 
@@ -331,6 +336,7 @@ def test_swapping_a_filter_with_itself_changes_nothing(heads):
     close(swapped(filter), weights)
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_filters_of_half_precision_may_be_swapped(heads):
     half, full = inputs(dtype=jnp.bfloat16), inputs(seed=9)
 
@@ -372,6 +378,7 @@ def test_gradients_reach_the_filter_that_is_swapped_in():
     jax.tree.map(functools.partial(close, atol=1e-5, rtol=1e-4), tuple(gradients), expected)
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_a_filter_with_dropout_is_swapped_in_with_what_it_dropped(heads):
     other = other_filter(dropout_rate=0.5, dropout_rng=jax.random.key(0))
 

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jattn import attend, attention_filter, masks, normalizers
 from jattn.rules.grids import whole_grid
 from tests import reference
+from tests.sampled import sampled
 from tests.variants import HEADS, SCALES, inputs
 
 # What each normalizer does to rows of one head, as the library and as the reference write it.
@@ -255,7 +256,7 @@ def test_a_score_that_is_nan_is_seen(name):
         assert np.isnan(weights[0, k])
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=3)
 def test_gradients_are_those_of_finite_differences(name):
     allowed = jnp.array([[True] * 4, [True, True, False, True], [False] * 4, [False, True, False, False]])
     with jax.enable_x64(True):
@@ -263,7 +264,7 @@ def test_gradients_are_those_of_finite_differences(name):
         check_grads(jax.jit(lambda x: evaluate(ROWS[name][0], x, allowed)), (scores,), order=2, modes=("fwd", "rev"))
 
 
-@pytest.mark.parametrize("make", [normalizers.softmax_plus_one, normalizers.sigmoid])
+@sampled("make", [normalizers.softmax_plus_one, normalizers.sigmoid], keep=1)
 def test_parameters_have_the_gradients_of_finite_differences(make):
     allowed = jnp.array([[True, True, False, True], [False] * 4, [False, True, False, False]])
     with jax.enable_x64(True):
@@ -278,7 +279,7 @@ def test_parameters_have_the_gradients_of_finite_differences(make):
         assert_array_equal(of_empty_row, 0)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "make"),
     [
         ("walked", normalizers.softmax_plus_one),
@@ -286,6 +287,7 @@ def test_parameters_have_the_gradients_of_finite_differences(make):
         ("at once", normalizers.softmax_plus_one),
     ],
     indirect=["heads"],
+    keep=1,
 )
 def test_a_parameter_by_head_has_the_same_gradient_in_walked_blocks(heads, make):
     arguments = inputs()
@@ -301,7 +303,7 @@ def test_a_parameter_by_head_has_the_same_gradient_in_walked_blocks(heads, make)
     assert np.all(dense != 0)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7, 1), (4, 7, 1), (2, 4, 7, 1), (2, 1, 1, 1)])
+@sampled("shape", [(), (1,), (7, 1), (4, 7, 1), (2, 4, 7, 1), (2, 1, 1, 1)], keep=3)
 def test_a_sink_may_differ_by_batch_entry_head_and_query(shape):
     query, key, _ = inputs()
     sink = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)

@@ -48,8 +48,8 @@ def test_knocking_out_a_pattern_leaves_no_weight_on_it():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: patterns.local_band(-1), ValueError, "band: expected at least 0, got -1"),
-        (lambda: patterns.local_band(None), TypeError, "band: expected an int, got None"),
+        (lambda: patterns.local_band(-1), ValueError, "band must be at least 0, got -1"),
+        (lambda: patterns.local_band(None), TypeError, "band must be an int, got None"),
         (lambda: patterns.induction([1, 2]), TypeError, "tokens: expected an array of integers.*got list"),
         (lambda: patterns.same_token(TOKENS, 1.0 * TOKENS), TypeError, "query_tokens: expected an array of integers"),
     ],

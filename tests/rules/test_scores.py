@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, attention_filter, masks, scores
+from tests.sampled import sampled
 from tests.variants import HEADS, KEY_KERNEL, MATRIX, QUERY_KERNEL, SCALES, VECTOR, inputs
 
 # Scores with learned arrays of every head: how to make them, and the arrays.
@@ -139,7 +140,7 @@ def test_additive_without_hidden_units_is_zero():
     assert_array_equal(score([[1, 2]], [[3, 0], [0, -1]], scores.additive(nothing, nothing, nothing[0])), 0)
 
 
-@pytest.mark.parametrize("call", [{"implementation": "dense"}, {"block_size": 64}])
+@sampled("call", [{"implementation": "dense"}, {"block_size": 64}], keep=1)
 def test_additive_takes_the_memory_of_the_scores_not_of_its_hidden_units(call):
     length, units = 256, 64
     query, key, value = jnp.ones((3, length, 1, 4))
@@ -165,7 +166,7 @@ def test_soft_cap_keeps_minus_infinity_and_nan():
     assert_allclose(capped, [[-np.inf, np.nan, 3, 3 * np.tanh(2 / 3)]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@sampled("name", LEARNED, keep=3)
 def test_forbidden_keys_whose_scores_overflow_leave_no_trace(name):
     make, arrays = LEARNED[name]
     query, key, value = inputs()
@@ -183,7 +184,7 @@ def test_forbidden_keys_whose_scores_overflow_leave_no_trace(name):
     jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-5, atol=1e-6), dirty, clean)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@sampled("name", LEARNED, keep=2)
 def test_gradients_are_those_of_finite_differences(name):
     make, arrays = LEARNED[name]
     with jax.enable_x64(True):
@@ -196,10 +197,11 @@ def test_gradients_are_those_of_finite_differences(name):
         check_grads(jax.jit(function), (query, key, *arrays), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "name"),
     [*(("walked", name) for name in LEARNED), ("at once", "cosine"), ("at once", "additive")],
     indirect=["heads"],
+    keep=3,
 )
 def test_learned_arrays_have_the_same_gradient_in_walked_blocks(heads, name):
     make, arrays = LEARNED[name]
@@ -216,7 +218,7 @@ def test_learned_arrays_have_the_same_gradient_in_walked_blocks(heads, name):
     assert all(np.any(x != 0) for x in dense)
 
 
-@pytest.mark.parametrize("name", ["bilinear", "additive"])
+@sampled("name", ["bilinear", "additive"], keep=1)
 def test_filters_with_learned_arrays_stack(name):
     """A filter that leaves a scan has one more batch axis, and so have its arrays."""
     make, arrays = LEARNED[name]
@@ -244,7 +246,7 @@ def test_learned_arrays_may_differ_by_batch_entry(name, block_size):
         assert_allclose(scored.scores()[entry], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@sampled("dtype", [jnp.bfloat16, jnp.float16], keep=1)
 @pytest.mark.parametrize("name", LEARNED)
 def test_scores_are_float32_or_wider(name, dtype):
     make, arrays = LEARNED[name]

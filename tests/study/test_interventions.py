@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jattn
 from jattn import MultiHeadAttention, apply_with_edits, attention_filter, capture_filters, edits, masks, rollout, tasks
 from jattn.study.interventions import Judgement, KnockOut
+from tests.sampled import sampled
 from tests.variants import drawn_like, inputs, rng
 
 close = functools.partial(assert_allclose, rtol=1e-5, atol=1e-5)
@@ -22,7 +23,7 @@ LATER = masks.from_function(lambda query, key: key > query)
 # Editing the filters of a model
 
 
-@pytest.mark.parametrize("own", [None, edits.knock_out([1])], ids=["no edit of its own", "its own edit first"])
+@sampled("own", [None, edits.knock_out([1])], ids=["no edit of its own", "its own edit first"], keep=1)
 def test_an_edit_from_outside_is_the_edit_of_the_layer(own):
     edit = edits.force(np.float32([0.5, 0, 0, 0.25, 0]), jnp.array([0.0, 1.0]))
     layer = MultiHeadAttention(num_heads=2, edit=own)

@@ -10,6 +10,7 @@ import jattn
 from jattn import masks, normalizers, patterns, tasks
 from jattn.drawing.portrait_table import columns
 from jattn.study.portraits import EXCESS, HeadPortraits, head_portraits
+from tests.sampled import sampled
 from tests.variants import VARIANTS, inputs, rng
 
 # The numbers, restated
@@ -120,9 +121,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("heads", "name"), [*(("walked", name) for name in MASKS), ("at once", "causal")], indirect=["heads"]
-)
+@sampled(("heads", "name"), [*(("walked", name) for name in MASKS), ("at once", "causal")], indirect=["heads"], keep=3)
 def test_every_number_is_what_loops_make_of_the_weights(heads, name):
     query, key, _ = inputs(9, 9)
     filter = jattn.attention_filter(query, key, mask=MASKS[name], block_size=4)
@@ -141,7 +140,7 @@ NORMALIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", NORMALIZERS)
+@sampled("name", NORMALIZERS, keep=2)
 def test_chance_counts_keys_and_mass_counts_weights_whatever_the_normalizer(name):
     query, key, _ = inputs(9, 9)
     filter = jattn.attention_filter(query, key, mask=masks.causal(), normalizer=NORMALIZERS[name])
@@ -149,7 +148,7 @@ def test_chance_counts_keys_and_mass_counts_weights_whatever_the_normalizer(name
     check(head_portraits(filter, TOKENS[0]), *restated(filter.weights(), visible(filter), sets))
 
 
-@pytest.mark.parametrize("name", ["cosine, bias, combination", "bias: alibi, later", "scale by head, bias, array"])
+@sampled("name", ["cosine, bias, combination", "bias: alibi, later", "scale by head, bias, array"], keep=1)
 def test_scores_and_biases_of_a_call_are_in_its_portraits(name):
     query, key, _ = inputs()
     filter = jattn.attention_filter(query, key, **VARIANTS[name].call)
@@ -167,7 +166,7 @@ def test_queries_beyond_the_lengths_are_not_judged_and_leave_no_trace():
     check(head_portraits(filter, TOKENS, lengths=jnp.array([4, 7])), *expected)
 
 
-@pytest.mark.parametrize("offset", [0, 2])
+@sampled("offset", [0, 2], keep=1)
 def test_queries_in_the_middle_of_the_keys_have_the_patterns_of_their_positions(offset):
     query, key, _ = inputs(5, 9)
     filter = jattn.attention_filter(query, key, mask=masks.causal(offset))
@@ -192,9 +191,7 @@ def test_as_many_queries_as_keys_of_another_sequence_have_no_patterns_of_positio
     assert set(portraits.mass["attention"]) == {"first token", "same token", "induction"}
 
 
-@pytest.mark.parametrize(
-    ("batch", "tokens"), [((), TOKENS[0]), ((1,), TOKENS[:1]), ((2, 2), np.stack([TOKENS, TOKENS[::-1]]))]
-)
+@sampled(("batch", "tokens"), [((), TOKENS[0]), ((1,), TOKENS[:1]), ((2, 2), np.stack([TOKENS, TOKENS[::-1]]))], keep=1)
 def test_portraits_are_means_over_a_batch_of_any_rank(batch, tokens):
     query, key, _ = inputs(9, 9, batch=batch)
     filter = jattn.attention_filter(query, key, mask=masks.causal())
@@ -218,8 +215,11 @@ ORACLES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("heads", "name"), [*(("walked", name) for name in ORACLES), ("at once", "[*batch, N, T, S]")], indirect=["heads"]
+@sampled(
+    ("heads", "name"),
+    [*(("walked", name) for name in ORACLES), ("at once", "[*batch, N, T, S]")],
+    indirect=["heads"],
+    keep=2,
 )
 def test_an_oracle_may_differ_by_entry_and_by_head(heads, name):
     oracle = ORACLES[name]
@@ -340,8 +340,8 @@ def planted(name, tokens, causal, strength=30.0):
     return np.where(chosen, strength, np.where((j == 0) & (name != "uniform"), strength / 2, 0)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("causal", "length", "batch"), [(False, 16, ()), (True, 16, (2,)), (False, 500, (2,)), (True, 500, ())]
+@sampled(
+    ("causal", "length", "batch"), [(False, 16, ()), (True, 16, (2,)), (False, 500, (2,)), (True, 500, ())], keep=2
 )
 def test_planted_heads_get_their_names(causal, length, batch):
     names = ["itself", "previous token", "next token", "local band", "first token"]
@@ -405,8 +405,8 @@ def test_an_induction_head_on_a_repeated_sequence_is_no_previous_token_head(peri
     assert head_portraits(filter, tokens).names() == {"attention": names}
 
 
-@pytest.mark.parametrize("mask", [None, masks.causal()])
-@pytest.mark.parametrize("length", [16, 500])
+@sampled("mask", [None, masks.causal()], keep=1)
+@sampled("length", [16, 500], keep=1)
 def test_random_heads_are_near_chance_and_get_no_name(length, mask):
     query, key = jax.random.normal(jax.random.key(length), (2, 8, length, 8, 16))
     tokens = rng(length).integers(0, 10, (8, length))
@@ -567,11 +567,11 @@ SQUARE = jattn.attention_filter(*inputs(9, 9)[:2])
             ValueError,
             "offset: expected 0 to 4 for 5 queries.*got -1",
         ),
-        ({"offset": 1.0}, TypeError, r"offset: expected an int or None, got 1\.0"),
-        ({"offset": True}, TypeError, "offset: expected an int or None, got True"),
-        ({"band": -1}, ValueError, "band: expected at least 0, got -1"),
-        ({"filters": FILTER, "band": -1}, ValueError, "band: expected at least 0, got -1"),
-        ({"band": 1.5}, TypeError, r"band: expected an int, got 1\.5"),
+        ({"offset": 1.0}, TypeError, r"offset must be an int or None, got 1\.0"),
+        ({"offset": True}, TypeError, "offset must be an int or None, got True"),
+        ({"band": -1}, ValueError, "band must be at least 0, got -1"),
+        ({"filters": FILTER, "band": -1}, ValueError, "band must be at least 0, got -1"),
+        ({"band": 1.5}, TypeError, r"band must be an int, got 1\.5"),
         (
             {"lengths": jnp.array([1, 2, 3])},
             ValueError,

@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jattn.tasks import LAYOUTS, TASKS
@@ -88,31 +87,35 @@ FIRST = list({case.name: case for case in reversed(CASES)}.values())[::-1]
 
 @functools.cache
 def sampler(case):
-    """Makes a function of a seed, indices and bounds of their lengths that samples sequences, and batches by layout.
-
-    The first case of each task is arranged in all of its layouts, the others for an encoder alone.
-    """
-    task, pad = case.task, len(case.task.symbols)
-    layouts = task.layouts if case in FIRST else task.layouts[:1]
-    arrange = {name: functools.partial(LAYOUTS[name].arrange, num_symbols=pad) for name in layouts}
+    """Makes a function of a seed, indices and bounds of their lengths that samples sequences."""
 
     def sample(seed, index, shortest, longest):
         length_rng, rng = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
-        return task.sample(rng, jax.random.randint(length_rng, (), shortest, longest + 1), case.room)
+        return case.task.sample(rng, jax.random.randint(length_rng, (), shortest, longest + 1), case.room)
 
-    @jax.jit
-    def make(seed, indices, shortest, longest):
-        made = jax.vmap(sample, in_axes=(None, 0, 0, 0))(seed, indices, shortest, longest)
-        return made, {name: jax.vmap(one)(made) for name, one in arrange.items()}
-
-    return make
+    return jax.jit(jax.vmap(sample, in_axes=(None, 0, 0, 0)))
 
 
 @functools.cache
 def sequences(case, seed=0, indices=range(1050)):
-    """Samples a thousand sequences, and 50 of the shortest length; returns them, and their batches by layout."""
-    longest = jnp.array([case.longest] * 1000 + [case.task.shortest] * 50)
-    return jax.device_get(sampler(case)(seed, jnp.array(indices), jnp.full(1050, case.task.shortest), longest))
+    """Samples a thousand sequences, and 50 of the shortest length."""
+    longest = np.array([case.longest] * 1000 + [case.task.shortest] * 50)
+    return jax.device_get(sampler(case)(seed, np.array(indices), np.full(1050, case.task.shortest), longest))
+
+
+ARRANGE = {name: jax.jit(jax.vmap(layout.arrange, in_axes=(0, None))) for name, layout in LAYOUTS.items()}
+"""How a layout arranges sequences; tasks whose sequences have the same shapes share a program."""
+
+
+@functools.cache
+def arranged(case, layout, seed=0, indices=range(1050)):
+    """Arranges those sequences as a layout shows them."""
+    return jax.device_get(ARRANGE[layout](sequences(case, seed, indices), len(case.task.symbols)))
+
+
+def layouts_of(case):
+    """The layouts that a case is tested in: the first case of a task in all it has, the others in one."""
+    return case.task.layouts if case in FIRST else case.task.layouts[:1]
 
 
 def words(case, sequence, i):

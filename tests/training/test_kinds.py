@@ -18,6 +18,7 @@ from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.reading import ConfigError, check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
+from tests.sampled import sampled
 
 TASK = {"layout": "encoder_decoder", "min_length": 17, "max_length": 20}
 
@@ -47,7 +48,7 @@ def looked_at(tmp_path_factory):
     return look
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@sampled("kind", ["gru", "lstm"], keep=1)
 def test_a_model_without_attention_has_no_filter_and_a_report_that_says_so(looked_at, kind):
     result, folder = looked_at(kind, False, 256)
     assert (result["filter_score"], result["filters"]) == (None, {})
@@ -61,7 +62,7 @@ def test_a_model_without_attention_has_no_filter_and_a_report_that_says_so(looke
     assert "filter" not in data["result"]
 
 
-@pytest.mark.parametrize("screen", [256, 16])
+@sampled("screen", [256, 16], keep=1)
 def test_the_attention_of_a_recurrent_model_is_judged_by_the_oracle(looked_at, screen):
     result, folder = looked_at("gru", True, screen)
     record = read_record(folder)
@@ -72,7 +73,7 @@ def test_the_attention_of_a_recurrent_model_is_judged_by_the_oracle(looked_at, s
     assert 0.02 < result["filter_score"] < 0.3
 
 
-@pytest.mark.parametrize("screen", [256, 16])
+@sampled("screen", [256, 16], keep=1)
 def test_the_pooling_into_a_vector_is_shown_and_not_judged(looked_at, screen):
     result, folder = looked_at("pooled", True, screen)
     record = read_record(folder)

@@ -9,11 +9,12 @@ from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state, make_train_chunk
+from tests.sampled import sampled
 
 LENGTH = 6
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("task", "model", "line"),
     [
         ("reverse", {}, np.arange(LENGTH)[::-1]),
@@ -21,6 +22,7 @@ LENGTH = 6
         ("copy", {"queries": "positions"}, np.arange(LENGTH)),
     ],
     ids=["reverse", "reverse by cosine", "copy"],
+    keep=1,
 )
 def test_the_filter_of_a_solver_is_the_oracle(task, model, line):
     values = {

@@ -16,6 +16,7 @@ from jattn.training.pooling import PoolReal, pool_filters
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
+from tests.sampled import sampled
 
 
 def record_of(folder, layout, screen, lengths):
@@ -32,9 +33,10 @@ def record_of(folder, layout, screen, lengths):
     return read_record(folder)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("layout", "lengths"),
     [("encoder", (3, 24)), ("encoder", (24, 24)), ("decoder", (3, 14)), ("encoder_decoder", (9, 24))],
+    keep=1,
 )
 def test_a_pooled_run_measures_and_shows_what_a_whole_one_does(tmp_path, layout, lengths):
     for name in ("whole", "pooled"):
@@ -76,7 +78,7 @@ def test_pooling_over_the_whole_length_is_the_fold_of_the_library():
     np.testing.assert_allclose(found, filter.pool(16, 20), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("block_size", [None, 7])
+@sampled("block_size", [None, 7], keep=2)
 def test_pooling_over_the_real_length_of_each_example(heads, block_size):
     query, key = jax.random.normal(jax.random.key(1), (2, 3, 37, 2, 4))
     lengths = np.array([37, 21, 5])

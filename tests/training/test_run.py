@@ -16,6 +16,7 @@ from unittest import mock
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,7 +29,8 @@ from jattn.training.loop import train
 from jattn.training.reading import check, read_toml
 from jattn.training.runs import configure_jax
 from jattn.training.setup import make_setup
-from jattn.training.step import initial_state
+from jattn.training.step import initial_state, make_train_chunk
+from tests.sampled import sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -215,7 +217,7 @@ def test_a_killed_run_resumes_to_the_same_bits_and_rows(whole, tmp_path):
     assert rows(folder) == rows(whole[0])
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@sampled(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], keep=1)
 def test_a_signal_saves_stops_with_its_status_and_the_run_resumes_to_the_same_rows(whole, tmp_path, number, expected):
     folder = tmp_path / "stopped"
     process = start(folder)
@@ -287,8 +289,18 @@ def test_compiled_programs_are_kept_unless_told_otherwise(kept, monkeypatch, tmp
     assert settings.get("jax_compilation_cache_dir") == (str(tmp_path / "jattn" / "xla") if kept else None)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
-def test_every_config_runs(path, tmp_path):
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_makes_a_setup_whose_step_can_be_traced(name):
+    setup = make_setup(config_from_arguments([str(ROOT / "configs" / f"{name}.toml"), "--run.devices=1"]))
+    state = jax.eval_shape(lambda: initial_state(setup))
+    assert jax.eval_shape(make_train_chunk(setup), state, jnp.int32(1)) == state
+
+
+@sampled("name", CONFIGS, keep=["pronoun", "reverse_cosine", "reverse_decoder", "sentences"])
+def test_every_config_runs(name, tmp_path):
     small = {
         "training.steps": 1,
         "training.batch-size": 4,
@@ -299,7 +311,9 @@ def test_every_config_runs(path, tmp_path):
         "run.devices": 1,
         "run.folder": tmp_path / "run",
     }
-    config = config_from_arguments([str(path), *(f"--{key}={value}" for key, value in small.items())])
+    config = config_from_arguments(
+        [str(ROOT / "configs" / f"{name}.toml"), *(f"--{key}={value}" for key, value in small.items())]
+    )
     with interrupts() as signals:
         assert train(config, signals=signals)["examples"] == 4
     assert (tmp_path / "run" / "report.html").exists()

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from jattn.tasks import Batch
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import cross_entropy, initial_state, is_correct, make_train_chunk, train_step
+from tests.sampled import sampled
 
 TINY = {"task": {"min_length": 4, "max_length": 4}, "model": {"width": 8, "hidden": 8}, "training": {"batch_size": 8}}
 
@@ -121,14 +121,14 @@ def test_the_loop_ends_when_one_replicate_breaks():
     assert (state.broken_step.tolist(), state.step.tolist()) == ([-1, 0], [1, 1])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@sampled("dtype", ["float32", "bfloat16"], keep=1)
 def test_parameters_and_loss_stay_float32(dtype):
     state = chunk_of(dtype=dtype)(initial_state(setup_of(dtype=dtype)), jnp.int32(2))
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert 1 < float(state.sums["loss"]) / 2 < 6
 
 
-@pytest.mark.parametrize("layout", ["encoder", "decoder", "encoder_decoder"])
+@sampled("layout", ["encoder", "decoder", "encoder_decoder"], keep=1)
 def test_the_train_step_lowers_for_cpu_cuda_and_tpu(layout):
     setup = make_setup(check(TINY | {"task": {"layout": layout, "min_length": 2, "max_length": 4}}, "test"))
     shapes = jax.eval_shape(lambda: initial_state(setup))
