@@ -22,7 +22,7 @@ from jattn.engine.attention import attend
 from jattn.rules.biases import Bias
 from jattn.rules.checks import check_float, check_integer
 from jattn.rules.grids import Grid, static
-from jattn.rules.masks import Mask, MaskLike, as_mask
+from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.overlay import Overlay
 from jattn.rules.rule import rule
 

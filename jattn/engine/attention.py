@@ -23,7 +23,7 @@ from jattn.rules.biases import BiasLike
 from jattn.rules.checks import check_float
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import Grid, whole_grid
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, forbid, softmax
 from jattn.rules.products import average, long_axis_last
 from jattn.rules.scores import ScoreLike, scaled_dot

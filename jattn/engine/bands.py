@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jattn.rules import masks
+from jattn.rules.mask import Both, Mask
 from jattn.rules.overlay import Overlay
 
 FARTHEST = 2**30
@@ -59,7 +60,7 @@ class Band:
         return (first <= last) & (here < within[0]) & (first < within[1])
 
 
-def read_mask(mask: masks.Mask | None) -> Band:
+def read_mask(mask: Mask | None) -> Band:
     """Takes a mask to pieces, as far as windows with static offsets, lengths and segments go."""
     band = Band()
     for part in _conjuncts(mask):
@@ -74,14 +75,14 @@ def shortest(lengths: tuple[Overlay | int, ...], most: int) -> Int[np.ndarray | 
     return functools.reduce(jnp.minimum, laid, fixed)
 
 
-def _conjuncts(mask: masks.Mask | None) -> Iterator[masks.Mask]:
-    if isinstance(mask, masks.Both):
+def _conjuncts(mask: Mask | None) -> Iterator[Mask]:
+    if isinstance(mask, Both):
         yield from (*_conjuncts(mask.left), *_conjuncts(mask.right))
     elif mask is not None:
         yield mask
 
 
-def _add(band: Band, part: masks.Mask) -> Band:
+def _add(band: Band, part: Mask) -> Band:
     if isinstance(part, masks.Padding):
         queries = () if part.query_lengths is None else (part.query_lengths,)
         band = dataclasses.replace(band, query_lengths=(*band.query_lengths, *queries))

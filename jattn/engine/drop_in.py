@@ -18,7 +18,7 @@ from jattn.engine.compiling import compiled
 from jattn.engine.rows import row_program
 from jattn.rules import masks
 from jattn.rules.checks import check_float
-from jattn.rules.masks import Mask
+from jattn.rules.mask import Mask
 from jattn.rules.normalizers import softmax
 from jattn.rules.scores import Score, scaled_dot
 

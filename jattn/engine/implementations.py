@@ -14,7 +14,7 @@ from jattn.engine.plans import DENSE_WEIGHTS, Plan
 from jattn.engine.rows import row_program
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
 

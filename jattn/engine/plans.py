@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jattn.rules.checks import check_integer
-from jattn.rules.masks import Mask
+from jattn.rules.mask import Mask
 
 DENSE_WEIGHTS = 2**22
 """Up to this many weights in all, `attend` computes the filter in one block."""

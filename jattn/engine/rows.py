@@ -21,7 +21,7 @@ from jattn.rules.biases import Bias, BiasLike, as_bias
 from jattn.rules.checks import check_precision
 from jattn.rules.edits import Edit, EditLike, as_edit
 from jattn.rules.grids import Grid, static
-from jattn.rules.masks import Mask, MaskLike, as_mask
+from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.rules.scores import Score, ScoreLike, as_score
 

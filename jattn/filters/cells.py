@@ -22,7 +22,7 @@ from jattn.engine.compiling import compiled
 from jattn.filters.folds import pool
 from jattn.filters.passes import chosen_rows, sweep
 from jattn.filters.virtual import VirtualMatrix
-from jattn.rules.masks import MaskLike, as_mask
+from jattn.rules.mask import MaskLike, as_mask
 
 CELLS = 256
 """The most rows, and columns, of cells that `plot` draws."""

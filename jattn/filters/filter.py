@@ -28,7 +28,7 @@ from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import Grid
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
 

@@ -8,7 +8,7 @@ from jattn.drawing.ink import SCALES, check_scale
 from jattn.drawing.view import make_labels
 from jattn.filters.cells import compute_cells, make_view, oracle_filter
 from jattn.filters.virtual import VirtualMatrix
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from jattn.filters.blocks import FilterBlock, Fold
 from jattn.filters.largest import largest
 from jattn.rules.checks import check_integer
 from jattn.rules.grids import Grid, static
-from jattn.rules.masks import Mask, MaskLike, as_mask
+from jattn.rules.mask import Mask, MaskLike, as_mask
 
 
 class TopK(NamedTuple):

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jattn.rules.biases import Bias, BiasLike
 from jattn.rules.grids import Grid
-from jattn.rules.masks import Mask, MaskLike, causal
+from jattn.rules.mask import Mask, MaskLike
+from jattn.rules.masks import causal
 from jattn.rules.rule import rule
 
 

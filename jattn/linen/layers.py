@@ -17,7 +17,7 @@ from jattn.decode.cache import KVCache
 from jattn.linen.multi_head import MultiHeadAttention, Projection
 from jattn.rules import biases
 from jattn.rules.biases import Bias, BiasLike
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
 

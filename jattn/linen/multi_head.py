@@ -26,7 +26,7 @@ from jattn.linen.flax_cache import DecodeCache
 from jattn.rules import positions
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike, in_turn
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_block, check_float, check_integer
+from jattn.rules.checks import check_float, check_integer
+from jattn.rules.functions import of_indices, takes_head
 from jattn.rules.grids import Grid, static
-from jattn.rules.masks import takes_head
 from jattn.rules.overlay import Overlay, fit_array
 from jattn.rules.parameters import Integer, as_integer
 from jattn.rules.rule import Rule, called, rule, write, write_joined
@@ -359,11 +359,9 @@ class FromFunction(Bias):
     with_head: bool = static()
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
-        indices = (grid.head, grid.query, grid.key) if self.with_head else (grid.query, grid.key)
-        bias = jnp.asarray(self.function(*indices))
+        bias = of_indices("bias", self.function, self.with_head, grid)
         if not jnp.issubdtype(bias.dtype, jnp.floating):
             raise TypeError(f"bias: the function must return floats, got dtype {bias.dtype}")
-        check_block("bias", bias, indices)
         return bias
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 
 def check_float(name: str, array: Any) -> None:
@@ -43,21 +42,3 @@ def check_precision(precision: Any) -> None:
             "precision: expected None, 'default', 'high', 'highest' or what else jax.lax.dot_general takes, "
             f"got {precision!r}"
         ) from None
-
-
-def check_block(name: str, array: Array, indices: tuple[Array, ...]) -> None:
-    """Checks what a function of index grids returned against the grids that it was given.
-
-    A function that is given no ``head`` returns the same for all heads, whether they are computed at once or walked.
-
-    Raises:
-      ValueError: unless the array broadcasts to the grids, and not the other way.
-    """
-    block = jnp.broadcast_shapes(*(index.shape for index in indices))
-    sizes = zip(array.shape[::-1], block[::-1], strict=False)
-    if array.ndim > len(block) or any(size not in (1, whole) for size, whole in sizes):
-        hint = "; what differs by head takes (head, query, key)" if len(indices) == 2 else ""
-        raise ValueError(
-            f"{name}: the function must return an array that broadcasts to its index grids, of shape {block}, "
-            f"got {array.shape}{hint}"
-        )

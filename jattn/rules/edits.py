@@ -25,7 +25,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jattn.rules.grids import Grid, static
-from jattn.rules.masks import Mask, MaskLike, as_mask
+from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.overlay import Overlay
 from jattn.rules.rule import Rule, called, rule, write, write_call
 

@@ -9,75 +9,22 @@ Example:
   '#...\\n#...\\n#.#.\\n#.##'
 """
 
-import abc
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jattn.rules.checks import check_block, check_integer
+from jattn.rules.checks import check_integer
+from jattn.rules.functions import of_indices, takes_head
 from jattn.rules.grids import Grid, static, whole_grid
+from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask
 from jattn.rules.overlay import Overlay
 from jattn.rules.parameters import Integer, as_integer
-from jattn.rules.rule import Rule, called, rule, write, write_call, write_joined
-
-MaskLike = Any
-"""A `Mask`, or a boolean array that broadcasts to ``[*batch, N, T, S]``."""
-
-Rows = Int[np.ndarray, " blocks"]
-"""The first, or the last, row of each of some blocks."""
-
-Span = tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]
-"""For each of some blocks of rows, a range of keys: its first, and the one after its last; empty where they meet."""
-
-
-class Mask(Rule):
-    """Decides, on the index grids of one block, which keys each query may attend to.
-
-    Subclasses are frozen dataclasses registered as pytrees. Combine masks with ``&`` (both allow), ``|`` (either
-    allows) and ``~`` (forbid what was allowed); arrays may stand on either side.
-    """
-
-    __array_ufunc__ = None  # lets numpy arrays on the left of & and | defer to this class
-
-    @abc.abstractmethod
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        """Computes the mask of one block; the result broadcasts to the block."""
-
-    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        """Bounds the keys that rows `first` to `last` may attend to, as far as is known without any data.
-
-        Keys outside of the span are forbidden to all these rows, and `attend` never computes their scores.
-        """
-        return np.zeros_like(first), np.full_like(last, num_keys)
-
-    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        """Bounds the keys that are forbidden to some of the rows; all of them may attend to every key outside of it."""
-        return np.zeros_like(first), np.full_like(last, num_keys)
-
-    def __bool__(self) -> bool:
-        raise TypeError("a mask has no truth value: combine masks with &, | and ~")
-
-    def __and__(self, other: MaskLike) -> "Mask":
-        return Both(self, as_mask(other))
-
-    def __rand__(self, other: MaskLike) -> "Mask":
-        return Both(as_mask(other), self)
-
-    def __or__(self, other: MaskLike) -> "Mask":
-        return Either(self, as_mask(other))
-
-    def __ror__(self, other: MaskLike) -> "Mask":
-        return Either(as_mask(other), self)
-
-    def __invert__(self) -> "Mask":
-        return Not(self)
+from jattn.rules.rule import rule, write_call
 
 
 def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
@@ -221,42 +168,12 @@ def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
     return FromFunction(function, takes_head(function, "masks.from_function"))
 
 
-def as_mask(mask: MaskLike) -> Mask:
-    """Returns a `Mask` for a mask object or a boolean array; refuses anything else."""
-    if isinstance(mask, Mask):
-        return mask
-    if not isinstance(mask, jax.Array | np.ndarray | np.bool_ | bool):
-        raise TypeError(f"mask: expected a boolean array or a jattn mask (True = may attend), got {called(mask)}")
-    array = jnp.asarray(mask)
-    if array.dtype != jnp.bool_:
-        raise TypeError(
-            f"mask: expected dtype bool (True = may attend), got {array.dtype}; give additive terms as bias"
-        )
-    return FromArray(array)
-
-
 def draw(mask: MaskLike, num_queries: int, num_keys: int) -> str:
     """Draws a mask as text, a line per query: ``#`` may attend, ``.`` may not."""
     shape = (1, num_queries, num_keys)
     mask = as_mask(mask).fit(shape)
     allowed = np.broadcast_to(np.asarray(mask.evaluate(whole_grid(shape))), shape)[0]
     return "\n".join("".join("#" if cell else "." for cell in row) for row in allowed)
-
-
-def takes_head(function: Callable[..., Any], caller: str) -> bool:
-    """Tells whether a function of index grids takes ``(head, query, key)`` rather than ``(query, key)``."""
-    try:
-        inspect.signature(function).bind(None, None, None)
-        return True
-    except TypeError:
-        pass
-    try:
-        inspect.signature(function).bind(None, None)
-        return False
-    except TypeError:
-        raise TypeError(
-            f"{caller}: expected a function of (query, key) or (head, query, key), got {function!r}"
-        ) from None
 
 
 def _as_lengths(name: str, lengths: Any) -> Array:
@@ -278,17 +195,6 @@ def _as_ids(name: str, ids: Any) -> Array:
     if ids.ndim == 0:
         raise ValueError(f"{expected}, got a scalar")
     return jnp.asarray(ids)
-
-
-def _intersect(left: Span, right: Span) -> Span:
-    return np.maximum(left[0], right[0]), np.minimum(left[1], right[1])
-
-
-def _hull(left: Span, right: Span) -> Span:
-    left_empty, right_empty = left[0] >= left[1], right[0] >= right[1]
-    first = np.where(left_empty, right[0], np.where(right_empty, left[0], np.minimum(left[0], right[0])))
-    end = np.where(left_empty, right[1], np.where(right_empty, left[1], np.maximum(left[1], right[1])))
-    return first, end
 
 
 @rule()
@@ -407,85 +313,13 @@ class Padding(Mask):
         return dataclasses.replace(self, lengths=lengths, query_lengths=query_lengths)
 
 
-@rule()
-class FromArray(Mask):
-    array: Bool[Array, "..."] | Overlay
-
-    def __repr__(self) -> str:
-        return write(self.array)
-
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        return grid.part(self.array)
-
-    def fit(self, shape: tuple[int, ...]) -> Self:
-        return dataclasses.replace(self, array=Overlay.of("mask", self.array, shape))
-
-
 @rule(from_function)
 class FromFunction(Mask):
     function: Callable[..., Bool[Array, "..."]] = static()
     with_head: bool = static()
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        indices = (grid.head, grid.query, grid.key) if self.with_head else (grid.query, grid.key)
-        allowed = jnp.asarray(self.function(*indices))
+        allowed = of_indices("mask", self.function, self.with_head, grid)
         if allowed.dtype != jnp.bool_:
             raise TypeError(f"mask: the function must return booleans (True = may attend), got dtype {allowed.dtype}")
-        check_block("mask", allowed, indices)
         return allowed
-
-
-@rule()
-class Both(Mask):
-    left: Mask
-    right: Mask
-    binding = 2
-
-    def __repr__(self) -> str:
-        return write_joined(self.left, "&", self.right, self.binding)
-
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        return self.left.evaluate(grid) & self.right.evaluate(grid)
-
-    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        return _intersect(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
-
-    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        return _hull(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
-
-
-@rule()
-class Either(Mask):
-    left: Mask
-    right: Mask
-    binding = 1
-
-    def __repr__(self) -> str:
-        return write_joined(self.left, "|", self.right, self.binding)
-
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        return self.left.evaluate(grid) | self.right.evaluate(grid)
-
-    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        return _hull(*(mask.allowed_span(first, last, num_keys) for mask in (self.left, self.right)))
-
-    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        return _intersect(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
-
-
-@rule()
-class Not(Mask):
-    mask: Mask
-    binding = 4
-
-    def __repr__(self) -> str:
-        return f"~{self.mask!r}" if self.mask.binding >= self.binding else f"~({self.mask!r})"
-
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        return ~self.mask.evaluate(grid)
-
-    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        return self.mask.forbidden_span(first, last, num_keys)
-
-    def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        return self.mask.allowed_span(first, last, num_keys)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int
 
 from jattn.rules import masks
 from jattn.rules.checks import check_integer
-from jattn.rules.masks import Mask
+from jattn.rules.mask import Mask
 
 PATTERNS = (
     "itself",

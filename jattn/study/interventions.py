@@ -19,7 +19,7 @@ from jattn.filters.names import in_order
 from jattn.rules import edits as edits_of_filters
 from jattn.rules.edits import Edit, EditLike, as_edit
 from jattn.rules.grids import Grid
-from jattn.rules.masks import MaskLike
+from jattn.rules.mask import MaskLike
 from jattn.rules.rule import rule
 from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.tasks.layouts import Batch

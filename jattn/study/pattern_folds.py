@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 from jattn.filters.blocks import FilterBlock, HeadFold
 from jattn.filters.row_folds import EffectiveKeys
-from jattn.rules.masks import Mask
+from jattn.rules.mask import Mask
 
 EVENNESS = "evenness"
 """What the fold calls the measure that needs no set."""

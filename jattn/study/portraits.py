@@ -19,7 +19,8 @@ from jattn.drawing import portrait_table as report
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import reading_order
 from jattn.rules.grids import static
-from jattn.rules.masks import Mask, MaskLike, as_mask, padding
+from jattn.rules.mask import Mask, MaskLike, as_mask
+from jattn.rules.masks import padding
 from jattn.rules.patterns import PATTERNS, pattern_sets
 from jattn.study.pattern_folds import EVENNESS, PatternMeans
 
