@@ -56,7 +56,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     import inspect
 
     from jattn.tasks import TASKS, draw
-    from jattn.tasks.options import task_options
+    from jattn.tasks.catalogue import task_options
 
     if name not in TASKS:
         near = difflib.get_close_matches(name.lower(), TASKS, n=1)

@@ -1,8 +1,11 @@
 """Imports go one way, between the wings and inside them, as CONTRIBUTING.md lists them, and take no private names."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 WINGS = [
@@ -85,6 +88,24 @@ def test_what_draws_knows_no_jax_and_no_model():
         or (other.split(".")[0] == "jattn" and rank(other) not in map(WINGS.index, WITHOUT_JAX))
     ]
     assert knowing == []
+
+
+@pytest.mark.parametrize("package", ["jattn", "jattn.tasks"])
+def test_what_is_imported_late_is_where_type_checkers_are_told(package):
+    module = importlib.import_module(package)
+    told = {
+        alias.name: node.module
+        for node in ast.walk(ast.parse(MODULES[package].read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and any(alias.asname == alias.name for alias in node.names)
+        for alias in node.names
+    }
+    assert set(module.__all__) - {"TASKS", "FAMILIES"} == set(told)
+    for name, place in told.items():
+        late, there = getattr(module, name), importlib.import_module(place)
+        assert late is getattr(there, name), name
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
 
 
 def test_every_wing_has_its_place_and_its_sentence():

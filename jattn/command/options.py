@@ -1,6 +1,7 @@
 """From the arguments of the command to a checked `Config`, or one message that says what is wrong."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -15,6 +16,7 @@ from jattn.training.reading import (
     check,
     in_folder,
     known_configs,
+    merge,
     nearest_path,
     paths,
     read_toml,
@@ -41,12 +43,12 @@ def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -
       SystemExit: status 0 after ``--help``, 2 after a message on an option that cannot be read.
     """
     given = read_arguments(arguments, program)
-    config = check(given.values, given.source)
+    config = given.check()
     return config if config.run.folder else in_folder(config, Path("runs") / given.name)
 
 
 def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given:
-    """Reads the config file named first in `arguments`, which must be right, and the options that follow.
+    """Reads the config file named first in `arguments` and the options that follow; says which keys are left out.
 
     Raises: as `config_from_arguments`.
     """
@@ -58,13 +60,23 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
     else:
         source, *options = arguments
         values = read_toml(Path(source))
-    config = check(values, source)
+    config = check(values, source, draft=True)
     if not options:
-        return Given(values, source, Path(source).stem)
-    return Given(_apply_options(config, options, f"{program} CONFIG"), "command line", Path(source).stem)
+        return Given(values, source, source, values)
+    changes = _read_options(config, options, f"{program} CONFIG")
+    merged, left_out = merge(values, changes, "command line")
+    tell_left_out(source, left_out)
+    return Given(merged, "command line", source, values)
 
 
-def _apply_options(config: Config, options: list[str], program: str) -> dict[str, Any]:
+def tell_left_out(source: str, keys: Sequence[str]) -> None:
+    """Says in a line which keys have no use after what was chosen."""
+    if keys:
+        print(f"{source}: left out, as nothing chosen uses it: {', '.join(keys)}", file=sys.stderr)
+
+
+def _read_options(config: Config, options: list[str], program: str) -> dict[str, Any]:
+    """Returns the nested values that the options give."""
     # tyro parses into plain dataclasses, so that every value is judged, and every mistake worded, by `check` alone.
     sections = {name: _plain(name, getattr(config, name)) for name in Config.model_fields}
     fields = [(name, type(section), dataclasses.field(default=section)) for name, section in sections.items()]
@@ -74,7 +86,13 @@ def _apply_options(config: Config, options: list[str], program: str) -> dict[str
     )
     if unknown:
         raise ConfigError(_unknown_option(options, unknown[0], program))
-    return dataclasses.asdict(parsed)
+    changes: dict[str, Any] = {}
+    for word in (option.split("=")[0].removeprefix("--").replace("-", "_") for option in options):
+        table, _, key = word.partition(".")
+        key = key if word in paths() else key.removeprefix("no_")
+        if f"{table}.{key}" in paths():
+            changes.setdefault(table, {})[key] = getattr(getattr(parsed, table), key)
+    return changes
 
 
 def _unknown_option(options: list[str], unknown: str, program: str) -> str:
@@ -87,12 +105,12 @@ def _unknown_option(options: list[str], unknown: str, program: str) -> str:
 
 
 def _plain(name: str, section: pydantic.BaseModel) -> Any:
-    # A key without a common default is None until it is given.
+    # A key that nothing chosen uses is None, as is one that the task decides.
     fields, values = [], {}
     for key, field in type(section).model_fields.items():
-        optional, given = field.default is None, key in section.model_fields_set
-        metavar = "INT" if optional else None
-        kind: Any = Optional[field.annotation] if optional else field.annotation  # noqa: UP045
+        value = getattr(section, key)
+        metavar = "INT" if value is None and field.annotation is int else None
+        kind: Any = Optional[field.annotation] if value is None else field.annotation  # noqa: UP045
         fields.append((key, Annotated[kind, tyro.conf.arg(help=field.description, metavar=metavar)]))
-        values[key] = None if optional and not given else getattr(section, key)
+        values[key] = value
     return dataclasses.make_dataclass(name.title(), fields, frozen=True)(**values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jattn.command.options import read_arguments
+from jattn.command.options import read_arguments, tell_left_out
 from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value
 from jattn.training.sweeps import Sweep, make_sweep
 
@@ -30,7 +30,9 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
         swept[table, key] = [parse_value(table, key, text) for text in texts]
     given = read_arguments(options, program)
     folder = given.values.get("run", {}).get("folder") or str(Path("runs") / f"{given.name}_sweep")
-    return make_sweep(given, swept, Path(folder))
+    sweep = make_sweep(given, swept, Path(folder))
+    tell_left_out(given.file, sweep.left_out)
+    return sweep
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -246,6 +246,7 @@ class PooledEncoder(Transformer):
         pooling = MultiHeadAttention(
             num_heads=self.num_heads,
             score=self.score,
+            normalizer=self.normalizer,
             dropout_rate=self.dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,

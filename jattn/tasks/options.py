@@ -1,40 +1,65 @@
-"""A task by its name in a config and the options that it takes there."""
+"""What a config may say of a thing that it can name: its options, their ranges and what they mean.
 
-import inspect
+Whatever a config can choose (a task, a score, an optimizer) is an `Entry` of a table, a mapping by name. Tables import
+no JAX: a mistake in a name, a key or a range is told before anything slow is imported.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
-from jattn.tasks import TASKS, Task
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A key that some entries of a table have.
 
-def task_options(name: str) -> dict[str, Any]:
-    """Returns the options of a task and their defaults; ``num_symbols`` is the option ``symbols``, and so on.
-
-    Example:
-      >>> from jattn.tasks.options import task_options
-      >>> task_options("shift")
-      {'symbols': 10, 'by': 1}
+    Attributes:
+      default: its value where nothing is said.
+      help: what it means.
+      least, most: the range of a number, ends included.
+      above, below: the range of a number, ends left out.
+      choices: all that a text may be.
     """
-    return {_option(key): parameter.default for key, parameter in inspect.signature(TASKS[name]).parameters.items()}
+
+    default: Any
+    help: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def by_default(self, default: Any) -> "Option":
+        """Returns the same option with another default."""
+        return dataclasses.replace(self, default=default)
 
 
-def make_task(name: str, options: dict[str, Any]) -> Task:
-    """Makes the task of a name with options as a config tells them.
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What one name in a table stands for.
 
-    Raises:
-      ValueError: if the task has no such option, or an option has a value that cannot work; the text begins with the
-        option's name.
+    Attributes:
+      made_by: the function that makes it, as ``"module:name"``; empty where the name says all.
+      options: the keys that it brings, by name; the function takes them, with or without ``num_`` before their name.
+      uses: the keys that are there anyway and that only some entries use, this one among them.
     """
-    parameters = {_option(key): key for key in inspect.signature(TASKS[name]).parameters}
-    for key in options:
-        if key not in parameters:
-            takes = f"it has {', '.join(parameters)}" if parameters else "it has none"
-            raise ValueError(f"{key}: task {name!r} has no such option; {takes}")
-    try:
-        return TASKS[name](**{parameters[key]: value for key, value in options.items()})
-    except ValueError as error:
-        parameter, _, problem = str(error).partition(":")
-        raise ValueError(f"{_option(parameter)}:{problem}") from None
+
+    made_by: str = ""
+    options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+    uses: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys that the entry uses and others may not."""
+        return (*self.options, *self.uses)
+
+    def load(self) -> Any:
+        """Imports the function that makes it."""
+        module, _, name = self.made_by.partition(":")
+        return getattr(importlib.import_module(module), name)
 
 
-def _option(parameter: str) -> str:
-    return parameter.removeprefix("num_")
+def entry(made_by: str = "", *uses: str, **options: Option) -> Entry:
+    """Writes an `Entry` in one line."""
+    return Entry(made_by, options, uses)

@@ -1,133 +1,79 @@
 """What a run is: frozen, checked before anything is compiled, written down in full beside its results.
 
-Every key has a default; a config file says what differs, and options on the command line come on top.
+Every key has a default; a config file says what differs, and options on the command line come on top. A key is used, or
+refused with the reason; the names and ranges are checked without JAX.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, ValidationInfo
 
-from jattn.linen.models import QUERIES
-from jattn.linen.recurrent import CELLS
-from jattn.linen.transformer import POSITIONS
-from jattn.tasks import LAYOUTS, TASKS, Task
-from jattn.tasks.options import make_task, task_options
-
-
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
+from jattn.tasks.catalogue import CATALOGUE, LAYOUT_NAMES, check_options, make_task, task_options
+from jattn.training.sections import Section, with_options
+from jattn.training.tables import ATTENTION, KINDS, LAYOUTS, NORMALIZERS, OPTIMIZERS, POSITIONS, SCHEDULES, SCORES
 
 if TYPE_CHECKING:
-    TaskName = str
-    LayoutName = str
-    PositionsName = str
-    QueriesName = str
-    KindName = str
+    from jattn.tasks.sequences import Task
+
+    TaskName = LayoutName = KindName = PositionsName = ScoreName = NormalizerName = OptimizerName = ScheduleName = str
 else:
-    TaskName = Literal[tuple(TASKS)]
-    LayoutName = Literal[tuple(LAYOUTS)]
-    PositionsName = Literal[POSITIONS]
-    QueriesName = Literal[QUERIES]
-    KindName = Literal[("transformer", *CELLS, "pooled")]
+    TaskName = Literal[tuple(CATALOGUE)]
+    LayoutName = Literal[LAYOUT_NAMES]
+    KindName = Literal[tuple(KINDS)]
+    PositionsName = Literal[tuple(POSITIONS)]
+    ScoreName = Literal[tuple(SCORES)]
+    NormalizerName = Literal[tuple(NORMALIZERS)]
+    OptimizerName = Literal[tuple(OPTIMIZERS)]
+    ScheduleName = Literal[tuple(SCHEDULES)]
+
+DRAFT = {"draft": True}
+"""The context that lets pydantic check names and ranges alone: not whether keys are used and fit together."""
 
 
-def _own(**limits: Any) -> Any:
-    """Declares a key that each task has a default of its own for, if it has the key at all."""
-    return Field(default=None, **limits)
+def _length(description: str) -> Any:
+    return Field(default=None, ge=1, le=4096, description=description)
 
 
-class TaskConfig(_Section):
+class TaskKeys(Section):
     """What is learned, and how the model sees it; tasks differ in the keys they have."""
 
     name: TaskName = Field(default="reverse", description="the task")
     layout: LayoutName = Field(default="encoder", description="how the model sees it; decides the kind of model")
-    min_length: int = _own(ge=1, le=4096, description="the shortest source trained on")
-    max_length: int = _own(ge=1, le=4096, description="the longest source trained on")
-    symbols: int = _own(ge=2, le=10_000, description="how many different symbols there are")
-    by: int = _own(ge=-4096, le=4096, description="shift: how many places to the right")
-    places: int = _own(ge=1, le=2048, description="permute: how many tokens there are to arrange at most")
-    items: int = _own(ge=1, le=2048, description="selective_copy: how many tokens stand among the blanks")
-    hay: int = _own(ge=1, le=10_000, description="needle: how many different letters the heap has")
-    keys: int = _own(ge=1, le=10_000, description="associative_recall: how many different keys there are")
-    values: int = _own(ge=1, le=10_000, description="associative_recall, variable_tracking: how many different values")
-    vocabulary: int = _own(ge=2, le=100_000, description="mqar: how many keys and values there are together")
-    pairs: int = _own(ge=1, le=1024, description="mqar: how many pairs of a key and a value, and how many questions")
-    names: int = _own(ge=1, le=10_000, description="variable_tracking: how many different names there are")
-    hops: int = _own(ge=1, le=100, description="variable_tracking: how many names lie between the value and the end")
-    max_count: int = _own(ge=1, le=4096, description="histogram: the greatest count, and so the greatest length")
-    base: int = _own(ge=2, le=10_000, description="addition: how many different digits there are")
-    modulus: int = _own(ge=2, le=10_000, description="modular_addition: how many different numbers there are")
-    depth: int = _own(ge=1, le=20, description="listops: how many lists may be in each other")
-    operators: int = _own(ge=1, le=3, description="listops: how many operators there are, of MIN, MAX and MED")
-    split: Literal["all", "train", "test"] = _own(description="pronoun: all sentences, all but a fifth, or that fifth")
-    read_at: Literal["it", "end"] = _own(description="pronoun: where in the sentence the answer is read")
-    facts: int = _own(ge=1, le=3, description="reading: how many sentences of the story decide the answer")
-    image: int = _own(ge=6, le=4096, description="captions: how many pixels wide and high the picture is")
-    patch: int = _own(ge=1, le=64, description="captions: how many pixels wide and high a patch of it is")
-    shape: int = _own(ge=3, le=2048, description="captions: how many pixels wide and high a shape in it is")
+    min_length: int = _length("the shortest source trained on; by default what suits the task")
+    max_length: int = _length("the longest source trained on; by default what suits the task")
 
-    @pydantic.model_validator(mode="after")
-    def _complete(self) -> "TaskConfig":
-        """Fills in what the task has by default, and refuses what it does not have or cannot do."""
-        options = {key: value for key, value in self._given().items() if key not in _EVERY_TASK}
-        try:
-            task = make_task(self.name, options)
-        except ValueError as error:
-            raise ValueError(f"task.{error}") from None
-        lengths = {"min_length": task.length, "max_length": task.length}
-        # What is filled in does not count as given: another task, named later, brings its own.
-        vars(self).update(lengths | task_options(self.name) | self._given())
-        return self
-
-    def _given(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in type(self).model_fields if key in self.model_fields_set}
-
-    @pydantic.model_serializer(mode="wrap")
-    def _without_the_others(self, serialize: Any) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if value is not None}
-
-    def make(self) -> Task:
+    def make(self) -> "Task":
         """Makes the task with its options."""
-        return make_task(self.name, {key: getattr(self, key) for key in task_options(self.name)})
+        options = {key: getattr(self, key) for key in task_options(self.name)}
+        return make_task(self.name, {key: value for key, value in options.items() if value is not None})
 
 
-_EVERY_TASK = ("name", "layout", "min_length", "max_length")
-
-
-class ModelConfig(_Section):
-    """What learns; some keys concern some kinds alone."""
+class ModelKeys(Section):
+    """What learns; kinds differ in the keys they use."""
 
     kind: KindName = Field(default="transformer", description="the kind of model; all but transformers read a source")
     attention: bool = Field(
-        default=True,
-        description="gru, lstm: whether the decoder attends to the source, or has one fixed vector of it",
+        default=True, description="whether the decoder attends to the source, or has one fixed vector of it"
     )
     num_layers: int = Field(default=1, ge=1, le=64, description="blocks in a stack, or cells on top of one another")
     num_heads: int = Field(default=1, ge=1, le=256, description="attention heads; must divide the width")
     width: int = Field(default=32, ge=2, le=8192, description="length of a token's vector")
     hidden: int = Field(default=64, ge=1, le=65_536, description="width inside the feed-forward layers")
     norm: Literal["pre", "post"] = Field(default="pre", description="whether norms come before or after each step")
-    queries: QueriesName = Field(
+    queries: Literal["tokens", "positions"] = Field(
         default="tokens",
         description="what an encoder's first queries know; with positions, answers must come through a filter",
     )
-    positions: PositionsName = Field(default="sinusoidal", description="how a transformer is told where tokens stand")
-    max_length: int = Field(default=512, ge=1, le=65_536, description="the longest length of learned positions")
-    score: Literal["scaled_dot", "cosine"] = Field(
-        default="scaled_dot", description="how a transformer compares queries and keys"
-    )
-    temperature: float = Field(default=0.1, gt=0, description="what cosines are divided by")
-    normalizer: Literal["softmax", "softmax_plus_one", "sigmoid", "entmax15", "sparsemax"] = Field(
-        default="softmax", description="how weights are made of scores"
-    )
+    positions: PositionsName = Field(default="sinusoidal", description="how a model is told where tokens stand")
+    score: ScoreName = Field(default="scaled_dot", description="how queries and keys are compared")
+    normalizer: NormalizerName = Field(default="softmax", description="how weights are made of scores")
     dropout_rate: float = Field(
         default=0.0, ge=0, lt=1, description="chance of each activation and weight to be dropped"
     )
 
 
-class TrainingConfig(_Section):
+class TrainingKeys(Section):
     """How it is learned."""
 
     steps: int = Field(default=500, ge=1, le=100_000_000, description="optimizer steps at most")
@@ -135,11 +81,12 @@ class TrainingConfig(_Section):
         default=False, description="stop at the first evaluation that meets [evaluation]'s solved_*"
     )
     batch_size: int = Field(default=128, ge=1, le=1_048_576, description="examples per step")
-    learning_rate: float = Field(
-        default=1e-2, gt=0, description="its peak, after the warm-up; a cosine brings it to zero at the last step"
+    optimizer: OptimizerName = Field(default="adamw", description="what learns")
+    learning_rate: float = Field(default=1e-2, gt=0, description="its peak, after the warm-up")
+    schedule: ScheduleName = Field(
+        default="cosine", description="how the learning rate goes on from its peak; all but constant end at zero"
     )
     warmup_steps: int = Field(default=50, ge=0, description="steps in which the learning rate rises from zero")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
     clip_norm: float = Field(default=1.0, gt=0, description="global norm beyond which a gradient is scaled down")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the computation; parameters are float32"
@@ -148,7 +95,28 @@ class TrainingConfig(_Section):
     replicates: int = Field(default=1, ge=1, le=100, description="seeds trained at once: `seed` and those after it")
 
 
-class EvaluationConfig(_Section):
+if TYPE_CHECKING:
+    TaskConfig = TaskKeys
+    ModelConfig = ModelKeys
+    TrainingConfig = TrainingKeys
+else:
+    TaskConfig = with_options("TaskConfig", TaskKeys, {"name": CATALOGUE})
+    ModelConfig = with_options(
+        "ModelConfig",
+        ModelKeys,
+        {
+            "kind": KINDS,
+            "layout": LAYOUTS,
+            "attention": ATTENTION,
+            "positions": POSITIONS,
+            "score": SCORES,
+            "normalizer": NORMALIZERS,
+        },
+    )
+    TrainingConfig = with_options("TrainingConfig", TrainingKeys, {"optimizer": OPTIMIZERS, "schedule": SCHEDULES})
+
+
+class EvaluationConfig(Section):
     """How it is judged."""
 
     every: int = Field(default=100, ge=1, description="steps between evaluations")
@@ -164,7 +132,7 @@ class EvaluationConfig(_Section):
     batch_size: int = Field(default=200, ge=1, le=1_048_576, description="examples computed at once")
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Where it is written, and what is watched on the way."""
 
     folder: str = Field(default="", description="the run folder; by default runs/ and the config's name")
@@ -186,7 +154,7 @@ class RunConfig(_Section):
     cache: bool = Field(default=True, description="keep compiled programs in your own cache folder")
 
 
-class Config(_Section):
+class Config(Section):
     """All of a run."""
 
     task: TaskConfig = TaskConfig()
@@ -196,14 +164,63 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
     @pydantic.model_validator(mode="after")
-    def _fits_together(self) -> "Config":
-        for problem in _problems(self):
-            raise ValueError(problem)
+    def _completed(self, info: ValidationInfo) -> "Config":
+        """Fills in what is used, and refuses what is not, or does not fit together; a draft is filled in alone."""
+        unused = self.unused_keys()
+        if info.context != DRAFT:
+            for problem in (*_choice_problems(self), *_unused_problems(self, unused)):
+                raise ValueError(problem)
+        layout = {"layout": self.task.layout}
+        sections = {name: getattr(self, name).resolved(unused[name], **layout) for name in unused}
+        vars(self).update(sections)
+        if info.context != DRAFT:
+            self._fill_in_lengths()
+            for problem in _problems(self):
+                raise ValueError(problem)
         return self
+
+    def unused_keys(self) -> dict[str, dict[str, str]]:
+        """Returns the keys of each section that nothing chosen uses, with the reason."""
+        return {
+            "task": self.task.unused(),
+            "model": self.model.unused(layout=self.task.layout),
+            "training": self.training.unused(),
+        }
+
+    def _fill_in_lengths(self) -> None:
+        """Fills in the lengths that suit the task, with its options."""
+        try:
+            length = self.task.make().length
+        except ValueError as error:
+            raise ValueError(f"task.{error}") from None
+        vars(self.task).update({"min_length": length, "max_length": length} | self.task.given())
 
     def longest(self) -> int:
         """The longest source of training and test."""
         return max(self.task.max_length, *self.evaluation.test_lengths, 1)
+
+
+def _choice_problems(config: Config) -> list[str]:
+    """Lists what is wrong with the choices that decide which keys there are."""
+    kind, layout = config.model.kind, config.task.layout
+    if layout in KINDS[kind].models:
+        return []
+    expected = " or ".join(map(repr, KINDS[kind].models))
+    return [f"model.kind: {kind!r} needs task.layout {expected}, got {layout!r}"]
+
+
+def _unused_problems(config: Config, unused: dict[str, dict[str, str]]) -> list[str]:
+    """Lists the keys that are given and that nothing chosen uses."""
+    try:
+        check_options(config.task.name, {key: None for key in unused["task"] if key in config.task.given()})
+    except ValueError as error:
+        return [f"task.{error}"]
+    return [
+        f"{name}.{key}: {reason}"
+        for name, reasons in unused.items()
+        for key, reason in reasons.items()
+        if key in getattr(config, name).given()
+    ]
 
 
 def _is_path(text: str) -> bool:
@@ -224,15 +241,13 @@ def _problems(config: Config) -> list[str]:
         )
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
-    problems += _task_problems(config)
-    problems += _model_problems(config)
-    return problems
+    return problems + _task_problems(config) + _model_problems(config)
 
 
 def _model_problems(config: Config) -> list[str]:
-    """Lists what a model cannot do: a layout, or sizes that do not fit one another."""
+    """Lists sizes of a model that do not fit one another."""
     task, model, problems = config.task, config.model, []
-    if model.width % model.num_heads:
+    if model.num_heads and model.width % model.num_heads:
         divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
         problems.append(
@@ -244,52 +259,28 @@ def _model_problems(config: Config) -> list[str]:
             "model.num_heads: rotary positions need an even model.width / model.num_heads, "
             f"got {model.width} / {model.num_heads} = {model.width // model.num_heads}"
         )
-    if model.queries == "positions":
-        if task.layout != "encoder":
-            problems.append(f"model.queries: 'positions' needs task.layout 'encoder', got {task.layout!r}")
-        if model.positions not in ("sinusoidal", "learned"):
-            problems.append(
-                f"model.queries: 'positions' needs positions 'sinusoidal' or 'learned', got {model.positions!r}"
-            )
-    places = "learned" if model.positions == "learned" else "sinusoidal"
-    told = places if model.kind == "pooled" else model.positions
-    if model.kind not in CELLS and told == "sinusoidal" and model.width % 2:
+    if model.queries == "positions" and model.positions not in ("sinusoidal", "learned"):
+        problems.append(
+            f"model.queries: 'positions' needs positions 'sinusoidal' or 'learned', got {model.positions!r}"
+        )
+    # The answers of a pooled model are told apart by their places alone.
+    told = "sinusoidal" if model.kind == "pooled" and model.positions != "learned" else model.positions
+    if told == "sinusoidal" and model.width % 2:
         problems.append(f"model.width: sinusoidal positions need an even width, got {model.width}")
     target_room = task.make().target_room(config.longest())
-    positions_needed = LAYOUTS[task.layout].num_positions(config.longest(), target_room)
-    if model.positions == "learned" and positions_needed > model.max_length:
+    positions_needed = _num_positions(config, target_room)
+    if model.positions == "learned" and positions_needed > getattr(model, "max_length"):  # noqa: B009
         problems.append(
             f"model.max_length: learned positions must reach {positions_needed} for sequences of {config.longest()} "
-            f"in layout {task.layout!r}, got {model.max_length}"
-        )
-    return problems + _kind_problems(config)
-
-
-def _kind_problems(config: Config) -> list[str]:
-    """Lists what a kind of model does not have."""
-    task, model, problems = config.task, config.model, []
-    if model.kind != "transformer" and task.layout != "encoder_decoder":
-        problems.append(f"model.kind: {model.kind!r} needs task.layout 'encoder_decoder', got {task.layout!r}")
-    if model.kind not in CELLS and not model.attention:
-        cells = " or ".join(map(repr, CELLS))
-        problems.append(
-            f"model.attention: kind {model.kind!r} is made of attention, expected true; "
-            f"false is for model.kind {cells}, whose decoder then has one fixed vector of the source"
-        )
-    if model.kind in CELLS and model.positions not in ("sinusoidal", "none"):
-        problems.append(
-            f"model.positions: kind {model.kind!r} reads in order and takes no positions, expected 'none' or nothing, "
-            f"got {model.positions!r}"
-        )
-    if model.kind in CELLS and model.normalizer != "softmax":
-        problems.append(
-            f"model.normalizer: kind {model.kind!r} attends by a softmax, expected nothing, got {model.normalizer!r}"
-        )
-    if model.kind in CELLS and model.score != "scaled_dot":
-        problems.append(
-            f"model.score: kind {model.kind!r} scores by a small network, expected nothing, got {model.score!r}"
+            f"in layout {task.layout!r}, got {getattr(model, 'max_length')}"  # noqa: B009
         )
     return problems
+
+
+def _num_positions(config: Config, target_room: int) -> int:
+    from jattn.tasks.layouts import LAYOUTS
+
+    return LAYOUTS[config.task.layout].num_positions(config.longest(), target_room)
 
 
 def _task_problems(config: Config) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 
-from jattn.training.config import Config
+from jattn.training.config import DRAFT, Config
 
 HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache")
 """The keys that say where and how a run is written: with others it is the same run."""
@@ -21,17 +21,32 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a config file and the options after it say.
+    """What a config file and the options after it say; names and ranges are checked, and not yet what fits together.
 
     Attributes:
-      values: the nested values of a config, not checked yet where options changed them.
+      values: the nested values of a config.
       source: where they came from, for messages.
-      name: of the config file, without its ending.
+      file: the config file.
+      in_file: what the file alone says.
     """
 
     values: dict[str, Any]
     source: str
-    name: str
+    file: str
+    in_file: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the config file, without its ending."""
+        return Path(self.file).stem
+
+    def check(self) -> Config:
+        """Makes the config, as `check` does; where the file alone is wrong, that is told."""
+        try:
+            return check(self.values, self.source)
+        except ConfigError:
+            check(self.in_file, self.file)
+            raise
 
 
 def in_folder(config: Config, folder: Path) -> Config:
@@ -68,8 +83,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def check(values: dict[str, Any], source: str) -> Config:
+def check(values: dict[str, Any], source: str, draft: bool = False) -> Config:
     """Makes a `Config` of nested values, filling in defaults.
+
+    A draft is checked for names and ranges alone: its keys need not be used, nor fit together, and JAX is not needed.
 
     Raises:
       ConfigError: with a line per mistake; `source` says where the values came from.
@@ -85,11 +102,43 @@ def check(values: dict[str, Any], source: str) -> Config:
         for table, entries in values.items()
     }
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(values, context=DRAFT if draft else None)
     except pydantic.ValidationError as error:
         lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()]
         more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
         raise ConfigError("\n".join([*lines[:8], *more])) from None
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+    """Puts values of single keys in place of, or beside, those that are there.
+
+    What was there, was used, and is not used any more after the changes is left out: the width of feed-forward layers
+    where a recurrent model was chosen in place of a transformer.
+
+    Args:
+      values: the nested values that are there.
+      changes: the nested values that come on top.
+      source: where the changes came from, for messages.
+
+    Returns:
+      The nested values, and the keys left out, as ``table.key``.
+
+    Raises:
+      ConfigError: for a wrong name or a value out of range.
+    """
+    merged = {table: values.get(table, {}) | changes.get(table, {}) for table in values | changes}
+    before, after = check(values, source, draft=True).unused_keys(), check(merged, source, draft=True).unused_keys()
+    left_out = [
+        (table, key)
+        for table, unused in after.items()
+        for key in unused
+        if key in values.get(table, {}) and key not in changes.get(table, {}) and key not in before[table]
+    ]
+    kept = {
+        table: {key: value for key, value in entries.items() if (table, key) not in left_out}
+        for table, entries in merged.items()
+    }
+    return kept, [f"{table}.{key}" for table, key in left_out]
 
 
 def differences(config: Config, other: Config) -> list[str]:

@@ -1,16 +1,16 @@
-"""What the command does: JAX is told how to use the machine, and a run goes from its config to its report."""
+"""How a run uses the machine: devices, and the cache of compiled programs. Imports JAX late."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import jax
 
 from jattn.training.config import Config
 
 
 def configure_jax(configs: Sequence[Config]) -> None:
     """Sets what must be set before JAX first touches a device, so that it suits all of these runs."""
+    import jax
+
     # On a CPU, a device per core takes small steps faster than one device with a thread per core.
     jax.config.update("jax_num_cpu_devices", max(config.run.devices or cpu_devices(config) for config in configs))
     cached = any(config.run.cache for config in configs)
@@ -32,6 +32,8 @@ def cpu_devices(config: Config) -> int:
 
 def on_its_devices(config: Config) -> Config:
     """Returns the config of a run with as many devices as it takes, where a CPU has those of other runs besides."""
+    import jax
+
     if config.run.devices or jax.default_backend() != "cpu":
         return config
     devices = min(cpu_devices(config), jax.local_device_count())

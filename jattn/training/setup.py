@@ -12,33 +12,13 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jattn.linen.models import Decoder, Encoder, EncoderDecoder, PooledEncoder
-from jattn.linen.recurrent import RecurrentEncoderDecoder
-from jattn.rules import normalizers, scores
-from jattn.rules.normalizers import NormalizerLike
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
+from jattn.tasks.options import Entry, entry
 from jattn.training.config import Config, ModelConfig, TrainingConfig
 from jattn.training.reading import ConfigError
-
-MODELS: dict[tuple[str, str], type[nn.Module]] = {
-    ("transformer", "encoder"): Encoder,
-    ("transformer", "causal"): Decoder,
-    ("transformer", "decoder"): Decoder,
-    ("transformer", "encoder_decoder"): EncoderDecoder,
-    ("gru", "encoder_decoder"): RecurrentEncoderDecoder,
-    ("lstm", "encoder_decoder"): RecurrentEncoderDecoder,
-    ("pooled", "encoder_decoder"): PooledEncoder,
-}
-"""The model of each kind that reads a layout."""
-
-NORMALIZERS: dict[str, NormalizerLike] = {
-    "softmax": normalizers.softmax(),
-    "softmax_plus_one": normalizers.softmax_plus_one(),
-    "sigmoid": normalizers.sigmoid(),
-    "entmax15": normalizers.entmax15(),
-    "sparsemax": normalizers.sparsemax(),
-}
-"""What makes weights of scores, by its name in a config."""
+from jattn.training.schedules import with_warmup
+from jattn.training.sections import Section
+from jattn.training.tables import KINDS, NORMALIZERS, OPTIMIZERS, SCHEDULES, SCORES
 
 STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
 """The independent streams of randomness of a run."""
@@ -184,28 +164,32 @@ def _check_task(task: Task, config: Config) -> None:
 
 def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> nn.Module:
     """Makes the model of a kind that reads a layout, from what the config says of it."""
-    model = MODELS[config.kind, layout]
-    options: dict[str, Any] = config.model_dump() | {
-        "vocabulary": vocabulary,
-        "cell": config.kind,
-        "score": scores.cosine(config.temperature) if config.score == "cosine" else scores.scaled_dot(),
-        "normalizer": NORMALIZERS[config.normalizer],
-        "dtype": jnp.dtype(dtype),
-    }
+    model = entry(KINDS[config.kind].models[layout]).load()
+    options: dict[str, Any] = config.model_dump()
+    for key, table in (("score", SCORES), ("normalizer", NORMALIZERS)):
+        if key in options:
+            options[key] = _make(table[options[key]], config)
+    options |= {"vocabulary": vocabulary, "cell": config.kind, "dtype": jnp.dtype(dtype)}
     return model(**{field.name: options[field.name] for field in dataclasses.fields(model) if field.name in options})
 
 
 def make_schedule(config: TrainingConfig) -> optax.Schedule:
-    """Makes the learning rate by step: a linear warm-up, then a cosine that ends at zero with the last step."""
+    """Makes the learning rate by step: a linear warm-up, then the config's schedule for the steps that are left."""
     warmup_steps = min(config.warmup_steps, config.steps - 1)
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup_steps, config.steps)
+    schedule = _make(SCHEDULES[config.schedule], config, config.learning_rate, config.steps - warmup_steps)
+    return with_warmup(schedule, config.learning_rate, warmup_steps)
 
 
 def make_optimizer(config: TrainingConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Makes AdamW behind clipping by the global norm."""
+    """Makes the config's optimizer behind clipping by the global norm."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm), optax.adamw(schedule, weight_decay=config.weight_decay)
+        optax.clip_by_global_norm(config.clip_norm), _make(OPTIMIZERS[config.optimizer], config, schedule)
     )
+
+
+def _make(made: Entry, section: Section, *arguments: Any) -> Any:
+    """Makes what a section of the config chose, with the options it has there."""
+    return made.load()(*arguments, **{key: getattr(section, key) for key in made.options})
 
 
 def make_mesh(config: Config) -> Mesh:

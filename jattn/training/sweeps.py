@@ -9,26 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jattn.report import render
 from jattn.report.comparison import write_comparison
 from jattn.report.outcomes import Outcome, value_text
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts
-from jattn.training.reading import (
-    ConfigError,
-    Given,
-    check,
-    differences,
-    get_section,
-    in_folder,
-)
+from jattn.training.reading import ConfigError, Given, check, differences, get_section, in_folder, merge
 from jattn.training.run_folder import CONFIG, RunFolderError, check_folder, read_config, read_metrics
-from jattn.training.runs import on_its_devices
 
 
 @dataclass(frozen=True)
@@ -46,10 +36,11 @@ class Combination:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its folder, and its runs, each in a folder of its own in there."""
+    """A sweep: its folder, its runs, each in a folder of its own in there, and the keys that some have no use for."""
 
     folder: Path
     combinations: list[Combination]
+    left_out: tuple[str, ...] = ()
 
 
 def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], folder: Path) -> Sweep:
@@ -60,14 +51,17 @@ def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], fol
     """
     combinations: list[Combination] = []
     mistakes: dict[str, str] = {}
+    unused: dict[str, None] = {}
     for chosen in itertools.product(*swept.values()):
-        values = {table: dict(entries) for table, entries in given.values.items()}
+        changes: dict[str, Any] = {}
         for (table, key), value in zip(swept, chosen, strict=True):
-            values.setdefault(table, {})[key] = value
+            changes.setdefault(table, {})[key] = value
         named = {_short(table, key): value for (table, key), value in zip(swept, chosen, strict=True)}
         where = f"--sweep at {_safe(_label(named), 80, ' =,')}"
         try:
+            values, left_out = merge(given.values, changes, where)
             config = check(values, where)
+            unused |= dict.fromkeys(left_out)
         except ConfigError as error:
             for line in str(error).splitlines():
                 mistakes.setdefault(line.removeprefix(where), line)
@@ -77,10 +71,11 @@ def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], fol
         name = _safe(",".join(f"{key}={_safe(value_text(value), 40)}" for key, value in named.items()), 200, "=,")
         combinations.append(Combination(named, in_folder(config, folder / name)))
     if mistakes:
+        given.check()
         more = [f"... and {len(mistakes) - 6} more"] if len(mistakes) > 6 else []
         raise ConfigError("\n".join([*list(mistakes.values())[:6], *more]))
     _refuse_equals(combinations)
-    return Sweep(folder, combinations)
+    return Sweep(folder, combinations, tuple(unused))
 
 
 def prepare(sweep: Sweep) -> Sweep:
@@ -93,6 +88,7 @@ def prepare(sweep: Sweep) -> Sweep:
       ConfigError: if the devices do not fit a run.
       RunFolderError: if the sweep's folder, or that of a run, holds something else.
     """
+    from jattn.training.runs import on_its_devices
     from jattn.training.setup import make_setup
 
     _refuse_strangers(sweep.folder)
@@ -109,7 +105,7 @@ def prepare(sweep: Sweep) -> Sweep:
         except ConfigError as error:
             raise ConfigError(f"--sweep at {one.label}: {error}") from None
         combinations.append(one)
-    return Sweep(sweep.folder, combinations)
+    return Sweep(sweep.folder, combinations, sweep.left_out)
 
 
 def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
@@ -123,6 +119,10 @@ def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
 
     Raises: as `jattn.training.train`, except TrainingFailed.
     """
+    # Late, because mistakes in a sweep are told before anything slow is imported.
+    import jax
+
+    from jattn.report import render
     from jattn.training.loop import train
     from jattn.training.step import TrainingFailed
 

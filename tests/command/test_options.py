@@ -1,6 +1,8 @@
 """Configs that are right: files, defaults, options on top, and the way back to a file."""
 
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -102,16 +104,17 @@ def test_an_option_changes_its_key_and_nothing_else(config_file, options, path, 
     assert value_of(config, path) == value
     assert type(value_of(config, path)) is type(value)
     changed = {line.split(":")[0] for line in differences(config, before)}
-    assert changed <= {path, "model.width"}
+    assert changed <= {path, "model.width"} | ({"model.queries"} if path == "task.layout" else set())
 
 
 @pytest.mark.parametrize(
-    "path", ["model.temperature", "training.learning_rate", "training.weight_decay", "evaluation.solved_accuracy"]
+    "path", ["model.dropout_rate", "training.learning_rate", "training.weight_decay", "evaluation.solved_accuracy"]
 )
 def test_a_whole_number_will_do_where_a_number_is_meant(config_file, path):
     table, key = path.split(".")
-    value = value_of(config_from_arguments([config_file(f"[{table}]\n{key} = 1\n")]), path)
-    assert value == 1
+    whole = 0 if key == "dropout_rate" else 1
+    value = value_of(config_from_arguments([config_file(f"[{table}]\n{key} = {whole}\n")]), path)
+    assert value == whole
     assert isinstance(value, float)
 
 
@@ -132,7 +135,16 @@ def test_a_config_is_the_same_after_a_way_through_a_file(config_file):
     config = config_from_arguments(
         [
             config_file('[evaluation]\ntest_lengths = [4, 30]\n[run]\nfolder = "a \\"quoted\\" é\\\\\\n"\n'),
-            *("--training.learning-rate", "0.1", "--model.temperature", "1e-17", "--model.positions", "rotary"),
+            *(
+                "--training.learning-rate",
+                "0.1",
+                "--model.score",
+                "cosine",
+                "--model.temperature",
+                "1e-17",
+                "--model.positions",
+                "rotary",
+            ),
             *("--training.seed", str(2**32 - 1), "--run.no-cache"),
         ]
     )
@@ -168,3 +180,59 @@ def test_every_mistake_of_a_file_is_told_at_once(config_file):
     for line, key in zip(lines, ("task.symbols", "task.nmae", "training.steps"), strict=True):
         assert line.startswith("mine.toml")
         assert key in line
+
+
+CHOICES = [
+    ("model.kind", "gru", ["model.hidden", "model.norm", "model.positions", "model.max_length"]),
+    ("model.positions", "rotary", ["model.max_length"]),
+    ("task.name", "shift", []),
+    ("task.name", "parity", ["task.symbols"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "gone"), CHOICES)
+def test_what_another_choice_has_no_use_for_is_left_out_and_told(config_file, capsys, path, value, gone):
+    text = """
+    [task]
+    symbols = 7
+    layout = "encoder_decoder"
+    [model]
+    hidden = 9
+    norm = "post"
+    positions = "learned"
+    max_length = 99
+    num_heads = 2
+    width = 8
+    """
+    config = config_from_arguments([config_file(text), f"--{path}", value])
+    written = {f"{table}.{key}" for table, entries in config.model_dump().items() for key in entries}
+    assert value_of(config, path) == value
+    assert written.isdisjoint(gone)
+    told = capsys.readouterr().err
+    assert sorted(told.strip().removeprefix("mine.toml: left out, as nothing chosen uses it: ").split(", ")) == (
+        sorted(gone) or [""]
+    )
+
+
+def test_what_is_given_beside_a_choice_that_has_no_use_for_it_is_refused(config_file):
+    name = config_file("[task]\nlayout = 'encoder_decoder'\n[model]\nhidden = 9\n")
+    with pytest.raises(ConfigError, match=r"command line: model\.hidden: kind 'gru' does not use it"):
+        config_from_arguments([name, "--model.kind", "gru", "--model.hidden", "9"])
+
+
+def test_a_file_is_wrong_by_itself_whatever_the_options_are(config_file):
+    with pytest.raises(ConfigError, match=r"^mine.toml: model\.temperature: score 'scaled_dot' does not use it"):
+        config_from_arguments([config_file("[model]\ntemperature = 1.0\n"), "--model.width", "8"])
+
+
+def test_names_and_ranges_are_told_without_jax(config_file):
+    code = """if True:
+        import sys
+        from jattn.command.main import main
+        status = main(sys.argv[1:])
+        assert (status, "jax" in sys.modules, "matplotlib" in sys.modules) == (2, False, False)
+    """
+    name = str(Path(config_file("[model]\nwidth = 8\n")).resolve())
+    for mistake in (["--model.widht", "8"], ["--training.steps", "0"], ["--sweep", "model.widht", "8"]):
+        done = subprocess.run([sys.executable, "-c", code, name, *mistake], capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr

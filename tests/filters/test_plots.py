@@ -17,9 +17,7 @@ from PIL import Image
 from jattn import attention_filter, biases, masks, normalizers, scores
 from jattn.drawing.ink import SCALES
 from jattn.drawing.look import INVALID, RAMP, ramp_colours
-from jattn.filters import cells as views
-from jattn.filters import images
-from jattn.filters import plots as pictures
+from jattn.filters import cells as views, images, plots as pictures
 
 WORDS = ["The", "animal", "didn't", "cross", "the", "street", "because", "it", "was", "too", "tired"]
 HOSTILE = ["<img onerror=x>", "</script>", "$x^{2$", "\n", "\u202e", "日本", "", " ", "\\", "{}"]

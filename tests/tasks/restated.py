@@ -7,8 +7,7 @@ source where it is read.
 import itertools
 
 from tests.tasks.restated_pictures import captions as captions
-from tests.tasks.restated_sentences import roles as roles
-from tests.tasks.restated_sentences import sentences as sentences
+from tests.tasks.restated_sentences import roles as roles, sentences as sentences
 
 
 def _at(source, places):

@@ -6,7 +6,7 @@ import tomli_w
 from jattn.__main__ import main
 from jattn.command.options import config_from_arguments
 from jattn.tasks import TASKS, draw
-from jattn.tasks.options import make_task, task_options
+from jattn.tasks.catalogue import make_task, task_options
 from jattn.training.config import Config, TaskConfig
 from jattn.training.reading import ConfigError, check, differences
 

@@ -389,6 +389,6 @@ def test_a_folder_is_checked_without_being_made():
 
 
 def test_equal_combinations_are_refused_from_python_too():
-    given = sweeps.Given({}, "test", "mine")
+    given = sweeps.Given({}, "test", "mine.toml", {})
     with pytest.raises(ConfigError, match="num_heads=1 twice"):
         sweeps.make_sweep(given, {("model", "num_heads"): [1, 1]}, Path("runs"))

@@ -1,0 +1,83 @@
+"""What a config can name besides tasks: kinds of model, positions, scores, normalizers, optimizers, schedules.
+
+A new one is a function and a line here. Imports no JAX.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jattn.tasks.options import Entry, Option, entry
+
+STACK = ("num_layers", "num_heads", "width", "hidden", "norm", "positions", "score", "normalizer", "dropout_rate")
+CELLS = ("attention", "num_layers", "width", "dropout_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind(Entry):
+    """A kind of model; `models` tells what makes it, by the layout that it reads, as ``"module:name"``."""
+
+    models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+KINDS: dict[str, Kind] = {
+    "transformer": Kind(
+        uses=STACK,
+        models={
+            "encoder": "jattn.linen.models:Encoder",
+            "causal": "jattn.linen.models:Decoder",
+            "decoder": "jattn.linen.models:Decoder",
+            "encoder_decoder": "jattn.linen.models:EncoderDecoder",
+        },
+    ),
+    "gru": Kind(uses=CELLS, models={"encoder_decoder": "jattn.linen.recurrent:RecurrentEncoderDecoder"}),
+    "lstm": Kind(uses=CELLS, models={"encoder_decoder": "jattn.linen.recurrent:RecurrentEncoderDecoder"}),
+    "pooled": Kind(uses=STACK, models={"encoder_decoder": "jattn.linen.models:PooledEncoder"}),
+}
+"""The kinds of model, with the keys of the config that each uses."""
+
+LAYOUTS: dict[str, Entry] = {
+    "encoder": entry("", "queries"),
+    "causal": entry(),
+    "decoder": entry(),
+    "encoder_decoder": entry(),
+}
+"""The layouts, with the keys of a model that only some use."""
+
+ATTENTION: dict[bool, Entry] = {False: entry(), True: entry("", "num_heads")}
+
+POSITIONS: dict[str, Entry] = {
+    "sinusoidal": entry(),
+    "learned": entry(max_length=Option(512, "the longest length of learned positions", least=1, most=65_536)),
+    "rotary": entry(),
+    "alibi": entry(),
+    "relative": entry(),
+    "none": entry(),
+}
+
+SCORES: dict[str, Entry] = {
+    "scaled_dot": entry("jattn.rules.scores:scaled_dot"),
+    "cosine": entry("jattn.rules.scores:cosine", temperature=Option(0.1, "what cosines are divided by", above=0)),
+}
+"""How queries and keys are compared; the options are arguments of the function."""
+
+NORMALIZERS: dict[str, Entry] = {
+    "softmax": entry("jattn.rules.normalizers:softmax"),
+    "softmax_plus_one": entry("jattn.rules.normalizers:softmax_plus_one"),
+    "sigmoid": entry("jattn.rules.normalizers:sigmoid"),
+    "entmax15": entry("jattn.rules.normalizers:entmax15"),
+    "sparsemax": entry("jattn.rules.normalizers:sparsemax"),
+}
+"""What makes weights of scores."""
+
+OPTIMIZERS: dict[str, Entry] = {
+    "adamw": entry("optax:adamw", weight_decay=Option(0.0, "how much weights decay; 0 is plain Adam", least=0)),
+    "sgd": entry("optax:sgd", momentum=Option(0.9, "how much of the last step goes on", least=0, below=1)),
+}
+"""What learns; the function takes a schedule of the learning rate first."""
+
+SCHEDULES: dict[str, Entry] = {
+    "cosine": entry("jattn.training.schedules:cosine"),
+    "linear": entry("jattn.training.schedules:linear"),
+    "constant": entry("jattn.training.schedules:constant"),
+}
+"""How the learning rate goes on after the warm-up; the function takes the peak and the number of steps."""
