@@ -1,5 +1,6 @@
 """Weights lie in 0..1 and say what matters: how much of a filter can go."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -71,11 +72,7 @@ def examine(lab: Lab) -> Section:
         "rest scaled to their sum. How many can go before a point of token accuracy is lost?",
         verdict="true" if len(sharp) == len(trials) else "partly true" if sharp else "false",
         answer=[
-            "It depends on the task. "
-            + "; ".join(f"{task}: {100 * spare[task]:.0f} % can go" for task in trials)
-            + ". "
-            "Where the answer stands in one place, one weight is enough. Where tokens are counted, small weights are "
-            "the count: there, none is idle, however near 0 it is.",
+            tell(spare, sharp),
             "A softmax never says 0. Normalizers that do (trained anew, on reverse) leave out most keys by themselves:",
         ],
         tables=[
@@ -86,6 +83,19 @@ def examine(lab: Lab) -> Section:
             ),
         ],
         figures=[("focus", "Token accuracy by number of weights kept", figure)],
+    )
+
+
+def tell(spare: Mapping[str, float], sharp: Collection[str]) -> str:
+    """Says which share of the weights can go, by task; in the sharp ones nearly all."""
+    numbers = "; ".join(f"{task}: {100 * share:.0f} % can go" for task, share in spare.items())
+    if len(sharp) == len(spare):
+        return f"Nearly all can go in each of these tasks. {numbers}. One weight is enough."
+    if not sharp:
+        return f"In none of these tasks can nearly all go. {numbers}."
+    return (
+        f"It depends on the task. {numbers}. Where the answer stands in one place, one weight is enough. Where tokens "
+        "are counted, small weights are the count: there, none is idle, however near 0 it is."
     )
 
 

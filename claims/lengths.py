@@ -43,6 +43,12 @@ def examine(lab: Lab) -> Section:
                 f"filter score {number(found[best].spread('filter_score', tested[-1]))}",
             ]
         )
+    others = (
+        " The others are trained too little here to say anything about length: one layer of one head, 500 steps, so "
+        "that all of it can be done again."
+        if len(learned) < len(TASKS)
+        else ""
+    )
     return Section(
         title="Train short, test long",
         claim="What attention has learned at some lengths holds at others.",
@@ -52,8 +58,7 @@ def examine(lab: Lab) -> Section:
         answer=[
             f"Of {len(TASKS)} tasks, {len(learned)} are learned, with some kind of position, to 95 % of the tokens at "
             f"the longest trained length ({', '.join(learned)}); {len(kept)} keep that at twice the length "
-            f"({', '.join(kept)}). The others are trained too little here to say anything about length: one layer "
-            "of one head, 500 steps, so that all of it can be done again.",
+            f"({', '.join(kept)}).{others}",
             "A model that has seen no position beyond the twelfth cannot be expected to know what the twentieth means. "
             "What looks for things, wherever they are, holds at any length, best with positions that are told as "
             "distances or not at all; what counts places from the beginning or the end does not.",

@@ -1,5 +1,6 @@
 """Filters begin as noise and become meaningful."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from claims.drawing import Line, Panel, draw_panels
 from claims.lab import Lab, Trial, spread
 from claims.page import Section, number, percent
 from jattn import capture_filters, edits, judge
+from jattn.report.outcomes import Spread
 from jattn.training.step import initial_state
 
 LAYER = "block_0/attention"
@@ -36,26 +38,49 @@ def examine(lab: Lab) -> Section:
             Panel("whole sequences right", "training step", [Line("filter score", steps, right)]),
         ]
     )
-    meaningful = scores[-1].low > 0.9 and judged["oracle"].high < 0.1 < judged["another"].low
-    random = before.low < 0.9 * keys
+    verdict, answer = tell(keys, scores, right[-1], before, after, judged)
     return Section(
         title="Filters become meaningful",
         claim="The scores of the attention filter begin as random numbers and become meaningful with training.",
         question="A model of one layer and one head learns to say 16 digits backwards; the answer for place i is at "
         "place 15 − i and nowhere else. Does its filter go there, and does the model need it to?",
-        verdict="true" if meaningful and random else "partly true" if meaningful else "false",
-        answer=[
-            f"The weight on the right key, of the best head, goes from {number(scores[0])} to {number(scores[-1])}; "
-            f"looking at all keys alike would give {1 / keys:.2f}. Whole sequences right: {percent(right[-1])}.",
-            f"*Random* is not what an untrained filter looks like: it is close to *uniform*. A query spreads its "
-            f"weight over as many keys as {number(before, 1)} equal ones, of {keys}; after training, over "
-            f"{number(after, 1)}.",
-            f"And the model needs what it found: with the weight on the right key taken away it gets "
-            f"{percent(judged['oracle'])} of the digits right; with the weight on the key beside it taken away, "
-            f"{percent(judged['another'])}; untouched, {percent(judged['untouched'])}.",
-        ],
+        verdict=verdict,
+        answer=answer,
         figures=[("meaning", "Filter score and accuracy over training steps", figure)],
     )
+
+
+def tell(
+    keys: int, scores: Sequence[Spread], right: Spread, before: Spread, after: Spread, judged: Mapping[str, Spread]
+) -> tuple[str, list[str]]:
+    """Says what the numbers show.
+
+    Args:
+      keys: how many there are.
+      scores: the filter score at each evaluation.
+      right: whole sequences right at the end.
+      before, after: over how many keys a query spreads its weight, untrained and trained.
+      judged: token accuracy with keys taken away.
+    """
+    found, needed = scores[-1].low > 0.9, judged["oracle"].high < 0.1 < judged["another"].low
+    random, uniform = before.low < 0.9 * keys, before.mean > 0.7 * keys
+    spreads = (
+        f"A query spreads its weight over as many keys as {number(before, 1)} equal ones, of {keys}; after training, "
+    )
+    spreads += f"over {number(after, 1)}."
+    needs = "And the model needs what it found" if needed else "The model does not stand or fall with that key"
+    answer = [
+        f"The weight on the right key, of the best head, goes from {number(scores[0])} to {number(scores[-1])}; "
+        f"looking at all keys alike would give {1 / keys:.2f}. Whole sequences right: {percent(right)}.",
+        f"*Random* is not what an untrained filter looks like: it is close to *uniform*. {spreads}"
+        if uniform
+        else spreads,
+        f"{needs}: with the weight on the right key taken away it gets {percent(judged['oracle'])} of the digits "
+        f"right; with the weight on the key beside it taken away, {percent(judged['another'])}; untouched, "
+        f"{percent(judged['untouched'])}.",
+    ]
+    meaningful = found and needed
+    return "true" if meaningful and random else "partly true" if meaningful else "false", answer
 
 
 def effective_keys(trial: Trial, params: Any) -> Any:

@@ -1,5 +1,6 @@
 """Without positions, word order is lost; and each position is transformed alike."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,29 +32,46 @@ def examine(lab: Lab) -> Section:
         for task, kinds in trials.items()
         for kind, trial in kinds.items()
     }
-    lost = found["reverse", "none"].high < 0.5 < 0.99 < found["reverse", "sinusoidal"].low
-    kept = found["histogram", "none"].low > found["histogram", "sinusoidal"].low - 0.02
     rows = [
         [task, kind, percent(trial.outcome.spread("token_accuracy")), percent(trial.outcome.spread("exact_accuracy"))]
         for task, kinds in trials.items()
         for kind, trial in kinds.items()
     ]
+    verdict, answer = tell(found)
     return Section(
         title="Without positions, order is lost",
         claim="All tokens enter at once, so positional encoding has to tell the model where each one stands.",
         question="Reverse is about order; histogram, which counts how often each token occurs, is not. What does each "
         "lose without positions?",
-        verdict="true" if lost and kept else "partly true" if lost or kept else "false",
-        answer=[
-            f"Without positions, reverse gets {percent(found['reverse', 'none'])} of its tokens right, with them "
-            f"{percent(found['reverse', 'sinusoidal'])}. All queries at equal digits are then the same query, and all "
-            "places the same to it; better than chance, one in ten, is only what a bag of digits tells.",
-            f"Histogram loses nothing: {percent(found['histogram', 'none'])} without, "
-            f"{percent(found['histogram', 'sinusoidal'])} with positions. Order that a task does not ask for need not "
-            "be told.",
-        ],
+        verdict=verdict,
+        answer=answer,
         tables=[(["task", "positions", "tokens right", "sequences right"], rows)],
     )
+
+
+def tell(found: Mapping[tuple[str, str], Spread]) -> tuple[str, list[str]]:
+    """Says what the shares of tokens that are right show, by task and kind of positions."""
+    lost = found["reverse", "none"].high < 0.5 < 0.99 < found["reverse", "sinusoidal"].low
+    kept = found["histogram", "none"].low > found["histogram", "sinusoidal"].low - 0.02
+    reverse = (
+        f"Without positions, reverse gets {percent(found['reverse', 'none'])} of its tokens right, with them "
+        f"{percent(found['reverse', 'sinusoidal'])}."
+    )
+    if lost:
+        reverse += (
+            " All queries at equal digits are then the same query, and all places the same to it; better than chance, "
+            "one in ten, is only what a bag of digits tells."
+        )
+    else:
+        reverse += " By that, order is not lost: the numbers do not bear the sentence out."
+    numbers = (
+        f"{percent(found['histogram', 'none'])} without, {percent(found['histogram', 'sinusoidal'])} with positions."
+    )
+    if kept:
+        histogram = f"Histogram loses nothing: {numbers} Order that a task does not ask for need not be told."
+    else:
+        histogram = f"Histogram, which asks for no order, loses as well: {numbers}"
+    return "true" if lost and kept else "partly true" if lost or kept else "false", [reverse, histogram]
 
 
 def examine_alike(lab: Lab) -> Section:
@@ -61,25 +79,43 @@ def examine_alike(lab: Lab) -> Section:
     trials = train(lab)
     moved = {(task, kind): moves_along(trial) for task, kinds in trials.items() for kind, trial in kinds.items()}
     alone = {task: says_the_same_alone(kinds["none"]) for task, kinds in trials.items()}
-    equal = all(moved[task, "none"].high < 1e-3 for task in CONFIGS)
-    told_apart = all(moved[task, "sinusoidal"].low > 1e-2 for task in CONFIGS)
     rows = [[task, kind, f"{found.mean:.1e}", f"{found.high:.1e}"] for (task, kind), found in moved.items()]
+    verdict, answer = tell_alike(moved, alone)
     return Section(
         title="Every position is transformed alike",
         claim="Each of the n positions is transformed n separate times, with the same weights.",
         question="If that is so, permuting the input permutes the output and changes nothing else, as long as no "
         "positions are told. By how much do the logits differ from that?",
-        verdict="true" if equal and told_apart else "partly true" if equal or told_apart else "false",
-        answer=[
-            "Without positions the outputs move along with the inputs, up to rounding; with them they do not, and must "
-            "not. The table tells the greatest difference between the logits of a permuted input and the permuted "
-            "logits, over 100 inputs.",
-            "Separate, though, is only what happens after the filter: the filter itself brings all positions together. "
-            f"Change one token, and the logits of the *other* places move by up to {number(alone['histogram'], 1)} "
-            f"(histogram) and {number(alone['reverse'], 1)} (reverse).",
-        ],
+        verdict=verdict,
+        answer=answer,
         tables=[(["task", "positions", "difference, mean over seeds", "highest"], rows)],
     )
+
+
+def tell_alike(moved: Mapping[tuple[str, str], Spread], alone: Mapping[str, Spread]) -> tuple[str, list[str]]:
+    """Says what the differences show: of permuted inputs, by task and kind of positions, and at other places."""
+    equal = all(found.high < 1e-3 for (_, kind), found in moved.items() if kind == "none")
+    told_apart = all(found.low > 1e-2 for (_, kind), found in moved.items() if kind != "none")
+    first = (
+        "Without positions the outputs move along with the inputs, up to rounding"
+        if equal
+        else "Without positions the outputs do not move along with the inputs"
+    )
+    second = (
+        "with them they do not, and must not"
+        if told_apart
+        else "with them some do as well, as if positions had not been told"
+    )
+    between = max(found.mean for found in alone.values()) > 1e-3
+    return "true" if equal and told_apart else "partly true" if equal or told_apart else "false", [
+        f"{first}; {second}. The table tells the greatest difference between the logits of a permuted input and the "
+        "permuted logits, over 100 inputs.",
+        "Separate, though, is only what happens after the filter: the filter itself brings all positions together. "
+        f"Change one token, and the logits of the *other* places move by up to {number(alone['histogram'], 1)} "
+        f"(histogram) and {number(alone['reverse'], 1)} (reverse)."
+        if between
+        else "And separate they are: change one token, and the logits of the other places stay as they are.",
+    ]
 
 
 def moves_along(trial: Trial) -> Spread:

@@ -33,28 +33,41 @@ def examine(lab: Lab) -> Section:
         found[name] = flips(trial), trial.outcome.spread("filter_score")
         accuracy = trial.outcome.spread("exact_accuracy")
         rows.append([name, percent(accuracy), percent(found[name][0]), number(found[name][1])])
-    (ends, sharp), (its, spread_out) = found.values()
-    there = ends.low >= 0.95 and sharp.low > 0.9
-    everywhere = there and its.low >= 0.95 and spread_out.low > 0.9
+    verdict, answer = tell(*found.values())
     return Section(
         title="What *it* is",
         claim="In “the animal didn't cross the street because it was too tired”, attention links *it* to *animal*; "
         "with *wide* for *tired*, to *street*.",
         question="Models are trained on sentences about four fifths of all events and tested on pairs about the rest, "
         "which differ in the last word alone. Are they right on both of a pair, and does a head look at the noun?",
-        verdict="true" if everywhere else "partly true" if there else "false",
-        answer=[
-            f"Asked at the last word, a model of one layer and one head is right on both of {percent(ends)} of the "
-            f"held-out pairs, and its head puts {number(sharp)} of its weight on the noun meant.",
-            f"Asked at *it*, a model needs two layers, since *it* comes before the word that decides. It is right on "
-            f"both of {percent(its)} of the pairs; but the best of its heads has {number(spread_out)} of its weight on "
-            "the noun. What *it* needs of both nouns has gone through other words by then: the answer is found, and "
-            "the picture of one line from *it* to the noun is not what the model does.",
-            "The sentence of the figure is itself about an event that was held out.",
-        ],
+        verdict=verdict,
+        answer=[*answer, "The sentence of the figure is itself about an event that was held out."],
         tables=[(["asked", "sentences right", "both of a held-out pair right", "filter score"], rows)],
         figures=[("pronoun", "Where the last word looks, with tired and with wide", draw_pair(end))],
     )
+
+
+def tell(end: tuple[Spread, Spread], at_it: tuple[Spread, Spread]) -> tuple[str, list[str]]:
+    """Says what the numbers show: the share of pairs both of which are right, and the filter score, in two places."""
+    (ends, sharp), (its, spread_out) = end, at_it
+    there = ends.low >= 0.95 and sharp.low > 0.9
+    solved, linked = its.low >= 0.95, spread_out.low > 0.9
+    joint = "; but" if solved and not linked else ", and"
+    by_it = (
+        f"Asked at *it*, a model needs two layers, since *it* comes before the word that decides. It is right on both "
+        f"of {percent(its)} of the pairs{joint} the best of its heads has {number(spread_out)} of its weight on the noun."
+    )
+    if solved and not linked:
+        by_it += (
+            " What *it* needs of both nouns has gone through other words by then: the answer is found, and the picture "
+            "of one line from *it* to the noun is not what the model does."
+        )
+    answer = [
+        f"Asked at the last word, a model of one layer and one head is right on both of {percent(ends)} of the "
+        f"held-out pairs, and its head puts {number(sharp)} of its weight on the noun meant.",
+        by_it,
+    ]
+    return "true" if there and solved and linked else "partly true" if there else "false", answer
 
 
 def flips(trial: Trial, pairs: int = 1000) -> Spread:

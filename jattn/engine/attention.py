@@ -18,7 +18,7 @@ from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
 from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
 from jattn.engine.rows import Dropout, RowProgram, clean, row_program, taint
-from jattn.engine.walk import map_blocks
+from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import check_float
 from jattn.rules.edits import EditLike
@@ -251,7 +251,7 @@ def as_dropout(rate: float, rng: PRNGKeyArray | None) -> Dropout | None:
 
 
 def _attend_block(
-    program: RowProgram, grid: Grid, query_side: Any, key_side: Any
+    program: RowProgram, grid: Grid, query_side: Side, key_side: Side
 ) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
     query, key, value = query_side["query"], key_side["key"], key_side["value"]
     if program.is_plain_softmax:

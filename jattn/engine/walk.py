@@ -7,7 +7,7 @@ pass puts gradients together block by block, and never adds up whole arrays.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,32 @@ from jattn.engine.plans import Plan, Strip
 from jattn.rules.grids import Grid, whole_grid
 from jattn.rules.overlay import Overlay
 
-Block = Callable[[Any, Grid, Any, Any], Any]
-"""Takes a program, the grid of a block, the block's queries and the block's keys; returns arrays of its rows."""
+Program = TypeVar("Program")
+Rows = TypeVar("Rows")
+"""A pytree of arrays with a row axis."""
+Parts = TypeVar("Parts")
+"""A pytree of what a block returns besides its rows."""
 
+Arrays = TypeVar("Arrays")
+"""A pytree of arrays."""
 
-Prepare = Callable[[Any, Any], tuple[Any, Any]]
+Side = dict[str, Array]
+"""What belongs to the queries, arrays ``[*batch, N, T, ...]`` by name, or to the keys, ``[*batch, K, S, ...]``."""
+
+Prepare = Callable[[Side, Side], tuple[Side, Side]]
 """Takes the queries of a strip and all keys; returns them changed."""
+
+
+class Sides(NamedTuple):
+    """All that is cut to a block: what belongs to the queries, to the keys, and the arrays laid over the filter.
+
+    An array that is laid has the axes ``[*batch, N, T, S]``, each of full size, or of size 1 where it is the same all
+    along (see `Overlay`).
+    """
+
+    query: Side
+    key: Side
+    laid: list[Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +86,22 @@ def _filled_like(x: Any, number: Any) -> Array:
 
 
 def map_blocks(
-    block: Block,
-    program: Any,
-    query_side: Any,
-    key_side: Any,
+    block: Callable[[Program, Grid, Side, Side], Rows],
+    program: Program,
+    query_side: Side,
+    key_side: Side,
     shape: tuple[int, ...],
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
-) -> Any:
+) -> Rows:
     """Maps a function over the blocks of a filter.
 
     Args:
       block: takes the program, the grid of a block and the parts of `query_side` and `key_side` that belong to it;
         returns a pytree of arrays whose axis after the heads is the row axis.
       program: a pytree; every `Overlay` array in it is cut to the block.
-      query_side: a pytree of arrays ``[*batch, N, T, ...]``.
-      key_side: a pytree of arrays ``[*batch, K, S, ...]``; ``N`` is a multiple of ``K``.
+      query_side: arrays ``[*batch, N, T, ...]`` by name.
+      key_side: arrays ``[*batch, K, S, ...]`` by name; ``N`` is a multiple of ``K``.
       shape: ``(*batch, N, T, S)``.
       plan: which blocks there are.
       prepare: is applied to both sides of a strip, all blocks together; the backward pass keeps no result of it.
@@ -90,8 +110,8 @@ def map_blocks(
       The pytree that `block` would return for all rows at once: arrays ``[*batch, N, T, ...]``.
     """
 
-    def rows_alone(*arguments: Any) -> tuple[Any, tuple[()]]:
-        return block(*arguments), ()
+    def rows_alone(program: Program, grid: Grid, query_side: Side, key_side: Side) -> tuple[Rows, tuple[()]]:
+        return block(program, grid, query_side, key_side), ()
 
     nothing = Reduction(lambda total, parts: total, ())
     rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare)
@@ -99,16 +119,16 @@ def map_blocks(
 
 
 def fold_blocks(
-    block: Callable[[Any, Grid, Any, Any], tuple[Any, Any]],
+    block: Callable[[Program, Grid, Side, Side], tuple[Rows, Parts]],
     reduction: Reduction,
-    program: Any,
-    query_side: Any,
-    key_side: Any,
+    program: Program,
+    query_side: Side,
+    key_side: Side,
     shape: tuple[int, ...],
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
     streams: Int[Array, " M"] | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Rows, Parts]:
     """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
 
     Args:
@@ -124,21 +144,20 @@ def fold_blocks(
     """
     leading = shape[:-2]
     leaves, structure = jax.tree.flatten(program, is_leaf=_is_overlay)
-    sides = {"query": query_side, "key": key_side, "laid": [leaf.array for leaf in leaves if _is_overlay(leaf)]}
+    sides = Sides(query_side, key_side, [leaf.array for leaf in leaves if _is_overlay(leaf)])
 
-    def run(grid: Grid, sides: Any) -> tuple[Any, Any]:
-        laid = iter(sides["laid"])
+    def run(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
+        laid = iter(sides.laid)
         cut = [Overlay(next(laid), cut=True) if _is_overlay(leaf) else leaf for leaf in leaves]
-        return block(jax.tree.unflatten(structure, cut), grid, sides["query"], sides["key"])
+        return block(jax.tree.unflatten(structure, cut), grid, sides.query, sides.key)
 
-    def one_stream(sides: Any, stream: Int[Array, ""] | None) -> tuple[Any, Any]:
+    def one_stream(sides: Sides, stream: Int[Array, ""] | None) -> tuple[Rows, Parts]:
         return _map_strips(run, reduction, prepare, sides, shape, plan, stream)
 
     if streams is not None:
         return lax.map(lambda stream: one_stream(cut_stream(sides, leading, stream), stream), streams)
     if plan.whole:
-        sides["query"], sides["key"] = prepare(query_side, key_side)
-        rows, parts = run(whole_grid(shape), sides)
+        rows, parts = run(whole_grid(shape), Sides(*prepare(query_side, key_side), sides.laid))
         return rows, reduction.combine(reduction.start(jax.tree.map(jax.typeof, parts)), parts)
     if not plan.walk_heads or math.prod(leading) == 0:
         return one_stream(sides, None)
@@ -146,18 +165,21 @@ def fold_blocks(
     groups, axis = (num_kv_heads, num_heads // num_kv_heads), len(leading) - 1
 
     def by_group(x: Array) -> Array:
-        heads = groups if x.shape[axis] == num_heads else (x.shape[axis], 1)
+        heads = (1, 1) if x.shape[axis] == 1 else groups
         return x.reshape(*x.shape[:axis], *heads, *x.shape[axis + 1 :])
 
-    sides["key"] = jax.tree.map(lambda x: jnp.expand_dims(x, axis + 1), sides["key"])
-    sides["query"], sides["laid"] = jax.tree.map(by_group, (sides["query"], sides["laid"]))
+    grouped = Sides(
+        {name: by_group(x) for name, x in query_side.items()},
+        {name: jnp.expand_dims(x, axis + 1) for name, x in key_side.items()},
+        [by_group(x) for x in sides.laid],
+    )
     sizes = (*leading[:-1], *groups)
-    out = _walk(one_stream, sides, sizes, jnp.int32(0))
+    out = _walk(one_stream, grouped, sizes, jnp.int32(0))
     walked = sum(size > 1 for size in sizes)
     return jax.tree.map(lambda x: x.reshape((*leading, *x.shape[walked:])), out)
 
 
-def cut_stream(sides: Any, leading: tuple[int, ...], stream: Int[Array, ""]) -> Any:
+def cut_stream(sides: Arrays, leading: tuple[int, ...], stream: Int[Array, ""]) -> Arrays:
     """Cuts one head of one batch entry out of arrays whose first axes are those of a filter, or 1, or key heads."""
 
     def cut(x: Array) -> Array:
@@ -175,7 +197,9 @@ def _is_overlay(leaf: Any) -> bool:
     return isinstance(leaf, Overlay)
 
 
-def _walk(function: Callable[[Any, Array], Any], sides: Any, sizes: tuple[int, ...], stream: Int[Array, ""]) -> Any:
+def _walk(
+    function: Callable[[Sides, Int[Array, ""]], Rows], sides: Sides, sizes: tuple[int, ...], stream: Int[Array, ""]
+) -> Rows:
     """Goes through the first axis, of the given size or 1, of every array, and so on through the other axes."""
     if not sizes:
         return function(sides, stream)
@@ -184,38 +208,38 @@ def _walk(function: Callable[[Any, Array], Any], sides: Any, sizes: tuple[int, .
     if size == 1:
         return _walk(function, jax.tree.unflatten(structure, [x[0] for x in arrays]), rest, stream)
 
-    def one(index_and_arrays: tuple[Array, list[Array]]) -> Any:
-        index, mapped = index_and_arrays
-        mapped = iter(mapped)
-        here = [next(mapped) if x.shape[0] == size else x[0] for x in arrays]
+    def one(index_and_arrays: tuple[Array, list[Array]]) -> Rows:
+        index, mapped = index_and_arrays[0], iter(index_and_arrays[1])
+        here = [x[0] if x.shape[0] == 1 else next(mapped) for x in arrays]
         return _walk(function, jax.tree.unflatten(structure, here), rest, stream * size + index)
 
-    return lax.map(one, (jnp.arange(size, dtype=jnp.int32), [x for x in arrays if x.shape[0] == size]))
+    return lax.map(one, (jnp.arange(size, dtype=jnp.int32), [x for x in arrays if x.shape[0] != 1]))
 
 
 def _map_strips(
-    run: Callable[[Grid, Any], tuple[Any, Any]],
+    run: Callable[[Grid, Sides], tuple[Rows, Parts]],
     reduction: Reduction,
     prepare: Prepare,
-    sides: Any,
+    sides: Sides,
     shape: tuple[int, ...],
     plan: Plan,
     stream: Int[Array, ""] | None,
-) -> tuple[Any, Any]:
+) -> tuple[Rows, Parts]:
     """Goes through the strips, one after the other, of one head or of all."""
     row_axis = 0 if stream is not None else len(shape) - 2
-    outs, total = [], None
+    outs: list[Rows] = []
+    total: Any = None  # before the first strip
 
-    def one(sides: Any, total: Any, strip: Strip) -> tuple[Any, Any]:
+    def one(sides: Sides, total: Parts | None, strip: Strip) -> tuple[Rows, Parts]:
         sides = _cut_rows(sides, strip, row_axis)
-        sides["query"], sides["key"] = prepare(sides["query"], sides["key"])
+        sides = Sides(*prepare(sides.query, sides.key), sides.laid)
         return _map_rows(run, reduction, sides, total, shape, strip, stream)
 
     for strip in plan.strips:
         if outs:
             # Each strip waits for the one before: side by side they would compete for the cores' caches and for memory.
-            waited = (outs[-1], total, sides["query"]["query"])
-            outs[-1], total, sides["query"]["query"] = lax.optimization_barrier(waited)
+            outs[-1], total, query = lax.optimization_barrier((outs[-1], total, sides.query))
+            sides = sides._replace(query=query)
         # Under checkpoint a strip keeps no rows and keys of its own for the backward pass.
         one_strip = jax.checkpoint(lambda sides, total, strip=strip: one(sides, total, strip), prevent_cse=False)
         rows, total = one_strip(sides, total)
@@ -223,70 +247,81 @@ def _map_strips(
     return (outs[0] if len(outs) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, row_axis), *outs)), total
 
 
-def _cut_rows(sides: Any, strip: Strip, row_axis: int) -> Any:
-    def cut(x: Array, axis: int) -> Array:
-        return x if x.shape[axis] == 1 else lax.slice_in_dim(x, *strip.rows, axis=axis)
+def _cut_rows(sides: Sides, strip: Strip, row_axis: int) -> Sides:
+    """Cuts the rows of a strip out of what belongs to the queries, and out of what is laid over the filter."""
 
-    return {
-        "query": jax.tree.map(lambda x: cut(x, row_axis), sides["query"]),
-        "key": sides["key"],
-        "laid": [cut(x, x.ndim - 2) for x in sides["laid"]],
-    }
+    def cut(x: Array, axis: int) -> Array:
+        return lax.slice_in_dim(x, *strip.rows, axis=axis)
+
+    return Sides(
+        {name: cut(x, row_axis) for name, x in sides.query.items()},
+        sides.key,
+        [cut(x, x.ndim - 2) if _has_rows(x) else x for x in sides.laid],
+    )
+
+
+def _has_rows(laid: Array) -> bool:
+    """Tells whether an array laid over the filter differs from row to row."""
+    return laid.shape[-2] != 1
+
+
+def _has_keys(laid: Array) -> bool:
+    """Tells whether an array laid over the filter differs from key to key."""
+    return laid.shape[-1] != 1
 
 
 def _map_rows(
-    run: Callable[[Grid, Any], tuple[Any, Any]],
+    run: Callable[[Grid, Sides], tuple[Rows, Parts]],
     reduction: Reduction,
-    sides: Any,
-    total: Any,
+    sides: Sides,
+    total: Parts | None,
     shape: tuple[int, ...],
     strip: Strip,
     stream: Int[Array, ""] | None,
-) -> tuple[Any, Any]:
+) -> tuple[Rows, Parts]:
     """Goes through the blocks of one strip, of one head or of all."""
     row_axis = 0 if stream is not None else len(shape) - 2
-    num_keys, strip_rows = shape[-1], strip.rows[1] - strip.rows[0]
+    strip_rows = strip.rows[1] - strip.rows[0]
     together = len(set(strip.first_keys)) == 1
     first_rows, first_keys = (jnp.array(x, jnp.int32) for x in (strip.first_rows, strip.first_keys))
 
-    def cut_keys(x: Array, first_key: Array | int, axis: int) -> Array:
-        if strip.num_keys == num_keys or x.shape[axis] != num_keys:
+    def cut_keys(x: Array, first_key: Array, axis: int) -> Array:
+        if strip.num_keys == shape[-1]:
             return x
         if together:
             return lax.slice_in_dim(x, strip.first_keys[0], strip.first_keys[0] + strip.num_keys, axis=axis)
         return lax.dynamic_slice_in_dim(x, first_key, strip.num_keys, axis=axis)
 
-    has_rows = [x.shape[-2] == strip_rows for x in sides["laid"]]
-    mapped = {
-        "query": jax.tree.map(lambda x: _blocks(x, strip, row_axis), sides["query"]),
-        "laid": [_blocks(x, strip, x.ndim - 2) for x, rows in zip(sides["laid"], has_rows, strict=True) if rows],
-        "key": None if together else jax.tree.map(lambda x: _windows(x, strip, row_axis), sides["key"]),
-    }
-    shared_keys = jax.tree.map(lambda x: cut_keys(x, 0, row_axis), sides["key"]) if together else None
+    # What is cut out for each block before the loop over them, and what all of them have in common.
+    mapped = Sides(
+        {name: _blocks(x, strip, row_axis) for name, x in sides.query.items()},
+        {} if together else {name: _windows(x, strip, row_axis) for name, x in sides.key.items()},
+        [_blocks(x, strip, x.ndim - 2) for x in sides.laid if _has_rows(x)],
+    )
+    common = {name: cut_keys(x, first_keys[0], row_axis) for name, x in sides.key.items()} if together else {}
 
-    def one_block(first_row: Array, first_key: Array, here: Any) -> Any:
+    def one_block(first_row: Int[Array, ""], first_key: Int[Array, ""], here: Sides) -> tuple[Rows, Parts]:
         rows = first_row + jnp.arange(strip.block_size, dtype=jnp.int32)
         grid = Grid(rows, shape, True, stream, first_key, strip.num_keys, math.gcd(*strip.first_rows))
-        laid_rows = iter(here["laid"])
-        laid = [next(laid_rows) if rows else x for x, rows in zip(sides["laid"], has_rows, strict=True)]
-        laid = [cut_keys(x, first_key, x.ndim - 1) for x in laid]
-        keys = shared_keys if together else here["key"]
-        return run(grid, {"query": here["query"], "key": keys, "laid": laid})
+        of_block = iter(here.laid)
+        laid = [next(of_block) if _has_rows(x) else x for x in sides.laid]
+        laid = [cut_keys(x, first_key, x.ndim - 1) if _has_keys(x) else x for x in laid]
+        return run(grid, Sides(here.query, common or here.key, laid))
 
     # Under checkpoint the weights of a block are computed again in the backward pass instead of being kept.
     one_block = jax.checkpoint(one_block, prevent_cse=False)
     first = (first_rows[0], first_keys[0], jax.tree.map(lambda x: x[0], mapped))
-    total = reduction.start(jax.eval_shape(one_block, *first)[1]) if total is None else total
+    before: Any = reduction.start(jax.eval_shape(one_block, *first)[1]) if total is None else total
     if len(strip.first_keys) == 1:
         rows, parts = one_block(*first)
-        return rows, reduction.combine(total, parts)
+        return rows, reduction.combine(before, parts)
 
-    def step(total: Any, x: Any) -> tuple[Any, Any]:
+    def step(total: Parts, x: tuple[Array, Array, Sides]) -> tuple[Parts, Rows]:
         rows, parts = one_block(*x)
         return reduction.combine(total, parts), rows
 
-    total, rows = lax.scan(step, total, (first_rows, first_keys, mapped))
-    return jax.tree.map(lambda x: _join(x, strip_rows, row_axis), rows), total
+    after, rows = lax.scan(step, before, (first_rows, first_keys, mapped))
+    return jax.tree.map(lambda x: _join(x, strip_rows, row_axis), rows), after
 
 
 def _blocks(x: Array, strip: Strip, axis: int) -> Float[Array, "blocks ..."]:

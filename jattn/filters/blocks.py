@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jattn.engine.attention import exponentials_of
 from jattn.engine.rows import RowProgram, sees_broken
+from jattn.engine.walk import Side
 from jattn.rules.grids import Grid
 from jattn.rules.normalizers import forbid
 
@@ -34,7 +35,7 @@ class FilterBlock:
       query_side, key_side: ``query``, ``key`` and, where a mask forbids anything, which of them are ``broken``.
     """
 
-    def __init__(self, program: RowProgram, grid: Grid, query_side: Any, key_side: Any) -> None:
+    def __init__(self, program: RowProgram, grid: Grid, query_side: Side, key_side: Side) -> None:
         self.program, self.grid = program, grid
         self._query_side, self._key_side = query_side, key_side
         self._bin_sums: dict[int, tuple[Any, Array]] = {}

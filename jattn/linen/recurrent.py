@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jattn.linen.layers import MultiHeadAttention, PatchEmbedding, TokenEmbedding
 from jattn.linen.multi_head import Projection
@@ -79,8 +79,8 @@ class RecurrentEncoderDecoder(nn.Module):
         self.source_embedding = TokenEmbedding(self.vocabulary, self.width, self.dtype)
         self.patch_embedding = PatchEmbedding(self.width, self.dtype)
         self.embedding = TokenEmbedding(self.vocabulary, self.width, self.dtype)
-        self.encoder = [CELLS[self.cell](self.width, dtype=self.dtype) for _ in range(self.num_layers)]
-        self.decoder = [CELLS[self.cell](self.width, dtype=self.dtype) for _ in range(self.num_layers)]
+        self.encoder = [nn.RNN(CELLS[self.cell](self.width, dtype=self.dtype)) for _ in range(self.num_layers)]
+        self.decoder = [nn.RNN(CELLS[self.cell](self.width, dtype=self.dtype)) for _ in range(self.num_layers)]
         self.dropout = nn.Dropout(self.dropout_rate)
         self.logits = Projection((self.vocabulary,), dtype=self.dtype)
         if self.attention:
@@ -120,10 +120,7 @@ class RecurrentEncoderDecoder(nn.Module):
         """
         floating = jnp.issubdtype(source.dtype, jnp.floating)
         x = self.patch_embedding(source) if floating else self.source_embedding(source)
-        real = None
-        if source_lengths is not None:
-            real = jnp.arange(x.shape[-2]) < jnp.asarray(source_lengths)[..., None]
-        x, carries = self._read(self.encoder, self._first(x), x, real, deterministic)
+        x, carries = self._read(self.encoder, self._first(x), x, source_lengths, deterministic)
         return jnp.concatenate(jax.tree.leaves(carries), axis=-1), x if self.attention else None
 
     def decode(
@@ -155,31 +152,30 @@ class RecurrentEncoderDecoder(nn.Module):
 
     def _first(self, x: Float[Array, "*batch T D"]) -> list[Any]:
         """Makes the states, all zero, in which the cells of a stack begin."""
-        return [cell.initialize_carry(jax.random.key(0), x[..., 0, :].shape) for cell in self.encoder]
+        return [stack.cell.initialize_carry(jax.random.key(0), (*x.shape[:-2], x.shape[-1])) for stack in self.encoder]
 
     def _read(
         self,
-        cells: list[nn.RNNCellBase],
+        stack: list[nn.RNN],
         carries: list[Any],
         x: Float[Array, "*batch T D"],
-        real: Bool[Array, "*batch T"] | None,
+        lengths: Int[Array, "*batch"] | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "*batch T D"], list[Any]]:
-        """Passes vectors through a stack of cells; returns what the last one said, and the states they end in."""
-        time, ends = x.ndim - 2, []
+        """Passes vectors through a stack of cells; returns what the last one said, and the states they end in.
 
-        def step(cell: nn.RNNCellBase, carry: Any, now: tuple[Array, Array | None]) -> tuple[Any, Array]:
-            x, real = now
-            after, said = cell(carry, x)
-            if real is not None:
-                # A sequence that is over stays in its last state.
-                after = jax.tree.map(lambda new, old: jnp.where(real[..., None], new, old), after, carry)
-            return after, said.astype(x.dtype)
-
-        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, in_axes=time, out_axes=time)
-        x = self.dropout(x, deterministic=deterministic)
-        for cell, carry in zip(cells, carries, strict=True):
-            end, x = scan(cell, carry, (x, real))
-            x = self.dropout(x, deterministic=deterministic)
-            ends.append(end)
-        return x, ends
+        A sequence that is over stays in its last state.
+        """
+        batch, ends = x.shape[:-2], []
+        # nn.RNN knows lengths of one batch axis alone.
+        x = self.dropout(x, deterministic=deterministic).reshape(-1, *x.shape[-2:])
+        lengths = None if lengths is None else jnp.broadcast_to(jnp.asarray(lengths), batch).reshape(-1)
+        for rnn, carry in zip(stack, carries, strict=True):
+            carry = jax.tree.map(lambda state: state.reshape(-1, state.shape[-1]), carry)
+            end, said = rnn(x, initial_carry=carry, seq_lengths=lengths, return_carry=True)
+            if lengths is not None:
+                # Of nothing to read, nn.RNN takes the state at the end of the padding.
+                end = jax.tree.map(lambda last, first: jnp.where(lengths[:, None] > 0, last, first), end, carry)
+            x = self.dropout(said.astype(x.dtype), deterministic=deterministic)
+            ends.append(jax.tree.map(lambda state: state.reshape(*batch, -1), end))
+        return x.reshape(*batch, *x.shape[-2:]), ends

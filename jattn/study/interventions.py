@@ -5,7 +5,7 @@ A picture of a filter says where a model looks, not whether that matters. These 
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,12 +14,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jattn.decode.protocol import as_inspectable
+from jattn.engine.compiling import compiled
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
 from jattn.rules import edits as edits_of_filters
 from jattn.rules.edits import Edit, EditLike, as_edit
-from jattn.rules.grids import Grid
-from jattn.rules.mask import MaskLike
+from jattn.rules.grids import Grid, static
+from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.rule import rule
 from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.tasks.layouts import Batch
@@ -62,39 +63,67 @@ def apply_with_edits(
     return _apply(module, variables, *args, edits=edits, **kwargs)
 
 
+Loss = Callable[[Any, Any], Float[Array, ""]]
+"""Takes what a model returns for a batch, and the batch; returns one number, the less the better."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """How right a model's answers are: means over the scored queries of a batch.
+    """How right a model's answers are.
 
     Attributes:
-      loss: ``-ln p(target)``, in nats.
-      token_accuracy: the share of right answers.
-      exact_accuracy: the share of examples with no wrong answer.
+      loss: of a batch of `jattn.tasks`, the mean of ``-ln p(target)`` over the scored queries, in nats; else the loss
+        given.
+      token_accuracy: the share of right answers; None with a loss of one's own.
+      exact_accuracy: the share of examples with no wrong answer; None with a loss of one's own.
     """
 
     loss: Float[Array, "..."]
-    token_accuracy: Float[Array, "..."]
-    exact_accuracy: Float[Array, "..."]
+    token_accuracy: Float[Array, "..."] | None = None
+    exact_accuracy: Float[Array, "..."] | None = None
 
 
 def judge(
-    module: Any, variables: Mapping[str, Any], batch: Batch, *, edits: Mapping[str, EditLike] | None = None
+    module: Any,
+    variables: Mapping[str, Any],
+    batch: Any,
+    *,
+    loss: Loss | None = None,
+    edits: Mapping[str, EditLike] | None = None,
 ) -> Judgement:
     """Judges a model's answers to a batch, with its filters as they are or edited; see `apply_with_edits`.
 
     Args:
-      module: a linen module that takes ``batch.inputs`` and returns logits.
+      module: a linen module.
       variables: its variables.
-      batch: of `jattn.tasks`.
+      batch: a batch of `jattn.tasks`, or a pytree of one's own whose attribute or key ``inputs`` holds the module's
+        arguments by name.
+      loss: a function of what the module returns and the batch; returns a number. Needed for a batch of one's own. It
+        is compared by identity: made once, it is compiled once.
       edits: what is done in which layer.
 
     Raises:
       ValueError, TypeError: as `apply_with_edits` does.
+      TypeError: if the batch has no inputs, or has no loss.
+
+    Example: a batch and a loss of one's own.
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> batch = {"inputs": {"tokens": jnp.array([[1, 2, 3]])}, "labels": jnp.array([[2, 3, 4]])}
+      >>> def loss(logits, batch):
+      ...     likely = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["labels"][..., None], axis=-1)
+      ...     return -jnp.mean(likely)
+      >>> model = jattn.Encoder(vocabulary=10)
+      >>> variables = model.init(jax.random.key(0), **batch["inputs"])
+      >>> bool(jattn.judge(model, variables, batch, loss=loss).loss > 0)
+      True
     """
+    inputs = _inputs(batch, loss)
     if edits:
-        _check_edits(module, variables, edits=edits, **batch.inputs)
-    return _judge(module, variables, batch, edits or {})
+        _check_edits(module, variables, edits=edits, **inputs)
+    edits = {name: as_edit(edit) for name, edit in (edits or {}).items()}
+    return compiled(_judge)(_Question(module, loss), variables, batch, edits)
 
 
 @jax.tree_util.register_dataclass
@@ -113,12 +142,13 @@ class KnockOut:
     together: Judgement
 
     def __str__(self) -> str:
-        rows = [("knocked out", "token accuracy", "exact accuracy", "loss"), _row("nothing", self.before)]
+        measured = [name for name in _FORMS if getattr(self.before, name) is not None]
+        rows = [("knocked out", *(name.replace("_", " ") for name in measured)), _row("nothing", measured, self.before)]
         for layer, judgements in self.alone.items():
             for head in range(judgements.loss.shape[0]):
                 judgement = jax.tree.map(lambda x, head=head: x[head], judgements)
-                rows.append(_row(f"{layer}, head {head}", judgement, self.before))
-        rows.append(_row("all of these", self.together, self.before))
+                rows.append(_row(f"{layer}, head {head}", measured, judgement, self.before))
+        rows.append(_row("all of these", measured, self.together, self.before))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
@@ -128,17 +158,16 @@ class KnockOut:
 def knock_out(
     module: Any,
     variables: Mapping[str, Any],
-    batch: Batch,
+    batch: Any,
     *,
+    loss: Loss | None = None,
     keys: MaskLike | None = None,
     layers: Iterable[str] | None = None,
 ) -> KnockOut:
     """Knocks out one head after the other, and all together, and reports how accuracy and loss move.
 
     Args:
-      module: a linen module that takes ``batch.inputs`` and returns logits.
-      variables: its variables.
-      batch: of `jattn.tasks`.
+      module, variables, batch, loss: as `judge` takes them.
       keys: takes from each head only its weight on these keys (`edits.forbid`) instead of all of it
         (`edits.knock_out`). With the oracle, ``keys=batch.oracle[:, None]``, this is the causal check of a filter: does
         the model need what it looks at there?
@@ -147,6 +176,7 @@ def knock_out(
     Raises:
       ValueError: if there is no such layer, or `keys` do not fit the filters of all these layers, or edits do not reach
         them.
+      TypeError: if the batch has no inputs, or has no loss.
 
     Example: nothing is lost with a head that never learned anything.
       >>> import jax, jax.numpy as jnp
@@ -165,26 +195,18 @@ def knock_out(
     """
     if isinstance(layers, str):
         raise TypeError(f"layers: expected a list of names, got {layers!r}")
-    known = _layers(module, variables, **batch.inputs)
+    inputs = _inputs(batch, loss)
+    known = _layers(module, variables, **inputs)
     chosen = list(known) if layers is None else list(layers)
     for name in chosen:
         _check_layer("layers", name, known)
     if not chosen:
         raise ValueError(f"layers: expected some of {', '.join(known)}, got none")
     sizes = {name: known[name].shape[-3] for name in chosen}
-
-    def edit(gates: Float[Array, " N"]) -> EditLike:
-        return edits_of_filters.knock_out(gates) if keys is None else edits_of_filters.forbid(keys, gates)
-
-    every_head = {name: edit(jnp.ones(count)) for name, count in sizes.items()}
-    _check_edits(module, variables, edits=every_head, **batch.inputs)
-
-    @jax.jit
-    def judge_all(variables: Any, batch: Batch, gates: dict[str, Array]) -> Judgement:
-        # One program for all: which head is out is data.
-        return lax.map(lambda one: _judge(module, variables, batch, {name: edit(one[name]) for name in chosen}), gates)
-
-    judged = judge_all(variables, batch, _gates(sizes))
+    keys = None if keys is None else as_mask(keys)
+    every_head = {name: _knock_out(keys, jnp.ones(count)) for name, count in sizes.items()}
+    _check_edits(module, variables, edits=every_head, **inputs)
+    judged = compiled(_judge_all)(_Question(module, loss), variables, batch, keys, _gates(sizes))
     at = 1
     alone = {}
     for name, count in sizes.items():
@@ -193,6 +215,15 @@ def knock_out(
     return KnockOut(
         before=jax.tree.map(lambda x: x[0], judged), alone=alone, together=jax.tree.map(lambda x: x[-1], judged)
     )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """Whom to judge, and by what; the same question is compiled once."""
+
+    module: Any = static()
+    loss: Loss | None = static()
 
 
 @rule()
@@ -231,11 +262,41 @@ def _has_placed(edit: Edit | None) -> bool:
     return any(isinstance(node, _Placed) for node in nodes)
 
 
-def _judge(module: Any, variables: Any, batch: Batch, edits: Mapping[str, EditLike]) -> Judgement:
-    logits = _apply(module, variables, edits=edits, **batch.inputs)
-    right, scored = is_correct(logits, batch), jnp.sum(batch.scored)
+def _inputs(batch: Any, loss: Loss | None) -> Mapping[str, Any]:
+    """Returns the arguments that a batch has for a module."""
+    inputs = batch.get("inputs") if isinstance(batch, Mapping) else getattr(batch, "inputs", None)
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            "batch: expected the module's arguments by name as its attribute or key `inputs`, "
+            f"got {type(batch).__name__} with {type(inputs).__name__} there"
+        )
+    if loss is None and not isinstance(batch, Batch):
+        raise TypeError(f"loss: expected a function of (outputs, batch) for a {type(batch).__name__}, got None")
+    return inputs
+
+
+def _knock_out(keys: Mask | None, gates: Float[Array, " N"]) -> Edit:
+    return edits_of_filters.knock_out(gates) if keys is None else edits_of_filters.forbid(keys, gates)
+
+
+def _judge_all(
+    question: _Question, variables: Any, batch: Any, keys: Mask | None, gates: dict[str, Float[Array, "cases N"]]
+) -> Judgement:
+    """Judges every case with one program: which head is out is data."""
+
+    def case(gates: dict[str, Float[Array, " N"]]) -> Judgement:
+        return _judge(question, variables, batch, {name: _knock_out(keys, one) for name, one in gates.items()})
+
+    return lax.map(case, gates)
+
+
+def _judge(question: _Question, variables: Any, batch: Any, edits: Mapping[str, Edit]) -> Judgement:
+    answers = _apply(question.module, variables, edits=edits, **_inputs(batch, question.loss))
+    if question.loss is not None:
+        return Judgement(jnp.asarray(question.loss(answers, batch)))
+    right, scored = is_correct(answers, batch), jnp.sum(batch.scored)
     return Judgement(
-        loss=jnp.sum(cross_entropy(logits, batch)) / scored,
+        loss=jnp.sum(cross_entropy(answers, batch)) / scored,
         token_accuracy=jnp.sum(right & batch.scored) / scored,
         exact_accuracy=jnp.mean(jnp.all(right, axis=-1)),
     )
@@ -263,13 +324,14 @@ def _gates(sizes: Mapping[str, int]) -> dict[str, Float[Array, "cases N"]]:
     return gates
 
 
-def _row(name: str, judgement: Judgement, before: Judgement | None = None) -> tuple[str, ...]:
-    def moved(now: Array, then: Array | None, form: str) -> str:
-        return format(float(now), form) + ("" if then is None else f" ({float(now - then):+{form[1:]}})")
+_FORMS = {"token_accuracy": ".1%", "exact_accuracy": ".1%", "loss": ".3f"}
+"""How the numbers of a judgement are printed."""
 
-    return (
-        name,
-        moved(judgement.token_accuracy, None if before is None else before.token_accuracy, " .1%"),
-        moved(judgement.exact_accuracy, None if before is None else before.exact_accuracy, " .1%"),
-        moved(judgement.loss, None if before is None else before.loss, " .3f"),
-    )
+
+def _row(name: str, measured: list[str], judgement: Judgement, before: Judgement | None = None) -> tuple[str, ...]:
+    cells = [name]
+    for key in measured:
+        now = getattr(judgement, key)
+        moved = "" if before is None else f" ({float(now - getattr(before, key)):+{_FORMS[key]}})"
+        cells.append(f"{float(now):{_FORMS[key]}}{moved}")
+    return tuple(cells)

@@ -66,10 +66,10 @@ def restated(parameters, cell, source, tokens, attention):
     step, size = {"gru": (gru, 8), "lstm": (lstm, 16)}[cell]
     state, states, said = np.zeros(size), [], []
     for item in source:
-        state = step(parameters["encoder_0"], state, parameters["source_embedding"]["embedding"][item])
+        state = step(parameters["encoder_0"]["cell"], state, parameters["source_embedding"]["embedding"][item])
         states.append(state[-8:])
     for token in tokens:
-        state = step(parameters["decoder_0"], state, parameters["embedding"]["embedding"][token])
+        state = step(parameters["decoder_0"]["cell"], state, parameters["embedding"]["embedding"][token])
         said.append(state[-8:])
     said, states = np.array(said), np.array(states)
     if not attention:
