@@ -55,7 +55,8 @@ def tell(end: tuple[Spread, Spread], at_it: tuple[Spread, Spread]) -> tuple[str,
     joint = "; but" if solved and not linked else ", and"
     by_it = (
         f"Asked at *it*, a model needs two layers, since *it* comes before the word that decides. It is right on both "
-        f"of {percent(its)} of the pairs{joint} the best of its heads has {number(spread_out)} of its weight on the noun."
+        f"of {percent(its)} of the pairs{joint} the best of its heads has {number(spread_out)} of its weight on the "
+        "noun."
     )
     if solved and not linked:
         by_it += (

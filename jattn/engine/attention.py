@@ -9,6 +9,7 @@ import math
 import numbers
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -263,6 +264,8 @@ def _attend_block(
         weights, allowed = program.weights(query, key, grid)
         out = average(weights, value, program.precision)
         log_normalizer = jnp.zeros(out.shape[:-1], out.dtype)
+    chex.assert_shape(out, (*query.shape[:-1], value.shape[-1]))
+    chex.assert_shape(log_normalizer, query.shape[:-1])
     if allowed is None or "broken" not in query_side:
         return out, log_normalizer
     broken = query_side["broken"], key_side["broken"]

@@ -11,6 +11,7 @@ import functools
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,6 +86,7 @@ class RowProgram:
         scores = self.score.evaluate(query, key, grid, self.precision)
         if self.bias is not None:
             scores = scores + self.bias.evaluate(grid).astype(scores.dtype)
+        chex.assert_shape(scores, (*query.shape[:-1], key.shape[-2]))
         return scores, None if self.mask is None else self.mask.evaluate(grid)
 
     def weights(
@@ -98,7 +100,9 @@ class RowProgram:
             if edited.shape != weights.shape:
                 raise ValueError(f"edit: the function must return weights of shape {weights.shape}, got {edited.shape}")
             weights = edited.astype(weights.dtype)
-        return weights if self.dropout is None else self.dropout.apply(weights, grid), allowed
+        weights = weights if self.dropout is None else self.dropout.apply(weights, grid)
+        chex.assert_equal_shape((weights, scores))
+        return weights, allowed
 
 
 def row_program(

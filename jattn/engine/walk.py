@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +116,7 @@ def map_blocks(
 
     nothing = Reduction(lambda total, parts: total, ())
     rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare)
+    chex.assert_tree_shape_prefix(rows, shape[:-1])
     return rows
 
 

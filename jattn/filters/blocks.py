@@ -11,6 +11,7 @@ import abc
 import functools
 from typing import Any, ClassVar, Generic, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +83,7 @@ class FilterBlock:
         if self.program.is_plain_softmax:
             return self.tainted(self.exponentials[1] * self._scale)
         weights, _ = self.program.weights(self._query_side["query"], self._key_side["key"], self.grid)
+        chex.assert_axis_dimension(weights, -1, self.grid.width)
         return self.tainted(weights)
 
     @functools.cached_property

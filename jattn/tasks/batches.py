@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jattn.tasks.layouts import Batch, Layout
-from jattn.tasks.sequences import Task
+from jattn.tasks.sequences import Sequence, Task
 
 
 def make_batch(
@@ -30,8 +31,8 @@ def make_batch(
         lengths, and the model needs no mask.
 
     Raises:
-      ValueError: if lengths known at trace time do not lie in ``task.shortest .. room``, shortest first, or `room` is
-        more than ``task.longest``.
+      ValueError: if lengths known at trace time do not lie in ``task.shortest .. room``, shortest first, `room` is more
+        than ``task.longest``, or a sequence of the task has arrays that do not fit one another.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -53,17 +54,35 @@ def make_batch(
     if room > task.longest:
         raise ValueError(f"room: expected at most {task.longest} for task {task.name!r}, got {room}")
 
+    def arrange(sequence: Sequence) -> Batch:
+        _check_sequence(task, sequence)
+        batch = layout.arrange(sequence, len(task.symbols))
+        chex.assert_equal_shape((batch.targets, batch.scored))
+        chex.assert_shape(batch.oracle, (*batch.targets.shape, None))
+        return batch
+
     def example(index: Int[Array, ""]) -> Batch:
         length_rng, rng_of_tokens = jax.random.split(jax.random.fold_in(rng, index))
         length = jax.random.randint(length_rng, (), shortest, longest + 1, jnp.int32)
-        return layout.arrange(task.sample(rng_of_tokens, length, room), len(task.symbols))
+        return arrange(task.sample(rng_of_tokens, length, room))
 
     def full_example(index: Int[Array, ""]) -> Batch:
-        sequence = task.sample(jax.random.fold_in(rng, index), jnp.int32(room), room)
-        return layout.arrange(sequence, len(task.symbols))
+        return arrange(task.sample(jax.random.fold_in(rng, index), jnp.int32(room), room))
 
     if isinstance(shortest, int) and shortest == longest == room and task.fills(room):
         batch = jax.vmap(full_example)(indices)
         inputs = {name: x for name, x in batch.inputs.items() if not name.endswith("lengths")}
         return dataclasses.replace(batch, inputs=inputs)
     return jax.vmap(example)(indices)
+
+
+def _check_sequence(task: Task, sequence: Sequence) -> None:
+    """Raises a ValueError unless the arrays of an example fit one another."""
+    source, target = sequence.source.shape[:1], sequence.target.shape
+    expected = {"source_length": (), "target_length": (), "target": target[:1], "alignment": (*target, *source)}
+    if sequence.read_at is not None:
+        expected["read_at"] = target
+    for name, shape in expected.items():
+        got = jnp.shape(getattr(sequence, name))
+        if got != shape:
+            raise ValueError(f"task {task.name!r}: expected {name} of shape {shape}, got {got}")

@@ -151,6 +151,9 @@ class RunConfig(Section):
     devices: int = Field(
         default=0, ge=0, le=4096, description="devices to split batches over; 0 takes all, on a CPU as many as suit"
     )
+    debug: bool = Field(
+        default=False, description="look at every array of every step, on one device, and name the first not finite"
+    )
     cache: bool = Field(default=True, description="keep compiled programs in your own cache folder")
 
 
@@ -239,6 +242,8 @@ def _problems(config: Config) -> list[str]:
             f"training.replicates: expected seeds below {2**32}, got {last_seed} for the last; "
             f"nearest: {2**32 - config.training.seed}"
         )
+    if config.run.debug and config.run.devices > 1:
+        problems.append(f"run.devices: expected 1 with run.debug, or nothing, got {config.run.devices}")
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
     return problems + _task_problems(config) + _model_problems(config)

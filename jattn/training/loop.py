@@ -11,6 +11,7 @@ from jattn.report import render
 from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
+from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.progress import reporter
@@ -85,7 +86,8 @@ def take_steps(
 ) -> TrainState:
     """Trains until nothing is left to train, or until a signal came; in the end all is saved."""
     config, steps = setup.config, setup.config.training.steps
-    train_chunk, snapshots = make_train_chunk(setup), snapshot_steps(steps, config.run.snapshots)
+    train_chunk = make_debugged_chunk(setup) if config.run.debug else make_train_chunk(setup)
+    snapshots = snapshot_steps(steps, config.run.snapshots)
     every = (config.run.log_every, config.evaluation.every, config.run.checkpoint_every)
     step = state.number
     if step == 0:

@@ -11,7 +11,7 @@ import pydantic
 
 from jattn.training.config import DRAFT, Config
 
-HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache")
+HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug")
 """The keys that say where and how a run is written: with others it is the same run."""
 
 

@@ -24,6 +24,8 @@ def configure_jax(configs: Sequence[Config]) -> None:
 
 def cpu_devices(config: Config) -> int:
     """Returns how many CPU devices suit a run: at most one per core, each with an equal and worthwhile share."""
+    if config.run.debug:
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sizes = config.training.batch_size, config.evaluation.batch_size
     worthwhile = range(1, min(cores, *(size // 32 for size in sizes)) + 1)
@@ -34,7 +36,7 @@ def on_its_devices(config: Config) -> Config:
     """Returns the config of a run with as many devices as it takes, where a CPU has those of other runs besides."""
     import jax
 
-    if config.run.devices or jax.default_backend() != "cpu":
+    if config.run.devices or (jax.default_backend() != "cpu" and not config.run.debug):
         return config
     devices = min(cpu_devices(config), jax.local_device_count())
     return config.model_copy(update={"run": config.run.model_copy(update={"devices": devices})})

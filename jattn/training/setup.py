@@ -115,6 +115,7 @@ def make_setup(
     Raises:
       ConfigError: if the devices do not fit the batch sizes, or an own task has no such layout or lengths.
       TypeError: if an own part is of another type.
+      ValueError: if an own model does not return logits of the right shape.
     """
     for name, part, kind in (
         ("task", task, Task),
@@ -133,7 +134,7 @@ def make_setup(
     if optimizer is None:
         schedule = make_schedule(config.training)
         optimizer = make_optimizer(config.training, schedule)
-    return Setup(
+    setup = Setup(
         config=config,
         task=task,
         layout=layout,
@@ -143,6 +144,20 @@ def make_setup(
         mesh=make_mesh(config),
         own={name: words for name, words in own.items() if words is not None},
     )
+    if "model" in setup.own:
+        _check_model(setup)
+    return setup
+
+
+def _check_model(setup: Setup) -> None:
+    batch = jax.eval_shape(lambda: setup.training_batch(setup.rng("training"), jnp.arange(1)))
+    logits = jax.eval_shape(lambda batch: setup.apply(setup.init(batch), batch), batch)
+    expected = (*batch.targets.shape, len(setup.vocabulary()))
+    if getattr(logits, "shape", None) != expected:
+        raise ValueError(
+            f"model: expected to return logits of shape [B, T, C] = {expected} for a batch of one, "
+            f"got {getattr(logits, 'shape', type(logits).__name__)}"
+        )
 
 
 def _in_one_line(model: nn.Module) -> str:

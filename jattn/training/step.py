@@ -5,9 +5,11 @@ chunks, and a resumed run takes the very steps that the uninterrupted one would 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,12 @@ from jattn.training.setup import Setup
 
 WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
 """What a step measures of itself."""
+
+
+Look = Callable[[str, Any], None]
+"""Is shown what a step computes: what it is, and a pytree of arrays, in the order in which they are made."""
+
+_numbers = itertools.count()
 
 
 class TrainingFailed(RuntimeError):
@@ -71,18 +79,34 @@ def initial_state(setup: Setup) -> TrainState:
     return jax.jit(lambda: setup.each(init)(setup.seeds), out_shardings=everywhere)()
 
 
-def train_step(setup: Setup, state: TrainState, seed: Int[Array, ""] | None = None) -> TrainState:
-    """Takes one optimizer step of one replicate on this device's share of a fresh batch, in step with all devices."""
+def train_step(
+    setup: Setup, state: TrainState, seed: Int[Array, ""] | None = None, look: Look | None = None
+) -> TrainState:
+    """Takes one optimizer step of one replicate on this device's share of a fresh batch, in step with all devices.
+
+    `look`, where given, is shown the arrays on the way, what each layer returns among them.
+    """
+    shown: Look = (lambda kind, arrays: None) if look is None else look
     share = setup.config.training.batch_size // setup.mesh.size
     indices = lax.axis_index("data") * share + jnp.arange(share)
     batch = setup.training_batch(jax.random.fold_in(setup.rng("training", seed), state.step), indices)
     dropout_rng = jax.random.fold_in(setup.rng("dropout", seed), state.step)
     dropout_rng = jax.random.fold_in(dropout_rng, lax.axis_index("data"))
+    options: dict[str, Any] = {"deterministic": False, "rngs": {"dropout": dropout_rng}}
+    shown("the input", batch.inputs)
+    shown("the parameter", state.params)
 
     def loss_of(params: optax.Params) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        logits = setup.apply(params, batch, deterministic=False, rngs={"dropout": dropout_rng})
+        if look is None:
+            logits = setup.apply(params, batch, **options)
+        else:
+            watched = {"capture_intermediates": True, "mutable": ["intermediates"]}
+            logits, kept = setup.apply(params, batch, **options, **watched)
+            look("the output of layer", kept["intermediates"])
         correct = is_correct(logits, batch)
         loss = jnp.sum(cross_entropy(logits, batch))
+        chex.assert_rank(loss, 0)
+        shown("the loss", loss)
         return loss, {
             "loss": loss,
             "right_tokens": jnp.sum(correct & batch.scored, dtype=jnp.float32),
@@ -92,6 +116,8 @@ def train_step(setup: Setup, state: TrainState, seed: Int[Array, ""] | None = No
 
     gradients, found = sum_over_devices(setup.mesh, jax.grad(loss_of, has_aux=True)(state.params))
     gradients = jax.tree.map(lambda gradient: gradient / found["tokens"], gradients)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradients, state.params)
+    shown("the gradient of", gradients)
     watched = {
         "loss": found["loss"] / found["tokens"],
         "token_accuracy": found["right_tokens"] / found["tokens"],
@@ -100,6 +126,7 @@ def train_step(setup: Setup, state: TrainState, seed: Int[Array, ""] | None = No
     }
     new_row = state.step % setup.config.run.log_every == 0
     updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
+    shown("the update of", updates)
     return TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -121,18 +148,27 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
     """Compiles "train until this step" as one loop on the devices; it ends early at a loss that is not finite."""
     step = setup.each(lambda state, seed: train_step(setup, state, seed))
 
-    def train_chunk(state: TrainState, until: Int[Array, ""]) -> TrainState:
+    def steps(state: TrainState, until: Int[Array, ""]) -> TrainState:
         return lax.while_loop(
             lambda state: jnp.all((state.step < until) & (state.broken_step < 0)),
             lambda state: step(state, setup.seeds),
             state,
         )
 
+    # chex counts by name, and every run of a process has a loop of its own.
+    steps.__name__ = f"steps_{next(_numbers)}"
+    traced_once = chex.assert_max_traces(steps, n=1)
+
+    def train_chunk(state: TrainState, until: Int[Array, ""]) -> TrainState:
+        return on_each_device(setup, traced_once)(state, until)
+
+    return jax.jit(train_chunk, donate_argnums=0)
+
+
+def on_each_device(setup: Setup, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps a function over the devices of a run, each of which holds all of its arguments and of its result."""
     everywhere = PartitionSpec()
-    mapped = jax.shard_map(
-        train_chunk, mesh=setup.mesh, in_specs=(everywhere, everywhere), out_specs=everywhere, check_vma=False
-    )
-    return jax.jit(mapped, donate_argnums=0)
+    return jax.shard_map(function, mesh=setup.mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
 
 
 def check_finite(state: TrainState, seeds: Int[Any, "*R"], kept: int | None) -> None:

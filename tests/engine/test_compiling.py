@@ -130,6 +130,26 @@ def test_a_layer_compiles_nothing_when_it_is_applied_again():
     assert "compile" not in happened
 
 
+def test_a_knock_out_is_compiled_once():
+    layer, x = jattn.MultiHeadAttention(num_heads=2), jnp.ones((2, 6, 8))
+    variables = layer.init(jax.random.key(0), x)
+
+    def call():
+        layer, batch = jattn.MultiHeadAttention(num_heads=2), {"inputs": {"inputs_q": x}}
+        keys = masks.causal() & masks.padding(np.array([3, 6]))
+        lost = jattn.knock_out(layer, variables, batch, loss=mean_square, keys=keys).together.loss
+        return lost, jattn.judge(layer, variables, batch, loss=mean_square).loss
+
+    jax.block_until_ready(call())
+    with counted() as happened:
+        call()
+    assert "compile" not in happened
+
+
+def mean_square(out, batch):
+    return jnp.mean(out**2)
+
+
 def test_a_function_made_anew_is_another_rule():
     """Functions compare by identity, as everywhere in JAX."""
     query, key, value = inputs()

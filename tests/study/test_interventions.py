@@ -218,6 +218,53 @@ def test_a_judgement_is_restated():
     close(judged.exact_accuracy, 3 / 4)
 
 
+def squared(out, batch):
+    return jnp.mean((out - batch["wanted"]) ** 2)
+
+
+OWN = {"inputs": {"inputs_q": X}, "wanted": jnp.sin(X)}
+
+
+def test_a_batch_and_a_loss_of_ones_own_are_judged():
+    layer = MultiHeadAttention(num_heads=2)
+    variables = drawn_like(layer, X)
+    found = jattn.knock_out(layer, variables, OWN, loss=squared)
+    close(found.before.loss, squared(layer.apply(variables, X), OWN))
+    for head, alone in enumerate(found.alone["attention"].loss):
+        out = apply_with_edits(layer, variables, X, edits={"attention": edits.knock_out([head])})
+        close(alone, squared(out, OWN))
+        of_one = jattn.judge(layer, variables, OWN, loss=squared, edits={"attention": edits.knock_out([head])})
+        close(of_one.loss, alone)
+    assert (found.before.token_accuracy, of_one.exact_accuracy) == (None, None)
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["knocked", "out", "loss"]
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (OWN, r"loss: expected a function of \(outputs, batch\) for a dict, got None"),
+        ({"wanted": X}, "batch: expected the module's arguments by name as its attribute or key `inputs`, got dict"),
+        ([X], "batch: expected the module's arguments by name as its attribute or key `inputs`, got list"),
+    ],
+)
+def test_a_batch_that_cannot_be_judged_is_refused(batch, text):
+    layer = MultiHeadAttention(num_heads=2)
+    with pytest.raises(TypeError, match=text):
+        jattn.judge(layer, drawn_like(layer, X), batch)
+
+
+def test_a_loss_may_close_over_what_is_differentiated():
+    layer = MultiHeadAttention(num_heads=2)
+    variables = drawn_like(layer, X)
+
+    def loss(scale):
+        return jattn.judge(layer, variables, OWN, loss=lambda out, batch: scale * squared(out, batch)).loss
+
+    close(jax.grad(loss)(2.0), squared(layer.apply(variables, X), OWN))
+
+
 def test_a_knock_out_prints_as_a_table():
     before, alone = Judgement(jnp.array(0.5), jnp.array(0.75), jnp.array(1.0)), jnp.array([[0.25, 1.5]])
     shown = KnockOut(before, {"block_0/attention": jax.tree.map(jnp.squeeze, Judgement(alone, alone, alone))}, before)
