@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jattn.command import main
+from tests.sampled import sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -264,7 +265,7 @@ def command(folder, *arguments, text=SMALL):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("text", "options", "expected"),
     [
         ("[task]\nnmae = 'copy'", [], ["mine.toml: task.nmae", "task.name"]),
@@ -273,6 +274,7 @@ def command(folder, *arguments, text=SMALL):
         (SMALL, ["--run.folder", "mine.toml"], ["run.folder", "mine.toml"]),
     ],
     ids=["key", "option", "devices", "folder"],
+    keep=1,
 )
 def test_the_command_ends_with_status_2_before_anything_is_compiled(tmp_path, text, options, expected):
     status, out, err = command(tmp_path, "mine.toml", *options, text=text)

@@ -51,7 +51,7 @@ def decode(cache, chunks, arrays=(QUERY, KEY, VALUE), step=step):
     return jnp.concatenate(outputs, axis=-3), cache
 
 
-@sampled("chunks", [[1], [3], [5], [7, 1], [LENGTH]], ids=str, keep=2)
+@sampled("chunks", [[1], [3], [5], [7, 1], [LENGTH]], ids=str, keep=1)
 def test_tokens_in_chunks_give_what_the_whole_sequence_gives(chunks):
     output, cache = decode(empty(), chunks)
     close(output, whole())
@@ -74,7 +74,7 @@ def test_tokens_in_chunks_give_what_the_whole_sequence_gives(chunks):
         (3, 3, [5]),
     ],
     ids=str,
-    keep=3,
+    keep=1,
 )
 def test_a_ring_of_slots_gives_what_a_sliding_window_gives(slots, window, chunks):
     output, cache = decode(empty(slots, window), chunks)
@@ -97,7 +97,7 @@ def test_a_ring_goes_on_without_end():
     assert sorted(cache.positions.tolist()) == [295, 296, 297, 298, 299]
 
 
-@pytest.mark.parametrize(("slots", "window"), [(LENGTH, None), (9, 4), (4, 4)])
+@sampled(("slots", "window"), [(LENGTH, None), (9, 4), (4, 4)], keep=1)
 def test_batch_entries_advance_by_their_own_lengths(slots, window):
     cache, outputs, starts = empty(slots, window), ([], []), np.zeros(2, int)
     for lengths in ([2, 5], [5, 0], [0, 4], [0, 0], [5, 3]):

@@ -37,7 +37,7 @@ def expected(model=MODEL, steps=6):
 
 
 @sampled(
-    "options", [{"num_layers": 2}, {"positions": "rotary"}, {"positions": "learned", "max_length": 10}], ids=str, keep=2
+    "options", [{"num_layers": 2}, {"positions": "rotary"}, {"positions": "learned", "max_length": 10}], ids=str, keep=1
 )
 def test_greedy_generation_repeats_the_argmax_of_the_whole_forward_pass(options):
     model = Decoder(**SIZES | options)
@@ -104,6 +104,7 @@ def test_the_loop_is_compiled_once_and_stops_when_all_have_ended():
     assert counted(**warm | {"temperature": 0.5, "top_p": 0.2, "rng": jax.random.key(1)})[1] == 0
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_holds_an_array_is_compiled_each_time():
     model = Decoder(**SIZES, score=scores.scaled_dot(jnp.array(0.5)))
     tokens = generate(model, VARIABLES, PROMPT[:1], max_new_tokens=3)
@@ -116,6 +117,7 @@ def test_generation_under_jit():
     assert_array_equal(run(PROMPT, LENGTHS), generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, **options))
 
 
+@pytest.mark.exhaustive
 def test_drawn_tokens_are_a_function_of_rng_and_step():
     draw = functools.partial(generate, MODEL, VARIABLES, PROMPT, lengths=LENGTHS, temperature=3.0)
     tokens = draw(max_new_tokens=6, rng=jax.random.key(1))
@@ -146,7 +148,7 @@ TRUNCATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", TRUNCATIONS)
+@sampled("name", TRUNCATIONS, keep=5)
 def test_which_tokens_stay(name):
     options, stay = TRUNCATIONS[name]
     kept = truncate(LOGITS, **options)
@@ -180,7 +182,7 @@ def test_the_smallest_set_with_enough_mass():
         assert_array_equal(np.flatnonzero(stays), best)
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("options", "weights"),
     [
         ({}, SHARES),
@@ -192,6 +194,7 @@ def test_the_smallest_set_with_enough_mass():
         ({"temperature": 0.5, "top_k": 3, "top_p": 0.85}, [0, 0.16, 0.09, 0]),
     ],
     ids=str,
+    keep=3,
 )
 def test_tokens_are_drawn_by_their_shares(options, weights):
     tokens = sample(jnp.broadcast_to(LOGITS, (4000, 4)), jax.random.key(3), **options)

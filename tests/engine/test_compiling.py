@@ -12,6 +12,7 @@ from jax.core import Tracer
 import jattn
 from jattn import attend, attention_filter, biases, edits, folds, masks, normalizers, scores
 from tests.compilations import counted
+from tests.sampled import sampled
 from tests.variants import HEAD_DIM, HEADS, KEYS, QUERIES, inputs
 
 LENGTHS = np.array([5, 9])
@@ -62,7 +63,7 @@ ATTENDING = {
 }
 
 
-@pytest.mark.parametrize("name", ATTENDING)
+@sampled("name", ATTENDING, keep=4)
 @pytest.mark.parametrize("way", ["bare", "grad", "vmap"])
 def test_attention_is_compiled_once(name, way):
     query, key, value = inputs()
@@ -93,7 +94,7 @@ ASKING = {
 }
 
 
-@pytest.mark.parametrize("name", ASKING)
+@sampled("name", ASKING, keep=4)
 def test_what_is_asked_of_a_filter_is_compiled_once(name):
     check_second(ASKING[name])
 
@@ -109,6 +110,7 @@ def test_a_step_of_decoding_is_compiled_once():
     check_second(call)
 
 
+@pytest.mark.exhaustive
 def test_generation_is_compiled_once():
     model, prompt = jattn.Decoder(vocabulary=7, width=4), jnp.ones((2, 3), jnp.int32)
     variables = model.init(jax.random.key(0), prompt)
@@ -163,7 +165,7 @@ def test_a_function_made_anew_is_another_rule():
     assert "compile" in happened
 
 
-@pytest.mark.parametrize("kind", ["mask", "bias", "normalizer", "edit", "score"])
+@sampled("kind", ["mask", "bias", "normalizer", "edit", "score"], keep=2)
 def test_a_function_that_closes_over_what_is_traced_has_its_gradient_and_is_not_kept(kind):
     query, key, value = inputs()
 
@@ -217,7 +219,7 @@ CLOSING = {
 }
 
 
-@pytest.mark.parametrize("way", ["bare", "jit around grad", "grad around jit"])
+@sampled("way", ["bare", "jit around grad", "grad around jit"], keep=3)
 @pytest.mark.parametrize("num_rows", [1, 5])
 @pytest.mark.parametrize("kind", CLOSING)
 def test_what_a_function_closes_over_has_its_gradient_for_any_number_of_rows(kind, num_rows, way):

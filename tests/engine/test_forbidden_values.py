@@ -67,7 +67,7 @@ def test_a_loss_over_queries_without_keys_has_no_gradient(route):
     assert not any(np.any(gradient) for gradient in gradients)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=1)
 def test_other_queries_are_not_empty(route):
     assert np.all(attend(*inputs(), mask=masks.causal(-2), **route)[:, 2:] != 0)
 
@@ -97,7 +97,7 @@ def test_padding_may_hold_anything(score, route):
         assert not np.any(dirty[1][2][:, padding])
 
 
-@pytest.mark.parametrize("score", SCORES)
+@sampled("score", SCORES, keep=2)
 def test_padding_may_hold_nothing_but_bad_numbers(score):
     (query, key, value), bias, everything = inputs(), jnp.ones(KEYS), np.s_[:]
     gradient = loss_and_gradients(np.s_[:], mask=masks.padding(jnp.array([6, 6])), score=SCORES[score])
@@ -117,7 +117,7 @@ def test_a_causal_query_knows_nothing_of_later_keys(score, route):
         jax.tree.map(close, gradient(*(plant(x, 4, bad) for x in arguments), bias), clean)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=2)
 def test_a_bad_key_or_value_reaches_every_query_that_may_see_it(route, heads):
     attention = jax.jit(functools.partial(attend, mask=masks.causal(), **route))
     expected = np.zeros((2, QUERIES, 4, 3), bool)
@@ -139,7 +139,7 @@ def test_a_bad_query_reaches_its_own_output_only(route):
         assert_array_equal(np.isnan(attention(query.at[1, 3, 2, 0].set(bad), key, value)), expected)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=1)
 def test_a_bad_query_without_keys_has_output_zero(route):
     query, key, value = inputs()
     bias = jnp.ones(KEYS)
@@ -157,7 +157,7 @@ def test_without_a_mask_a_bad_number_reaches_every_query_it_meets(argument, rout
     assert_array_equal(touched, [i == 3 or argument > 0 for i in range(QUERIES)])
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=1)
 def test_a_bad_bias_at_forbidden_keys_leaves_no_trace(route):
     forbidden = np.arange(KEYS) >= 6
     gradient = loss_and_gradients(np.s_[:], mask=~forbidden, **route)
@@ -173,7 +173,7 @@ def test_an_undefined_bias_function_at_forbidden_keys_leaves_no_trace():
     close(out, attend(*inputs(), mask=masks.causal(), bias=clean))
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@sampled("route", ROUTES, keep=1)
 def test_forward_gradients_know_nothing_of_padding_either(route):
     query, key, value = inputs()
     attention = functools.partial(attend, mask=masks.padding(jnp.array([6, 6])), **route)
@@ -191,7 +191,7 @@ def test_half_precision_padding_may_hold_anything():
         assert_array_equal(out, attention(query, key, value))
 
 
-@sampled("score", [*SCORES, "soft_cap"], keep=2)
+@sampled("score", [*SCORES, "soft_cap"], keep=1)
 def test_few_queries_know_nothing_of_what_they_may_not_see(score):
     """A step of decoding, which on a CPU looks for bad numbers in its results before it looks in its inputs."""
     score = scores.soft_cap(scores.scaled_dot(), 5.0) if score == "soft_cap" else SCORES[score]

@@ -90,12 +90,13 @@ def test_the_softmax_average_has_the_derivatives_of_finite_differences(with_sink
     check_grads(jax.jit(average), arguments, 2, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("function", "shapes"), [(products.dot, (3, 2)), (products.average, (3, 4))])
+@sampled(("function", "shapes"), [(products.dot, (3, 2)), (products.average, (3, 4))], keep=1)
 def test_products_have_the_derivatives_of_finite_differences(function, shapes, x64):
     pair = draw(2, *shapes), draw(2, 4, 2, seed=1)
     check_grads(jax.jit(function), pair, 2, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @sampled("normalizer", [normalizers.sigmoid(-1.0), normalizers.entmax15()], keep=1)
 def test_other_normalizers_have_second_derivatives_through_blocks(normalizer, x64):
     query, key, value, bias, _ = arguments(heads=1)
@@ -119,6 +120,7 @@ def test_forward_derivatives_through_blocks_are_those_of_the_formula(x64):
     jax.tree.map(close, of_blocks, of_formula)
 
 
+@pytest.mark.exhaustive
 def test_gradients_for_each_example_are_those_of_the_formula(x64):
     stacked = [jnp.stack([x, 2 * x, x - 1]) for x in arguments(5, 6)]
     gradient = jax.jit(jax.vmap(jax.grad(functools.partial(squares, blocked), range(5))))(*stacked)
@@ -128,6 +130,7 @@ def test_gradients_for_each_example_are_those_of_the_formula(x64):
         jax.tree.map(close, [np.asarray(x)[example] for x in gradient], [*one])
 
 
+@pytest.mark.exhaustive
 def test_a_jacobian_of_both_modes_is_that_of_the_formula(x64):
     expected = jax.jit(jax.jacfwd(plain, range(5)))(*arguments())
     jax.tree.map(close, jax.jit(jax.jacfwd(blocked, range(5)))(*arguments()), expected)
@@ -220,7 +223,7 @@ def test_a_log_normalizer_does_not_overflow(plan):
     close(compiled(-query, key, plan), np.full((1, 3), -2e4 + np.log(4)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("plan", ["dense", "walked"])
+@sampled("plan", ["dense", "walked"], keep=1)
 def test_a_log_normalizer_has_the_gradient_of_the_logarithm_of_a_sum(plan, x64):
     query, key, sink, bias = draw(2, 3, 4), draw(2, 5, 4, seed=1), draw(2, 1, 1, seed=2), draw(2, 3, 5, seed=3)
     mask = np.tri(3, 5, dtype=bool)

@@ -98,7 +98,7 @@ def test_what_was_lowered_runs():
     assert exported.call(QUERY, KEY, VALUE).tolist() == attend(QUERY, KEY, VALUE, mask=masks.causal()).tolist()
 
 
-@pytest.mark.parametrize("kind", [Decoder, EncoderDecoder])
+@sampled("kind", [Decoder, EncoderDecoder], keep=1)
 def test_models_lower(kind):
     model = kind(vocabulary=300, width=8, num_heads=2, hidden=8, positions="rotary", dtype=jnp.bfloat16)
     tokens = [jnp.array([[0, 1, 2, 299]])] * (2 if kind is EncoderDecoder else 1)

@@ -9,6 +9,8 @@ import traceback
 
 import pytest
 
+from tests.sampled import sampled
+
 BATCH_AND_HEADS = ("batch", None, "heads", None)
 CALLS = ("full", "causal", "padding", "bias by head", "offsets, causal and a sink by head", "in blocks")
 FOLDED = ("full", "padding", "in blocks")
@@ -128,6 +130,6 @@ def wrong(request):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", CALLS)
+@sampled("name", CALLS, keep=3)
 def test_attention_of_sharded_heads_and_batch_moves_nothing(name, wrong):
     assert not wrong[name], wrong[name]

@@ -37,7 +37,7 @@ def uniform_filter(**call):
 # Same call, same filter
 
 
-@pytest.mark.parametrize("name", ["cosine, bias, combination", "scale by head, bias, array"])
+@sampled("name", ["cosine, bias, combination", "scale by head, bias, array"], keep=1)
 def test_a_filter_times_the_values_is_attention(name):
     query, key, value = inputs()
     weights = filter_of(**VARIANTS[name].call).weights()
@@ -53,7 +53,7 @@ def test_a_filter_times_the_values_is_attention(name):
         ("at once", "scale by head, bias, array"),
     ],
     indirect=["heads"],
-    keep=2,
+    keep=1,
 )
 def test_a_filter_does_not_depend_on_blocks(heads, name):
     filter = filter_of(block_size=3, **VARIANTS[name].call)
@@ -61,7 +61,7 @@ def test_a_filter_does_not_depend_on_blocks(heads, name):
     close(filter.mass(np.arange(KEYS) < 4), weights_of(name)[..., :4].sum(axis=-1))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@sampled("dtype", [jnp.bfloat16, jnp.float16], keep=1)
 def test_half_precision_attention_is_its_filter_times_the_values(dtype):
     query, key, value = inputs(dtype=dtype)
     weights = attention_filter(query, key, mask=masks.causal()).weights()
@@ -70,7 +70,7 @@ def test_half_precision_attention_is_its_filter_times_the_values(dtype):
     assert_allclose(out.astype(jnp.float32), reference.average(weights, value), atol=4 * jnp.finfo(dtype).eps)
 
 
-@sampled(("heads", "block_size"), [("walked", None), ("walked", 3), ("at once", 3)], indirect=["heads"], keep=2)
+@sampled(("heads", "block_size"), [("walked", None), ("walked", 3), ("at once", 3)], indirect=["heads"], keep=1)
 def test_a_filter_of_a_call_with_dropout_holds_the_weights_that_are_left(heads, block_size):
     query, key, value = inputs()
     dropout = {"dropout_rate": 0.3, "dropout_rng": jax.random.key(5)}
@@ -98,7 +98,7 @@ def test_a_filter_tells_its_shape_and_dtype():
         assert attention_filter(query, key).weights().dtype == jnp.float64
 
 
-@pytest.mark.parametrize("name", ["score: cosine", "cosine, bias, combination", "mask: padding"])
+@sampled("name", ["score: cosine", "cosine, bias, combination", "mask: padding"], keep=1)
 def test_scores_come_before_mask_and_normalizer(name):
     (query, key, _), variant = inputs(), VARIANTS[name]
     score, bias = variant.rules.get("score", reference.scaled_dot), variant.rules.get("bias", reference.nowhere)
@@ -214,7 +214,7 @@ def test_argmax_of_equals_is_the_first_and_of_nothing_zero():
     assert_array_equal(attention_filter(jnp.zeros((4, 1, 2)), jnp.zeros((0, 1, 2))).argmax(), [[0, 0, 0, 0]])
 
 
-@pytest.mark.parametrize("block_size", [None, 3])
+@sampled("block_size", [None, 3], keep=2)
 def test_a_fold_computes_anything_per_row(block_size, heads):
     def furthest_and_two_largest(weights, grid):
         return {
@@ -297,7 +297,7 @@ def is_list(part):
     return isinstance(part, list)
 
 
-@sampled("index", INDICES, keep=9)
+@sampled("index", INDICES, keep=3)
 def test_a_filter_is_indexed_as_numpy_does(index):
     found = filter_of(**VARIANTS["cosine, bias, combination"].call)[INDICES[index]]
     expected = weights_of("cosine, bias, combination")[
@@ -316,7 +316,7 @@ def test_a_filter_is_indexed_as_numpy_does(index):
         ("at once", "bias: array"),
     ],
     indirect=["heads"],
-    keep=2,
+    keep=1,
 )
 def test_parts_of_filters_with_arrays_are_parts_of_the_weights(heads, name):
     filter, expected = filter_of(**VARIANTS[name].call), weights_of(name)
@@ -344,6 +344,7 @@ def test_only_the_rows_that_are_asked_for_are_computed():
     assert work(lambda filter: filter.rows([7])) < 3 * 8 * 4096 * 64 * 3
 
 
+@pytest.mark.exhaustive
 def test_an_index_makes_nothing_larger_than_its_result():
     filter = attention_filter(*jnp.ones((2, 8192, 1, 2))).with_limit(0.01)
     column, diagonal = filter[0, :, 5], filter[0, range(8192), np.arange(8192)[::-1]]
@@ -423,7 +424,7 @@ def test_parts_that_there_are_not_are_refused(ask, error, words):
 PRODUCTS = ["mask: causal, first rows empty", "cosine, bias, combination", "sparsemax, causal, bias"]
 
 
-@sampled("name", PRODUCTS, keep=4)
+@sampled("name", PRODUCTS, keep=3)
 @pytest.mark.parametrize("value_heads", [1, 2, 4])
 def test_a_filter_is_multiplied_with_any_values(name, value_heads):
     x = np.random.default_rng(0).standard_normal((2, KEYS, value_heads, 3)).astype(np.float32)
@@ -441,7 +442,7 @@ def test_a_filter_is_multiplied_with_any_values(name, value_heads):
         ("walked", PRODUCTS[0], 3, 1),
     ],
     indirect=["heads"],
-    keep=4,
+    keep=1,
 )
 def test_a_filter_transposed_is_multiplied_with_anything_per_query(heads, name, block_size, value_heads):
     y = np.random.default_rng(1).standard_normal((2, QUERIES, value_heads, 3)).astype(np.float32)
@@ -450,6 +451,7 @@ def test_a_filter_transposed_is_multiplied_with_anything_per_query(heads, name, 
     close(found, np.einsum("bnts,btnv->bsnv", weights_of(name), whole))
 
 
+@pytest.mark.exhaustive
 @sampled("block_size", [None, 3], keep=1)
 def test_products_of_a_filter_edited_beyond_its_mask_are_those_of_its_weights(block_size):
     filter = filter_of(mask=masks.causal(), edit=lambda weights, grid: weights + 0.1, block_size=block_size)
@@ -474,7 +476,7 @@ def test_products_keep_the_dtype_of_what_is_multiplied():
     assert filter_of().apply(x).dtype == filter_of().apply_transposed(y).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(("heads", "block_size"), [("walked", None), ("walked", 3), ("at once", 3)], indirect=["heads"])
+@sampled(("heads", "block_size"), [("walked", None), ("walked", 3), ("at once", 3)], indirect=["heads"], keep=1)
 def test_nan_reaches_the_keys_that_its_query_may_attend_to(heads, block_size):
     y = jnp.ones((2, QUERIES, HEADS, 2)).at[0, 3, 1, 0].set(np.nan)
     bad = np.isnan(filter_of(mask=masks.causal(), block_size=block_size).apply_transposed(y))
@@ -525,7 +527,7 @@ ONE = {
 }
 
 
-@sampled(("how", "name"), [*(("vmap", name) for name in ONE), ("scan", "an array"), ("scan", "a bias each")], keep=4)
+@sampled(("how", "name"), [*(("vmap", name) for name in ONE), ("scan", "an array"), ("scan", "a bias each")], keep=1)
 def test_stacked_filters_are_the_filters_one_by_one(how, name):
     count = 3 if "each" in name else 2  # as many filters as heads: the new axis must not be taken for that of heads
     query, key, _ = inputs(3, 5, batch=(count,), heads=3, kv_heads=1)
@@ -545,6 +547,7 @@ def test_stacked_filters_are_the_filters_one_by_one(how, name):
     close(stacked.weights(), expected)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["one length", "a length each", "an array", "a bias each"])
 def test_stacked_filters_of_a_batch_are_the_filters_one_by_one(name):
     count = 3 if "each" in name else 2

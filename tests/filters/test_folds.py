@@ -81,7 +81,7 @@ def check_all(filter, weights, names=FOLDS):
 # Every fold of every variant
 
 
-@sampled("name", TOGETHER, keep=10)
+@sampled("name", TOGETHER, keep=4)
 def test_every_fold_of_every_variant_is_the_reference(name):
     query, key, _ = inputs()
     check_all(attention_filter(query, key, **TOGETHER[name].call), weights_of(name), MOST)
@@ -98,21 +98,21 @@ def test_every_fold_of_every_variant_is_the_reference(name):
         ("at once", "sink by head, additive by head, padding"),
     ],
     indirect=["heads"],
-    keep=2,
+    keep=1,
 )
 def test_folds_do_not_depend_on_blocks(heads, name):
     query, key, _ = inputs()
     check_all(attention_filter(query, key, block_size=3, **VARIANTS[name].call), weights_of(name))
 
 
-@pytest.mark.parametrize("name", ["mask: causal, first rows empty", "normalizer: softmax_plus_one, sink by head"])
+@sampled("name", ["mask: causal, first rows empty", "normalizer: softmax_plus_one, sink by head"], keep=1)
 def test_half_precision_folds_are_those_of_the_rounded_inputs(name):
     query, key, _ = inputs(dtype=jnp.bfloat16)
     weights = reference.attention_filter(query, key, **VARIANTS[name].rules)
     check_all(attention_filter(query, key, block_size=4, **VARIANTS[name].call), weights, ["entropy", "pool", "max"])
 
 
-@pytest.mark.parametrize(
+@sampled(
     ("heads", "name"),
     [
         ("walked", "mask: no mask"),
@@ -121,6 +121,7 @@ def test_half_precision_folds_are_those_of_the_rounded_inputs(name):
         ("at once", "normalizer: sigmoid"),
     ],
     indirect=["heads"],
+    keep=1,
 )
 def test_a_histogram_counts_the_weights_of_allowed_keys(heads, name):
     query, key, _ = inputs()
@@ -261,6 +262,7 @@ def test_keys_that_a_mask_rules_out_are_not_computed_by_folds():
     assert flops(masks.sliding_window(63)) < 0.6 * flops(masks.from_function(lambda query, key: key <= query))
 
 
+@pytest.mark.exhaustive
 def test_some_heads_are_asked_alone():
     query, key, _ = inputs()
     filter = attention_filter(query, key, bias=biases.alibi(), mask=masks.causal(1), block_size=3)
@@ -312,7 +314,7 @@ def test_a_fold_of_a_users_own_may_return_a_pytree():
     close(found["most"], weights_of("mask: no mask").max((-1, -2)))
 
 
-@pytest.mark.parametrize("whole_rows", [True, False])
+@sampled("whole_rows", [True, False], keep=1)
 def test_a_fold_says_whether_it_needs_keys_that_the_mask_rules_out(whole_rows):
     query, key, _ = inputs(64, 64, batch=())
     widths = []
@@ -329,7 +331,7 @@ def test_a_fold_says_whether_it_needs_keys_that_the_mask_rules_out(whole_rows):
 # Gradients
 
 
-@pytest.mark.parametrize("call", [{"mask": masks.causal(-1)}, {"bias": jnp.array([0, 0, 0, -200.0])}])
+@sampled("call", [{"mask": masks.causal(-1)}, {"bias": jnp.array([0, 0, 0, -200.0])}], keep=1)
 def test_folds_have_finite_gradients(call):
     query, key, _ = inputs(4, 4)
 
@@ -343,6 +345,7 @@ def test_folds_have_finite_gradients(call):
     assert all(np.isfinite(gradient).all() for gradient in gradients(query, key))
 
 
+@pytest.mark.exhaustive
 @sampled(
     "call",
     [
@@ -367,6 +370,7 @@ def test_gradients_of_folds_are_those_of_finite_differences(call):
         check_grads(jax.jit(everything), (query, key), order=1, modes=["rev"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_log_normalizer_has_the_weights_for_its_gradient():
     query, key, _ = inputs()
     bias = jnp.zeros(SHAPE)
@@ -377,6 +381,7 @@ def test_the_log_normalizer_has_the_weights_for_its_gradient():
     close(jax.grad(total)(bias), weights_of("mask: causal, first rows empty"))
 
 
+@pytest.mark.exhaustive
 def test_entropy_may_be_part_of_a_loss():
     query, key, value = inputs(batch=())
 
@@ -437,9 +442,7 @@ def test_a_nan_that_no_row_of_a_loss_sees_has_no_part_in_its_gradient(block_size
 # The largest numbers of a row
 
 
-@pytest.mark.parametrize(
-    ("k", "width"), [(1, 17), (16, 17), (17, 17), (5, 100), (1, 1000), (17, 1000), (5, 4097), (16, 4097)]
-)
+@sampled(("k", "width"), [(1, 17), (16, 17), (17, 17), (5, 100), (1, 1000), (17, 1000), (5, 4097), (16, 4097)], keep=2)
 def test_the_largest_are_those_of_sorting(k, width):
     rows = np.random.default_rng(k).integers(0, 50, (3, 4, width)).astype(np.float32)
     found, index = jax.jit(largest, static_argnums=1)(rows, k)
@@ -515,6 +518,7 @@ def test_only_a_softmax_has_a_log_normalizer(normalizer):
         attention_filter(query, key, normalizer=normalizer).log_normalizer()
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_a_bias_by_head_is_seen_by_folds_of_walked_heads(heads):
     query, key, _ = inputs(20, 20, batch=())

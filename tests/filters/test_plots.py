@@ -18,6 +18,7 @@ from jattn import attention_filter, biases, masks, normalizers, scores
 from jattn.drawing.ink import SCALES
 from jattn.drawing.look import INVALID, RAMP, ramp_colours
 from jattn.filters import cells as views, images, plots as pictures
+from tests.sampled import sampled
 
 WORDS = ["The", "animal", "didn't", "cross", "the", "street", "because", "it", "was", "too", "tired"]
 HOSTILE = ["<img onerror=x>", "</script>", "$x^{2$", "\n", "\u202e", "日本", "", " ", "\\", "{}"]
@@ -135,7 +136,7 @@ def test_a_large_filter_is_pooled_in_equal_cells_and_says_so():
     np.testing.assert_allclose(cells(figure.axes[0]).sum(-1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", [None, masks.causal(), masks.sliding_window(5)])
+@sampled("mask", [None, masks.causal(), masks.sliding_window(5)], keep=1)
 def test_a_large_filter_is_swept_for_the_heads_in_view_alone(mask):
     filter = random_filter(301, 280, heads=5, batch=(2,), mask=mask, bias=biases.alibi(), block_size=16)
     figure = pictures.plot(filter, head=[3, 1], entry=1)
@@ -143,7 +144,7 @@ def test_a_large_filter_is_swept_for_the_heads_in_view_alone(mask):
         np.testing.assert_allclose(cells(axes), pooled(filter[1, head], 151, 140), atol=1e-6)
 
 
-@pytest.mark.parametrize("head", [0, 1])
+@sampled("head", [0, 1], keep=1)
 def test_zoomed_rows_are_those_of_the_block(head):
     filter = random_filter(1000, heads=2, mask=masks.causal())
     figure = pictures.plot(filter, head=head, rows=slice(-400, 650), columns=slice(580, 660))
@@ -244,7 +245,7 @@ def test_the_oracle_is_outlined():
     assert not pictures.plot(random_filter(5)).axes[0].collections
 
 
-@pytest.mark.parametrize("oracle", [masks.sliding_window(0, 0), np.eye(8, dtype=int), jnp.eye(8)[None, None] > 0])
+@sampled("oracle", [masks.sliding_window(0, 0), np.eye(8, dtype=int), jnp.eye(8)[None, None] > 0], keep=1)
 def test_an_oracle_is_a_mask_or_an_array_and_its_mass_is_said(oracle):
     filter = random_filter(8, heads=2, batch=(1,))
     figure = pictures.plot(filter, oracle=oracle)
@@ -278,7 +279,7 @@ def test_a_weight_that_is_not_a_number_has_a_colour_of_its_own():
     assert pixel(figure, figure.axes[0], 3, 3) != rgb(INVALID)
 
 
-@pytest.mark.parametrize("size", [4, 16, 64, 256, 512])
+@sampled("size", [4, 16, 64, 256, 512], keep=2)
 def test_chance_has_a_quarter_of_the_ink_at_any_length(size):
     filter = attention_filter(jnp.zeros((size, 1, 2)), jnp.zeros((size, 1, 2)))
     image = pictures.plot(filter).axes[0].images[0]
@@ -392,7 +393,7 @@ def inks(path):
     return np.array([[of_level[tuple(colour)] for colour in row] for row in pixels]) / 254
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@sampled("scale", SCALES, keep=2)
 def test_a_map_has_a_pixel_per_cell_in_the_ink_of_its_weight(tmp_path, scale):
     filter = random_filter(96, 80, heads=2, batch=(2,), mask=masks.causal())
     path = images.save_map(filter, tmp_path / "map.png", size=(32, 16), head=1, entry=1, scale=scale)

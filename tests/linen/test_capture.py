@@ -4,6 +4,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -137,6 +138,7 @@ def attended(weights, parameters, x):
     return join(reference.average(weights, project(np.asarray(x, np.float64), parameters["value"])), parameters)
 
 
+@pytest.mark.exhaustive
 def test_a_captured_filter_drops_the_weights_that_the_call_dropped():
     layer = MultiHeadAttention(num_heads=4, num_kv_heads=2, dropout_rate=0.5, block_size=2)
     variables = drawn_like(layer, X, deterministic=True)
@@ -211,6 +213,7 @@ def test_filters_of_scanned_blocks_are_those_of_the_blocks_one_by_one(remat):
     close(one, expected[1])
 
 
+@pytest.mark.exhaustive
 @sampled("remat", [False, True], ids=["scan", "scan of remat"], keep=1)
 def test_scanned_layers_with_dropout_show_what_each_of_them_dropped(remat):
     layer = functools.partial(MultiHeadAttention, num_heads=2, dropout_rate=0.4)

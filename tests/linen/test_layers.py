@@ -48,7 +48,7 @@ BOXED = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, BOXED])
+@sampled("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, BOXED], keep=2)
 def test_a_projection_is_that_of_flax(options):
     for x, features, ours, theirs in [(X, (2, 3), {}, {}), (X, (4,), {"in_axes": 2}, {"axis": (-2, -1)})]:
         projection, dense = Projection(features, **ours, **options), nn.DenseGeneral(features, **theirs, **options)
@@ -123,7 +123,7 @@ def test_key_value_heads_serve_groups_of_query_heads(num_kv_heads):
     close(layer.apply(variables, X, mask=masks.causal()), expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"base": 100.0, "layout": "half"}, {"dims": 2}])
+@sampled("options", [{}, {"base": 100.0, "layout": "half"}, {"dims": 2}], keep=1)
 def test_rotary_attention_rotates_queries_and_keys(options):
     layer = MultiHeadAttention(num_heads=2, rotary=options or True)
     variables = drawn_like(layer, X)
@@ -256,7 +256,7 @@ def test_filters_of_scanned_layers_are_stacked(mask):
 # Tokens and positions
 
 
-@pytest.mark.parametrize("vocabulary", [1, ONE_HOT_VOCABULARY, ONE_HOT_VOCABULARY + 1])
+@sampled("vocabulary", [1, ONE_HOT_VOCABULARY, ONE_HOT_VOCABULARY + 1], keep=3)
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 def test_an_embedding_is_a_table_look_up(vocabulary, dtype):
     embedding = jattn.TokenEmbedding(vocabulary, 8, dtype)
@@ -270,6 +270,7 @@ def test_an_embedding_is_a_table_look_up(vocabulary, dtype):
     assert out.dtype == (dtype or jnp.float32)
 
 
+@pytest.mark.exhaustive
 def test_gradients_of_an_embedding_count_the_tokens():
     tokens = jnp.array([[0, 3, 3]])
     for vocabulary in (ONE_HOT_VOCABULARY, ONE_HOT_VOCABULARY + 1):

@@ -42,7 +42,7 @@ def made(kind, **options):
     return variables, jax.jit(functools.partial(model.apply, variables))
 
 
-@sampled("kind", KINDS, keep=2)
+@sampled("kind", KINDS, keep=1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_logits_are_float32_one_per_token_of_the_vocabulary(kind, dtype):
     variables, apply = made(kind, dtype=dtype)
@@ -53,7 +53,7 @@ def test_logits_are_float32_one_per_token_of_the_vocabulary(kind, dtype):
     assert_allclose(logits, made(kind)[1](*inputs(kind)), atol=0.1)
 
 
-@sampled("kind", KINDS, keep=2)
+@sampled("kind", KINDS, keep=1)
 def test_any_batch_axes(kind):
     _, apply = made(kind)
     expected = apply(*inputs(kind))
@@ -73,7 +73,7 @@ def depends(kind, table, **options):
     return np.abs(jacobian).max(axis=(1, 3)) > 0
 
 
-@sampled(("kind", "options"), [(Decoder, {}), (Decoder, {"norm": "post"}), (EncoderDecoder, {})], keep=2)
+@sampled(("kind", "options"), [(Decoder, {}), (Decoder, {"norm": "post"}), (EncoderDecoder, {})], keep=1)
 def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind, options):
     assert_array_equal(depends(kind, "embedding", **options)[:, :5], np.tri(5, dtype=bool))
 
@@ -85,7 +85,7 @@ def test_other_dependences():
     assert not on_source[:, 4:].any()
 
 
-@sampled("kind", KINDS, keep=2)
+@sampled("kind", KINDS, keep=1)
 def test_padding_has_no_influence(kind):
     _, apply = made(kind)
     lengths = jnp.array([3, 2]) if kind in READERS else jnp.array([4, 3])
@@ -106,14 +106,14 @@ def test_padding_matters_where_no_length_is_told():
     assert np.any(apply(TOKENS)[:, 0] != apply(TOKENS.at[:, -1].add(-1))[:, 0])
 
 
-@pytest.mark.parametrize("options", [{"positions": "none"}, {"positions": "none", "norm": "post"}])
+@sampled("options", [{"positions": "none"}, {"positions": "none", "norm": "post"}], keep=1)
 def test_an_encoder_without_positions_is_permutation_equivariant(options):
     _, apply = made(Encoder, **options)
     order = np.array([3, 0, 5, 4, 1, 2])
     close(apply(TOKENS[:, order]), apply(TOKENS)[:, order])
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "relative"])
+@sampled("positions", ["sinusoidal", "learned", "rotary", "relative"], keep=1)
 def test_positions_tell_the_order(positions):
     _, apply = made(Encoder, positions=positions)
     assert np.abs(apply(TOKENS[:, ::-1]) - apply(TOKENS)[:, ::-1]).max() > 1e-2
@@ -122,7 +122,7 @@ def test_positions_tell_the_order(positions):
 @sampled(
     ("kind", "options"),
     [*((kind, {}) for kind in KINDS), *((kind, {"positions": "relative"}) for kind in (Encoder, EncoderDecoder))],
-    keep=2,
+    keep=1,
 )
 def test_every_parameter_is_used(kind, options):
     variables, _ = made(kind, **options)
@@ -193,7 +193,7 @@ def with_and_without(kind, positions):
         (EncoderDecoder, "relative", ["encoder", "decoder"]),
         (EncoderDecoder, "alibi", ["encoder", "decoder"]),
     ],
-    keep=2,
+    keep=1,
 )
 def test_biases_reach_the_scores_of_self_attention_in_every_layer(kind, positions, stacks):
     parameters, filters, plain = with_and_without(kind, positions)
@@ -224,6 +224,7 @@ def test_answers_from_one_vector_read_no_token_of_the_target():
     close(apply(SOURCE, TOKENS)[:, :2], apply(SOURCE, TOKENS[:, :2]))
 
 
+@pytest.mark.exhaustive
 def test_all_that_is_said_of_a_source_goes_through_the_pooling_and_the_vector():
     variables, apply = made(PooledEncoder)
     model = PooledEncoder(**SIZES)
@@ -237,6 +238,7 @@ def test_all_that_is_said_of_a_source_goes_through_the_pooling_and_the_vector():
     assert np.any(apply(SOURCE, TOKENS)[0] != apply(SOURCE, TOKENS)[1])
 
 
+@pytest.mark.exhaustive
 def test_the_vector_of_a_source_is_at_hand():
     variables, _ = made(PooledEncoder)
     model = PooledEncoder(**SIZES)
@@ -277,6 +279,7 @@ def test_a_source_may_be_patches_of_an_image(kind):
 # Queries that know only where they stand
 
 
+@pytest.mark.exhaustive
 @sampled("options", [{}, {"norm": "post", "positions": "learned"}], keep=1)
 def test_queries_of_positions_do_not_know_the_tokens(options):
     options = {"queries": "positions"} | options
@@ -304,7 +307,7 @@ DEEP = {"num_layers": 2, "max_length": 6}
 POSITIONED = [DEEP | {"positions": kind} for kind in ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")]
 
 
-@sampled("options", [*POSITIONED, DEEP | {"norm": "post"}], ids=str, keep=3)
+@sampled("options", [*POSITIONED, DEEP | {"norm": "post"}], ids=str, keep=1)
 def test_reading_with_a_cache_predicts_what_reading_all_predicts(options):
     _, apply = made(Decoder, **options)
     cache, logits = Decoder(**SIZES | options).empty_cache((2,), 6), []
@@ -316,7 +319,7 @@ def test_reading_with_a_cache_predicts_what_reading_all_predicts(options):
     assert logits[0].dtype == jnp.float32
 
 
-@sampled("options", POSITIONED, ids=str, keep=2)
+@sampled("options", POSITIONED, ids=str, keep=1)
 def test_entries_of_a_batch_may_be_at_different_positions(options):
     _, apply = made(Decoder, **options)
     expected, read = apply(TOKENS), [0, 0]
@@ -341,6 +344,7 @@ def test_a_cache_changes_no_parameter():
     )
 
 
+@pytest.mark.exhaustive
 def test_the_filters_of_a_call_with_a_cache_have_a_column_per_slot():
     options = {"positions": "rotary"}
     variables, apply = made(Decoder, **options)
@@ -355,6 +359,7 @@ def test_the_filters_of_a_call_with_a_cache_have_a_column_per_slot():
         close(filter.weights()[..., :6], whole[name].weights()[:, :, 4:])
 
 
+@pytest.mark.exhaustive
 def test_a_cache_may_be_donated():
     variables, _ = made(Decoder, **DEEP)
     model = Decoder(**SIZES | DEEP)
@@ -365,6 +370,7 @@ def test_a_cache_may_be_donated():
     assert after[1].length.tolist() == [2, 2]
 
 
+@pytest.mark.exhaustive
 def test_there_are_no_learned_positions_beyond_the_last():
     options = DEEP | {"positions": "learned"}
     model, (variables, apply) = Decoder(**SIZES | options), made(Decoder, **options)
@@ -422,7 +428,7 @@ def test_dropout_is_a_function_of_its_rng():
     assert np.any(first != apply(TOKENS))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@sampled("kind", KINDS, keep=1)
 def test_a_deterministic_model_computes_no_dropout(kind):
     programs = [
         jax.make_jaxpr(kind(**SIZES, dropout_rate=rate).apply)(made(kind)[0], *inputs(kind)) for rate in (0.0, 0.3)
@@ -476,7 +482,7 @@ SIDES = {
 }
 
 
-@pytest.mark.parametrize("kind", SIDES)
+@sampled("kind", SIDES, keep=2)
 def test_each_layer_says_which_sequences_its_filter_relates(kind):
     model, given = kind(vocabulary=7), (TOKENS,) if kind in (Encoder, Decoder) else (SOURCE, TOKENS)
     _, filters = jax.eval_shape(lambda: capture_filters(model, model.init(jax.random.key(0), *given), *given))

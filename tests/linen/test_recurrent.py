@@ -117,7 +117,7 @@ def test_logits_and_parameters_are_float32_in_half_precision_too(kind):
     assert np.any(logits != expected)
 
 
-@sampled("kind", KINDS, ids=str, keep=2)
+@sampled("kind", KINDS, ids=str, keep=1)
 def test_padding_has_no_influence(kind):
     _, _, apply = made(kind)
     real = jnp.arange(4) < LENGTHS[:, None]
@@ -150,6 +150,7 @@ def test_without_attention_a_state_of_fixed_size_is_all_the_decoder_gets(cell, s
     assert jax.eval_shape(functools.partial(capture_filters, model), variables, SOURCE, TOKENS)[1] == {}
 
 
+@pytest.mark.exhaustive
 def test_with_attention_the_decoder_also_gets_the_states_on_the_way():
     _, _, apply = made(WITH_ATTENTION)
     state, states = apply(SOURCE, method="encode")
@@ -164,7 +165,7 @@ def test_what_attention_finds_counts():
     assert np.all(np.abs(knocked - apply(SOURCE, TOKENS)).max(-1) > 1e-4)
 
 
-@sampled("kind", KINDS, ids=str, keep=2)
+@sampled("kind", KINDS, ids=str, keep=1)
 def test_every_parameter_is_used(kind):
     model, variables, _ = made(kind)
 
@@ -175,6 +176,7 @@ def test_every_parameter_is_used(kind):
     assert [jax.tree_util.keystr(path) for path, gradient in gradients if np.abs(gradient).max() < 1e-6] == []
 
 
+@pytest.mark.exhaustive
 def test_a_source_may_be_patches_of_an_image():
     model = RecurrentEncoderDecoder(**SIZES | WITH_ATTENTION)
     image = jax.random.uniform(jax.random.key(0), (2, 4, 5))
@@ -209,7 +211,7 @@ def test_any_batch_axes():
     close(apply(SOURCE[0], TOKENS[0], LENGTHS[0]), expected[0])
 
 
-@pytest.mark.parametrize("kind", [GRU, LSTM_WITH_ATTENTION], ids=str)
+@sampled("kind", [GRU, LSTM_WITH_ATTENTION], ids=str, keep=1)
 def test_models_lower_for_every_platform(kind):
     model, variables, _ = made(kind | {"dtype": jnp.bfloat16})
 

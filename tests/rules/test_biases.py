@@ -144,7 +144,7 @@ def test_buckets_of_one_direction_by_hand():
     assert_array_equal(found, [*distances.values()])
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
+@sampled("bidirectional", [True, False], keep=5)
 @pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (4, 2), (4, 50), (10, 7), (64, 800)])
 def test_buckets_are_those_of_the_formula(num_buckets, max_distance, bidirectional):
     max_distance = max_distance + (0 if bidirectional else 1)
@@ -171,7 +171,7 @@ def test_far_distances_share_the_last_bucket():
 # Relative.
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
+@sampled("bidirectional", [True, False], keep=3)
 @pytest.mark.parametrize("offset", [0, 3, -2])
 def test_relative_looks_the_bucket_up(bidirectional, offset):
     table, shape = rng(0).standard_normal((8, 2)).astype(np.float32), (3, 2, 5, 7)
@@ -232,7 +232,7 @@ LEARNED = {
 
 
 @sampled(
-    ("heads", "name"), [*(("walked", name) for name in LEARNED), ("at once", "relative")], indirect=["heads"], keep=2
+    ("heads", "name"), [*(("walked", name) for name in LEARNED), ("at once", "relative")], indirect=["heads"], keep=1
 )
 def test_learned_biases_get_the_gradients_of_finite_differences(heads, name):
     make, shape = LEARNED[name]
@@ -288,7 +288,7 @@ def test_a_vmap_over_learned_biases_is_a_loop(name):
     assert_allclose(jax.jit(jax.vmap(attention))(parameters), expected, rtol=1e-5, atol=1e-6)
 
 
-@sampled("name", LEARNED, keep=2)
+@sampled("name", LEARNED, keep=1)
 def test_filters_of_a_scan_keep_the_bias_of_each(name):
     """A scan over layers stacks their filters: their biases then have a batch axis more, like their queries."""
     make, shape = LEARNED[name]
@@ -381,7 +381,7 @@ def test_biases_of_float64_are_float64():
         assert_array_equal(whole(biases.relative(jnp.asarray(table)), (1, 1, 1)), table[:1, :, None])
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
+@sampled("block_size", [None, 2], keep=3)
 @pytest.mark.parametrize("module", [masks, biases])
 def test_a_function_without_head_must_not_return_one_result_per_head(module, block_size, heads):
     """Whether heads are walked or computed at once, and even where the shapes would fit."""

@@ -160,6 +160,7 @@ ASKED_FOR = {
 }
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_parts_of_edited_filters_are_slices_of_their_weights(heads):
     edit = edits.in_turn(edits.swap(other_filter(), [1]), edits.force(PUT_ALL, SHARES), edits.forbid(CHOSEN, [0, 2]))
@@ -204,6 +205,7 @@ def test_shares_of_zero_and_one_are_exactly_none_and_all():
         assert_array_equal(by_share, of_heads(weights, of_all, [0, 3]))
 
 
+@pytest.mark.exhaustive
 def test_gradients_of_shares_are_those_of_finite_differences():
     """At exactly 0 and 1, too."""
     with jax.enable_x64(True):
@@ -323,6 +325,7 @@ def test_swapping_in_another_filter_gives_its_weights(heads):
         close(found, expected, err_msg=name, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_swapping_a_filter_with_itself_changes_nothing(heads):
     filter = attention_filter(QUERY, KEY, edit=edits.force(PUT, SHARES), block_size=3, **CALLS["softmax"].call)
@@ -336,6 +339,7 @@ def test_swapping_a_filter_with_itself_changes_nothing(heads):
     close(swapped(filter), weights)
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_filters_of_half_precision_may_be_swapped(heads):
     half, full = inputs(dtype=jnp.bfloat16), inputs(seed=9)
@@ -378,6 +382,7 @@ def test_gradients_reach_the_filter_that_is_swapped_in():
     jax.tree.map(functools.partial(close, atol=1e-5, rtol=1e-4), tuple(gradients), expected)
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_a_filter_with_dropout_is_swapped_in_with_what_it_dropped(heads):
     other = other_filter(dropout_rate=0.5, dropout_rng=jax.random.key(0))
@@ -413,6 +418,7 @@ def test_what_padding_holds_does_not_come_with_a_swapped_filter():
     close(gradient, expected_gradient)
 
 
+@pytest.mark.exhaustive
 def test_stacked_filters_with_edits_are_the_filters_one_by_one():
     edit = edits.in_turn(edits.swap(other_filter(), [0, 1]), edits.forbid(CHOSEN, jnp.asarray(SHARES)))
 
@@ -429,6 +435,7 @@ def test_stacked_filters_with_edits_are_the_filters_one_by_one():
     close(jax.tree.map(lambda x: x[1], filters)[0, 1], weights[1, 0, 1])
 
 
+@pytest.mark.exhaustive
 def test_no_array_of_queries_by_keys_is_stored_for_edits(optimized):
     length = 2048
     x = jax.ShapeDtypeStruct((length, 2, 8), jnp.float32)

@@ -60,7 +60,7 @@ def test_every_normalizer_is_the_reference(name):
     check()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=3)
 def test_weights_lie_in_the_simplex_or_below_it(name):
     @hundred_cases
     @given_scores
@@ -94,7 +94,7 @@ def test_sparse_weights_are_the_optimum(name):
     check()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=2)
 def test_a_row_without_its_forbidden_keys_has_the_same_weights(name):
     rng = np.random.default_rng(0)
     allowed = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1], bool)
@@ -110,7 +110,7 @@ def test_a_function_is_given_whole_rows():
     assert normalizers.as_normalizer(relu).needs_whole_rows
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=2)
 def test_weights_move_with_their_keys(name):
     scores = np.random.default_rng(1).standard_normal((4, 6))
     order = np.array([3, 1, 5, 0, 2, 4])
@@ -123,7 +123,7 @@ def test_weights_that_sum_to_one_depend_on_differences_of_scores_only(name):
     assert_array_equal(JITTED[name](scores + 1000), JITTED[name](scores))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=2)
 def test_float64_scores_have_float64_weights(name):
     with jax.enable_x64(True):
         scores = 2 * np.random.default_rng(2).standard_normal((5, 7))
@@ -169,7 +169,7 @@ def test_entmax15_of_hand_computed_rows():
     assert_allclose(entmax15([[1, 1, 1 / 3]]), [[two_thirds**2, two_thirds**2, third**2]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["softmax", "sparsemax", "entmax15"])
+@sampled("name", ["softmax", "sparsemax", "entmax15"], keep=3)
 @pytest.mark.parametrize("keys", [1, 2, 3, 100_003])
 def test_equal_scores_have_equal_weights(name, keys):
     weights = evaluate(ROWS[name][0], np.full((1, keys), 7.3))
@@ -200,13 +200,14 @@ def test_zero_and_minus_zero_are_equal_scores(row):
     assert_array_equal(jax.jit(functools.partial(evaluate, top_1))(jnp.array([row])), [[1, 0, 0]])
 
 
+@pytest.mark.exhaustive
 def test_top_k_of_more_keys_than_there_are_is_the_softmax():
     scores, allowed = np.random.default_rng(0).standard_normal((3, 4)), np.array([True, False, True, True])
     for k in (3, 4, 99):
         assert_allclose(evaluate(normalizers.top_k(k), scores, allowed), softmax(scores, allowed), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=6)
 @pytest.mark.parametrize("size", [1e4, 1e30, 3e38])
 def test_scores_of_any_size_have_finite_weights_and_gradients(name, size):
     scores = jnp.array([[size, 0.0, -size], [-size, -size, -size], [size, size, 0.0], [0.0, 1.0, -size]])
@@ -220,7 +221,7 @@ def test_scores_of_any_size_have_finite_weights_and_gradients(name, size):
         assert np.isfinite(GRADIENTS[name](scores, mask)).all()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=6)
 @pytest.mark.parametrize("shape", [(1, 2, 0, 5), (1, 2, 3, 0), (0, 2, 3, 5), (1, 2, 3, 1)])
 def test_no_rows_no_keys_or_one(name, shape):
     normalizer, rule = ROWS[name]
@@ -239,7 +240,7 @@ def test_no_rows_no_keys_or_one(name, shape):
         assert_allclose(weights, np.broadcast_to(expected * share, shape), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=3)
 def test_minus_infinity_is_a_forbidden_key(name):
     scores = np.array([[0, -np.inf, 1], [-np.inf] * 3], np.float32)
     weights = JITTED[name](scores, True)
@@ -256,7 +257,7 @@ def test_a_score_that_is_nan_is_seen(name):
         assert np.isnan(weights[0, k])
 
 
-@sampled("name", ROWS, keep=3)
+@sampled("name", ROWS, keep=2)
 def test_gradients_are_those_of_finite_differences(name):
     allowed = jnp.array([[True] * 4, [True, True, False, True], [False] * 4, [False, True, False, False]])
     with jax.enable_x64(True):
@@ -279,6 +280,7 @@ def test_parameters_have_the_gradients_of_finite_differences(make):
         assert_array_equal(of_empty_row, 0)
 
 
+@pytest.mark.exhaustive
 @sampled(
     ("heads", "make"),
     [
@@ -303,7 +305,7 @@ def test_a_parameter_by_head_has_the_same_gradient_in_walked_blocks(heads, make)
     assert np.all(dense != 0)
 
 
-@sampled("shape", [(), (1,), (7, 1), (4, 7, 1), (2, 4, 7, 1), (2, 1, 1, 1)], keep=3)
+@sampled("shape", [(), (1,), (7, 1), (4, 7, 1), (2, 4, 7, 1), (2, 1, 1, 1)], keep=1)
 def test_a_sink_may_differ_by_batch_entry_head_and_query(shape):
     query, key, _ = inputs()
     sink = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
@@ -321,7 +323,7 @@ def test_a_number_belongs_to_the_structure_and_an_array_is_a_leaf():
     assert hash(normalizers.top_k(2)) == hash(normalizers.top_k(2))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=2)
 def test_forbidden_scores_may_be_anything(name):
     allowed = np.array([[True, True, False], [False] * 3])
 
@@ -342,7 +344,7 @@ def test_forbidden_scores_may_be_anything(name):
             assert_array_equal(found[1], 0)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@sampled("name", ROWS, keep=2)
 def test_normalizers_pass_through_vmap(name):
     scores = jnp.asarray(np.random.default_rng(4).standard_normal((3, 2, 5)))
     expected = [JITTED[name](rows) for rows in scores]
@@ -354,7 +356,7 @@ def relu(scores, allowed):
     return jnp.maximum(scores, 0) + 1
 
 
-@pytest.mark.parametrize("block_size", [None, 2])
+@sampled("block_size", [None, 2], keep=1)
 def test_a_function_may_normalize(block_size):
     query, key, value = jax.random.normal(jax.random.key(0), (3, 5, 2, 4))
     filter = attention_filter(query, key, normalizer=relu, mask=masks.causal(), block_size=block_size)

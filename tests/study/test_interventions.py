@@ -184,6 +184,7 @@ def test_edits_of_a_model_say_what_is_wrong(name):
         apply_with_edits(Model(), drawn_like(Model(), X), X, edits=wrong)
 
 
+@pytest.mark.exhaustive
 def test_layers_are_listed_by_number():
     model = jattn.Encoder(vocabulary=5, num_layers=11, width=4, hidden=4)
     tokens = jnp.zeros((1, 3), jnp.int32)
@@ -356,6 +357,7 @@ def test_a_solver_needs_the_keys_of_the_oracle_and_no_others():
             assert (case.exact_accuracy > 0.95) != needed
 
 
+@pytest.mark.exhaustive
 def test_layers_are_knocked_out_in_the_order_in_which_they_are_named():
     model = jattn.Encoder(vocabulary=5, num_layers=2, num_heads=2, width=8, hidden=4)
     batch = tasks.make_batch(tasks.reverse(4), tasks.LAYOUTS["encoder"], jax.random.key(0), jnp.arange(4), (2, 3), 3)
@@ -422,6 +424,7 @@ def test_a_rollout_is_a_product_of_matrices():
     assert not np.allclose(found[0], rolled(weights[::-1], 0), atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_the_filters_of_a_model_are_rolled_out_in_the_order_of_its_layers():
     """Also if they come out of jit, which sorts them as text."""
     filters = {f"block_{number}/attention": filter for number, filter in zip((2, 9, 10), chain(batch=()), strict=True)}

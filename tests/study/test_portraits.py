@@ -121,7 +121,7 @@ MASKS = {
 }
 
 
-@sampled(("heads", "name"), [*(("walked", name) for name in MASKS), ("at once", "causal")], indirect=["heads"], keep=3)
+@sampled(("heads", "name"), [*(("walked", name) for name in MASKS), ("at once", "causal")], indirect=["heads"], keep=1)
 def test_every_number_is_what_loops_make_of_the_weights(heads, name):
     query, key, _ = inputs(9, 9)
     filter = jattn.attention_filter(query, key, mask=MASKS[name], block_size=4)
@@ -140,7 +140,7 @@ NORMALIZERS = {
 }
 
 
-@sampled("name", NORMALIZERS, keep=2)
+@sampled("name", NORMALIZERS, keep=1)
 def test_chance_counts_keys_and_mass_counts_weights_whatever_the_normalizer(name):
     query, key, _ = inputs(9, 9)
     filter = jattn.attention_filter(query, key, mask=masks.causal(), normalizer=NORMALIZERS[name])
@@ -148,6 +148,7 @@ def test_chance_counts_keys_and_mass_counts_weights_whatever_the_normalizer(name
     check(head_portraits(filter, TOKENS[0]), *restated(filter.weights(), visible(filter), sets))
 
 
+@pytest.mark.exhaustive
 @sampled("name", ["cosine, bias, combination", "bias: alibi, later", "scale by head, bias, array"], keep=1)
 def test_scores_and_biases_of_a_call_are_in_its_portraits(name):
     query, key, _ = inputs()
@@ -166,6 +167,7 @@ def test_queries_beyond_the_lengths_are_not_judged_and_leave_no_trace():
     check(head_portraits(filter, TOKENS, lengths=jnp.array([4, 7])), *expected)
 
 
+@pytest.mark.exhaustive
 @sampled("offset", [0, 2], keep=1)
 def test_queries_in_the_middle_of_the_keys_have_the_patterns_of_their_positions(offset):
     query, key, _ = inputs(5, 9)
@@ -191,6 +193,7 @@ def test_as_many_queries_as_keys_of_another_sequence_have_no_patterns_of_positio
     assert set(portraits.mass["attention"]) == {"first token", "same token", "induction"}
 
 
+@pytest.mark.exhaustive
 @sampled(("batch", "tokens"), [((), TOKENS[0]), ((1,), TOKENS[:1]), ((2, 2), np.stack([TOKENS, TOKENS[::-1]]))], keep=1)
 def test_portraits_are_means_over_a_batch_of_any_rank(batch, tokens):
     query, key, _ = inputs(9, 9, batch=batch)
@@ -201,6 +204,7 @@ def test_portraits_are_means_over_a_batch_of_any_rank(batch, tokens):
     check(head_portraits(filter, tokens), *restated(*flat, everywhere(sets, shape)))
 
 
+@pytest.mark.exhaustive
 def test_tokens_without_a_batch_serve_all_entries():
     filter = jattn.attention_filter(*inputs(9, 9)[:2])
     shared, given = head_portraits(filter, TOKENS[0]), head_portraits(filter, np.stack([TOKENS[0]] * 2))
@@ -219,7 +223,7 @@ ORACLES = {
     ("heads", "name"),
     [*(("walked", name) for name in ORACLES), ("at once", "[*batch, N, T, S]")],
     indirect=["heads"],
-    keep=2,
+    keep=1,
 )
 def test_an_oracle_may_differ_by_entry_and_by_head(heads, name):
     oracle = ORACLES[name]
@@ -257,6 +261,7 @@ def test_a_query_without_a_choice_is_not_judged():
     assert columns(causal) == ["itself", "previous token", "first token"]
 
 
+@pytest.mark.exhaustive
 def test_half_precision_is_measured_in_float32():
     query, key, _ = inputs(9, 9, dtype=jnp.bfloat16)
     filter = jattn.attention_filter(query, key, mask=masks.causal())
@@ -266,6 +271,7 @@ def test_half_precision_is_measured_in_float32():
     check(portraits, *restated(filter.weights(), visible(filter), sets))
 
 
+@pytest.mark.exhaustive
 def test_portraits_are_the_same_under_jit():
     filters = {f"block_{i}/attention": jattn.attention_filter(*inputs(9, 9, seed=i)[:2]) for i in (0, 10, 2)}
     oracle = {"z": ORACLES["[T, S]"], "a": masks.causal()}
@@ -341,7 +347,7 @@ def planted(name, tokens, causal, strength=30.0):
 
 
 @sampled(
-    ("causal", "length", "batch"), [(False, 16, ()), (True, 16, (2,)), (False, 500, (2,)), (True, 500, ())], keep=2
+    ("causal", "length", "batch"), [(False, 16, ()), (True, 16, (2,)), (False, 500, (2,)), (True, 500, ())], keep=1
 )
 def test_planted_heads_get_their_names(causal, length, batch):
     names = ["itself", "previous token", "next token", "local band", "first token"]
@@ -360,6 +366,7 @@ def test_planted_heads_get_their_names(causal, length, batch):
         assert_allclose(portraits.mass["attention"][name][names.index(name)], 1, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_heads_made_of_queries_and_keys_get_their_names():
     # One-hot positions and tokens, as a trained head would have to encode them; batch entries differ.
     tokens = rng(0).integers(0, 8, (3, 40))
@@ -405,6 +412,7 @@ def test_an_induction_head_on_a_repeated_sequence_is_no_previous_token_head(peri
     assert head_portraits(filter, tokens).names() == {"attention": names}
 
 
+@pytest.mark.exhaustive
 @sampled("mask", [None, masks.causal()], keep=1)
 @sampled("length", [16, 500], keep=1)
 def test_random_heads_are_near_chance_and_get_no_name(length, mask):
@@ -480,6 +488,7 @@ def test_a_head_without_a_choice_or_with_nan_is_unknown():
     assert [name == "unknown" for name in names] == [False, True, False, False]
 
 
+@pytest.mark.exhaustive
 def test_a_trained_layer_is_measured_through_capture_filters_and_the_oracle_of_its_task():
     task = tasks.reverse(10)
     batch = tasks.make_batch(task, tasks.LAYOUTS["encoder"], jax.random.key(0), jnp.arange(4), lengths=(3, 12), room=12)

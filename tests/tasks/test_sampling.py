@@ -35,7 +35,7 @@ def test_lengths_are_uniform_from_the_shortest_to_the_longest(task):
 
 
 @every_task
-@pytest.mark.parametrize("symbols", [2, 7])
+@sampled("symbols", [2, 7], keep=3)
 def test_tokens_are_uniform_and_neighbours_independent(task, symbols):
     tokens = sample(task, symbols, (6, 6), 6).inputs["tokens"]
     for place in range(5):
@@ -60,7 +60,7 @@ def test_neighbouring_examples_are_independent(task):
     assert is_even(pairs)
 
 
-@pytest.mark.parametrize("symbols", [2, 10, 97, 3000, 8192, 10_000])
+@sampled("symbols", [2, 10, 97, 3000, 8192, 10_000], keep=3)
 def test_no_draw_falls_outside_of_the_symbols(symbols, monkeypatch):
     """Of all the 2²³ float32 numbers that can be drawn, each gives a token, and all tokens come up alike."""
     drawn = jnp.arange(2**23, dtype=jnp.float32) / 2**23
@@ -81,7 +81,7 @@ def is_even_over(kinds, rows):
     return len(counts) == kinds and is_even(counts)
 
 
-@pytest.mark.parametrize(("count", "number", "kinds"), [(4, 4, 24), (6, 2, 30), (5, 3, 60), (30, 1, 30)])
+@sampled(("count", "number", "kinds"), [(4, 4, 24), (6, 2, 30), (5, 3, 60), (30, 1, 30)], keep=2)
 def test_what_is_drawn_without_putting_back_comes_in_every_arrangement(count, number, kinds):
     rows = drawn(lambda rng: distinct(rng, count, number))
     assert rows.min() == 0
@@ -145,8 +145,8 @@ def accuracy(task, length, tell):
     return np.mean((told[4000:] @ fitted).argmax(axis=1) == answers[4000:].argmax(axis=1))
 
 
-@pytest.mark.parametrize(
-    ("task", "length", "chance"), [("balanced", 9, 1 / 2), ("agreement", 12, 1 / 2), ("entailment", 11, 1 / 3)]
+@sampled(
+    ("task", "length", "chance"), [("balanced", 9, 1 / 2), ("agreement", 12, 1 / 2), ("entailment", 11, 1 / 3)], keep=1
 )
 def test_the_number_of_each_word_tells_nothing(task, length, chance):
     assert accuracy(task, length, bags) == pytest.approx(chance, abs=0.03)
@@ -193,7 +193,7 @@ CHANCES = {
 }
 
 
-@sampled("task", CHANCES, keep=8)
+@sampled("task", CHANCES, keep=3)
 def test_no_answer_is_commoner_than_others(task):
     made = TASKS[task]()
     sample = jax.jit(jax.vmap(lambda rng: made.sample(rng, jnp.int32(made.length), made.length).target[0]))

@@ -120,7 +120,7 @@ def test_the_oracle_solves_the_task(case):
     assert_array_equal(*told(case, lambda oracle, value: oracle @ value / np.maximum(oracle.sum(-1), 1)[..., None]))
 
 
-@sampled("case", SAID, keep=3, ids=lambda case: case.id)
+@sampled("case", SAID, keep=1, ids=lambda case: case.id)
 def test_attention_that_follows_the_oracle_solves_the_task(case):
     def attention(oracle, value):
         query, key = (np.zeros((len(oracle), size, 1, 1), np.float32) for size in oracle.shape[1:])
@@ -152,7 +152,7 @@ def test_jit_and_vmap_change_nothing(name):
     jax.tree.map(lambda few, both: assert_array_equal(few[:3], both[1]), one, mapped)
 
 
-@pytest.mark.parametrize("name", ["mqar", "dyck"])
+@sampled("name", ["mqar", "dyck"], keep=1)
 def test_samples_are_right_as_a_user_compiles_them(name, optimized):
     """Arithmetic that is rounded differently where it is computed twice must not matter."""
     case = next(case for case in CASES if case.name == name)

@@ -50,6 +50,7 @@ def test_a_layer_without_an_oracle_has_no_filter_score():
     assert found["filters"]["a"]["mass"] is None
 
 
+@pytest.mark.exhaustive
 @sampled("layout", ["encoder", "decoder", "encoder_decoder"], keep=1)
 def test_the_sums_do_not_depend_on_how_examples_are_batched(layout):
     setup = setup_of(layout)
@@ -60,7 +61,7 @@ def test_the_sums_do_not_depend_on_how_examples_are_batched(layout):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, got)
 
 
-@sampled("layout", ["encoder", "decoder", "encoder_decoder"], keep=2)
+@sampled("layout", ["encoder", "decoder", "encoder_decoder"], keep=1)
 def test_mass_hit_rate_lift_and_entropy_restated_in_loops(layout):
     setup = setup_of(layout)
     params, rng = initial_state(setup).params, setup.rng("test")

@@ -75,6 +75,7 @@ def test_the_attention_of_a_recurrent_model_is_judged_by_the_oracle(looked_at, s
     assert 0.02 < result["filter_score"] < 0.3
 
 
+@pytest.mark.exhaustive
 @sampled("screen", [256, 16], keep=1)
 def test_the_pooling_into_a_vector_is_shown_and_not_judged(looked_at, screen):
     result, folder = looked_at("pooled", True, screen)

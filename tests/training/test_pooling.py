@@ -78,7 +78,7 @@ def test_pooling_over_the_whole_length_is_the_fold_of_the_library():
     np.testing.assert_allclose(found, filter.pool(16, 20), rtol=1e-5, atol=1e-7)
 
 
-@sampled("block_size", [None, 7], keep=2)
+@sampled("block_size", [None, 7], keep=1)
 def test_pooling_over_the_real_length_of_each_example(heads, block_size):
     query, key = jax.random.normal(jax.random.key(1), (2, 3, 37, 2, 4))
     lengths = np.array([37, 21, 5])
@@ -93,6 +93,7 @@ def test_pooling_over_the_real_length_of_each_example(heads, block_size):
         assert (found[example, :, :, side:] == 0).all()
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_kept_unless_it_is_asked_for():
     config = {"task": {"min_length": 20, "max_length": 20}, "run": {"screen": 16, "devices": 1}}
     setup = make_setup(check(config, "test"))

@@ -37,6 +37,7 @@ def test_what_varies_within_classes_counts_for_less():
     assert np.mean(found[2000:] == labels[2000:]) > 0.999
 
 
+@pytest.mark.exhaustive
 def test_five_classes_in_a_row_are_told_apart():
     """Least squares on one-hot labels would never name the classes in the middle."""
     labels = jnp.arange(500) % 5

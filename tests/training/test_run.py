@@ -127,6 +127,7 @@ def test_a_run_writes_its_config_metrics_checkpoints_snapshots_figures_and_page(
     assert len(steps) <= 3
 
 
+@pytest.mark.exhaustive
 def test_replicates_have_rows_of_their_own_and_resume(tmp_path):
     config = CONFIG.replace("steps = 60", "steps = 20\nreplicates = 2\nseed = 4")
     status, printed = run(tmp_path / "whole", config=config)
@@ -176,6 +177,7 @@ def test_the_snapshots_hold_rows_of_weights(whole):
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_run_of_sequences_longer_than_the_screen_keeps_maps_and_draws_them(tmp_path):
     folder = tmp_path / "long"
     options = ("--task.max-length", "20", "--run.screen", "16", "--training.steps", "2", "--run.log-every", "1")
@@ -217,6 +219,7 @@ def test_a_killed_run_resumes_to_the_same_bits_and_rows(whole, tmp_path):
     assert rows(folder) == rows(whole[0])
 
 
+@pytest.mark.exhaustive
 @sampled(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], keep=1)
 def test_a_signal_saves_stops_with_its_status_and_the_run_resumes_to_the_same_rows(whole, tmp_path, number, expected):
     folder = tmp_path / "stopped"
@@ -253,6 +256,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert "Traceback" not in printed
 
 
+@pytest.mark.exhaustive
 def test_another_config_in_the_folder_is_refused_and_overwrite_starts_anew(whole, tmp_path):
     folder, _ = whole
     status, printed = run(folder, "--model.width", "16", "--training.steps", "70")
@@ -292,14 +296,14 @@ def test_compiled_programs_are_kept_unless_told_otherwise(kept, monkeypatch, tmp
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@sampled("name", CONFIGS, keep=5)
 def test_every_config_makes_a_setup_whose_step_can_be_traced(name):
     setup = make_setup(config_from_arguments([str(ROOT / "configs" / f"{name}.toml"), "--run.devices=1"]))
     state = jax.eval_shape(lambda: initial_state(setup))
     assert jax.eval_shape(make_train_chunk(setup), state, jnp.int32(1)) == state
 
 
-@sampled("name", CONFIGS, keep=["pronoun", "reverse_cosine", "reverse_decoder", "sentences"])
+@sampled("name", CONFIGS, keep=1)
 def test_every_config_runs(name, tmp_path):
     small = {
         "training.steps": 1,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jattn.tasks import Batch
 from jattn.training.reading import check
@@ -50,6 +51,7 @@ def test_what_is_not_scored_costs_nothing_and_counts_as_right():
     assert is_correct(logits, batch).tolist() == [[True, True]]
 
 
+@pytest.mark.exhaustive
 def test_a_chunk_is_its_steps_one_after_the_other():
     setup = setup_of()
     chunk = chunk_of()
@@ -96,6 +98,7 @@ def test_the_loop_ends_at_a_loss_that_is_not_finite_and_says_at_which_step():
     assert (int(state.broken_step), int(state.step)) == (3, 4)
 
 
+@pytest.mark.exhaustive
 def test_the_seed_decides_everything():
     runs = [chunk_of(seed=seed)(initial_state(setup_of(seed=seed)), jnp.int32(3)) for seed in (0, 0, 1)]
     chex.assert_trees_all_equal(runs[0].params, runs[1].params)
@@ -113,6 +116,7 @@ def test_replicates_are_the_runs_of_their_seeds():
         np.testing.assert_allclose(one.sums["loss"], alone.sums["loss"], rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_loop_ends_when_one_replicate_breaks():
     setup = setup_of(seed=1, replicates=2)
     state = initial_state(setup)

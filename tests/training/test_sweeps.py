@@ -283,6 +283,7 @@ def test_what_is_done_is_skipped_without_compiling(whole, no_run, caplog, capsys
     assert "| num_heads | seeds | steps |" in printed
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(whole, monkeypatch, capsys):
     tell, told = Reporter.row, []
 
