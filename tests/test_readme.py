@@ -32,7 +32,8 @@ def test_the_examples_of_a_page_run(name):
     assert run_examples(ROOT / "docs" / f"{name}.md") >= PAGES[name]
 
 
-def test_the_examples_of_the_page_on_filters_run(optimized):
+@pytest.mark.exhaustive
+def test_the_examples_of_the_page_on_filters_run():
     """Sixty-five thousand tokens among them: this test takes longer than most."""
     assert run_examples(ROOT / "docs" / "filters.md") > 40
 

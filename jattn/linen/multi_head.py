@@ -205,7 +205,8 @@ class MultiHeadAttention(nn.Module):
             query, key = nn.LayerNorm(**norm, name="query_ln")(query), nn.LayerNorm(**norm, name="key_ln")(key)
         query, key, value = promote_dtype(query, key, value, dtype=self.dtype)
         chex.assert_shape(query, (*inputs_q.shape[:-1], self.num_heads, head_dim))
-        chex.assert_shape((key, value), (*inputs_k.shape[:-1], num_kv_heads, head_dim))
+        chex.assert_shape(key, (*inputs_k.shape[:-1], num_kv_heads, head_dim))
+        chex.assert_shape(value, (*inputs_v.shape[:-1], num_kv_heads, head_dim))
         return query, key, value
 
     def _open_cache(self, key: Array, value: Array) -> DecodeCache | None:

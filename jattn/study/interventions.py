@@ -333,5 +333,5 @@ def _row(name: str, measured: list[str], judgement: Judgement, before: Judgement
     for key in measured:
         now = getattr(judgement, key)
         moved = "" if before is None else f" ({float(now - getattr(before, key)):+{_FORMS[key]}})"
-        cells.append(f"{float(now):{_FORMS[key]}}{moved}")
+        cells.append(f"{float(now): {_FORMS[key]}}{moved}")
     return tuple(cells)

@@ -45,7 +45,7 @@ def test_every_config_of_the_repository_is_right(path):
             assert found == (tuple(value) if isinstance(value, list) else value)
 
 
-@pytest.mark.parametrize(("table", "key"), KEYS, ids=".".join)
+@pytest.mark.parametrize(("table", "key"), KEYS, ids=[f"{table}.{key}" for table, key in KEYS])
 def test_every_key_is_described(table, key):
     assert SECTIONS[table].model_fields[key].description
 

@@ -85,6 +85,7 @@ def test_a_ring_of_slots_gives_what_a_sliding_window_gives(slots, window, chunks
     assert_array_equal(cache.positions % slots, np.where(cache.positions < 0, slots - 1, range(slots)))
 
 
+@pytest.mark.exhaustive
 def test_a_ring_goes_on_without_end():
     tokens = jax.random.normal(jax.random.key(1), (300, 1, 4))
 
@@ -117,6 +118,7 @@ def test_batch_entries_advance_by_their_own_lengths(slots, window):
     close(np.array(outputs), whole(window))
 
 
+@pytest.mark.exhaustive
 def test_rotary_positions_go_on_where_each_entry_is():
     @jax.jit
     def rotated(cache, query, key, value, lengths=None):
@@ -133,6 +135,7 @@ def test_rotary_positions_go_on_where_each_entry_is():
     close(output, np.stack([expected[0, 5:7], expected[1, 2:4]]), atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @sampled("batch", [(), (2, 1, 2)], keep=1)
 def test_any_batch_axes(batch):
     arrays = [np.asarray(x) for x in inputs(6, 6, batch=batch)]
@@ -156,6 +159,7 @@ def test_the_mask_is_drawn_from_positions():
     assert masks.draw(KVCache.empty((), 2, 1, 1).mask(jnp.arange(2)), 2, 2).split() == ["..", ".."]
 
 
+@pytest.mark.exhaustive
 def test_a_further_mask_forbids_more():
     cache = empty().append(KEY, VALUE)
     allowed = jnp.asarray(np.random.default_rng(0).random((2, 1, 1, LENGTH)) < 0.5)
@@ -201,6 +205,7 @@ def test_gradients_flow_through_the_cache():
     jax.tree.map(functools.partial(close, atol=1e-5), *(gradient(KEY, VALUE, how) for how in (chunked, at_once)))
 
 
+@pytest.mark.exhaustive
 def test_the_dtype_of_a_cache_is_its_own():
     output, cache = decode(empty(dtype=jnp.bfloat16), [5])
     assert (cache.key.dtype, cache.value.dtype, cache.positions.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.int32)

@@ -46,6 +46,7 @@ def test_greedy_generation_repeats_the_argmax_of_the_whole_forward_pass(options)
     assert_array_equal(tokens, expected(model))
 
 
+@pytest.mark.exhaustive
 def test_a_prompt_is_continued_alike_alone_in_a_batch_and_without_batch():
     for prompt, length, tokens in list(zip(PROMPT, LENGTHS, expected(), strict=True))[::2]:
         assert_array_equal(generate(MODEL, VARIABLES, prompt[:length], max_new_tokens=6), tokens)
@@ -53,6 +54,7 @@ def test_a_prompt_is_continued_alike_alone_in_a_batch_and_without_batch():
     assert_array_equal(tokens[:, 0], expected())
 
 
+@pytest.mark.exhaustive
 def test_what_follows_a_prompt_in_its_row_has_no_influence():
     other = jnp.where(jnp.arange(5) < LENGTHS[:, None], PROMPT, 8)
     assert_array_equal(generate(MODEL, VARIABLES, other, lengths=LENGTHS, max_new_tokens=6), expected())
@@ -202,6 +204,7 @@ def test_tokens_are_drawn_by_their_shares(options, weights):
     assert_allclose(np.bincount(tokens, minlength=4) / 4000, weights / np.sum(weights), atol=0.03)
 
 
+@pytest.mark.exhaustive
 def test_a_truncation_that_leaves_all_changes_no_draw():
     logits = jax.random.normal(jax.random.key(0), (50, 7))
     tokens = sample(logits, jax.random.key(1))

@@ -32,7 +32,7 @@ def compiled(**call):
     return jax.jit(functools.partial(attend, **call))
 
 
-@sampled("name", VARIANTS, keep=30)
+@sampled("name", VARIANTS, keep=20)
 def test_every_variant_is_the_reference(name):
     """And is compiled once: with rules written anew, a second call is the program of the first."""
     query, key, value = inputs()
@@ -89,6 +89,7 @@ def test_any_batch_axes(batch, heads):
     close(compiled(mask=masks.causal(), block_size=2)(query, key, value), expected)
 
 
+@pytest.mark.exhaustive
 def test_lengths_of_several_batch_axes(heads):
     query, key, value = inputs(5, 4, (2, 3))
     lengths = np.array([[0, 1, 2], [3, 4, 2]])
@@ -370,6 +371,7 @@ def test_dropout_drops_weights_and_scales_the_others():
     assert len(np.unique(columns, axis=0)) > 90, "every row of every head should draw its own"
 
 
+@pytest.mark.exhaustive
 def test_the_same_weights_drop_whatever_the_block(heads):
     close(dropped(block_size=7)[0], dropped()[0])
 

@@ -137,6 +137,7 @@ def test_jax_agrees(name):
     jax.tree.map(close, ours, theirs)
 
 
+@pytest.mark.exhaustive
 @sampled("name", ["lengths, causal", "everything"], keep=1)
 def test_jax_agrees_in_bfloat16(name):
     ours, theirs = both(CALLS[name], *alike(dtype=jnp.bfloat16))
@@ -155,6 +156,7 @@ def test_jax_agrees_on_grouped_heads(kv_heads):
     close(ours, theirs)
 
 
+@pytest.mark.exhaustive
 def test_jax_agrees_in_blocks(in_blocks):
     ours, theirs = both(CALLS["everything"], *alike())
     jax.tree.map(close, ours, theirs)
@@ -168,7 +170,7 @@ def test_jax_agrees_in_blocks(in_blocks):
         {"key_value_seq_lengths": jnp.array([5]), "local_window_size": 2, "is_causal": True},
     ],
     ids=["axes of one entry", "axes of one batch", "lengths of one batch"],
-    keep=3,
+    keep=1,
 )
 @pytest.mark.parametrize("with_batch", [(False, False, False), (True, False, False), (False, True, True)])
 def test_jax_agrees_without_a_batch(call, with_batch):
@@ -261,6 +263,7 @@ def test_the_residual_is_the_logarithm_of_the_sum_of_exponentials(name):
     close(out, dot_product_attention(query, key, value, **CALLS[name]))
 
 
+@pytest.mark.exhaustive
 def test_the_residual_of_jax_agrees():
     call = {**CALLS["causal window"], "bias": floats(*SHAPE), "return_residual": True}
     jax.tree.map(close, dot_product_attention(*alike(), **call), jax.nn.dot_product_attention(*alike(), **call))

@@ -314,7 +314,7 @@ READABLE = {
 }
 
 
-@pytest.mark.parametrize("name", READABLE)
+@sampled("name", READABLE, keep=6)
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(8, 5), (4, 7)])
 def test_what_sees_and_what_is_seen_is_known_without_looking(name, num_queries, num_keys):
     shape, mask = (2, 1, num_queries, num_keys), READABLE[name]
@@ -387,6 +387,7 @@ def test_what_surrounds_cudnn_keeps_the_meaning_of_a_call(name, backend):
     compare(CUDNN, arrays(num_queries, num_keys), mask, score)
 
 
+@pytest.mark.exhaustive
 def test_what_surrounds_cudnn_takes_several_batch_axes():
     compare(CUDNN, arrays(4, 6, batch=(2, 3)), masks.padding(jnp.arange(6).reshape(2, 3)))
 
@@ -433,6 +434,7 @@ def test_splash_computes_what_dense_does(name, backend):
     assert explain_implementation(*arrays(num_queries, num_keys, dims), mask=mask).chosen == "splash"
 
 
+@pytest.mark.exhaustive
 def test_attention_by_splash_from_end_to_end(backend, monkeypatch):
     monkeypatch.setitem(kernels.KERNELS, "splash", SPLASH)
     query, key, value = (x.astype(jnp.bfloat16) for x in arrays(128, 128, batch=()))

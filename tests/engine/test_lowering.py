@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 import jattn
 from jattn import Decoder, EncoderDecoder, attend, attention_filter, masks, normalizers, scores
@@ -44,9 +43,7 @@ def test_attention_lowers_forward_and_backward(name, heads):
     lower(jax.value_and_grad(loss, argnums=(0, 1, 2)), QUERY, KEY, VALUE)
 
 
-@pytest.mark.parametrize(
-    "name", [*(f"normalizer: {name}" for name in NORMALIZERS), *(f"score: {name}" for name in SCORES)]
-)
+@sampled("name", [*(f"normalizer: {name}" for name in NORMALIZERS), *(f"score: {name}" for name in SCORES)], keep=8)
 def test_every_normalizer_and_score_lowers(name):
     query, key, value = inputs()
     lower(lambda *arguments: attend(*arguments, block_size=3, **VARIANTS[name].call), query, key, value)

@@ -120,7 +120,7 @@ def check_all(kind):
     print(json.dumps(wrong))
 
 
-@pytest.fixture(scope="module", params=["Auto", "Explicit"])
+@pytest.fixture(scope="module", params=[pytest.param("Auto", marks=pytest.mark.exhaustive), "Explicit"])
 def wrong(request):
     """What is wrong with each call, by its name."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

@@ -139,6 +139,7 @@ def test_a_histogram_of_a_number_of_bins_covers_zero_to_one():
     assert filter.histogram(4).tolist() == [[0, 0, 2, 1]]
 
 
+@pytest.mark.exhaustive
 def test_the_log_normalizer_is_what_rows_are_divided_by():
     (query, key, _), variant = inputs(), VARIANTS["cosine, bias, combination"]
     filter = attention_filter(query, key, **variant.call)
@@ -226,6 +227,7 @@ def test_folds_of_no_queries_or_keys_are_empty_or_zero(queries):
 # One sweep
 
 
+@pytest.mark.exhaustive
 def test_summarize_is_each_fold_by_itself():
     query, key, _ = inputs()
     filter = attention_filter(query, key, mask=masks.causal(1), block_size=3)

@@ -99,6 +99,7 @@ def test_every_head_of_the_first_entry_is_drawn_side_by_side():
     assert bar.get_position().x0 > panels[-1].get_position().x1
 
 
+@pytest.mark.exhaustive
 def test_one_head_of_one_entry_is_drawn_by_index():
     filter = random_filter(12, heads=4, batch=(2,))
     figure = pictures.plot(filter, head=-1, entry=1)
@@ -115,6 +116,7 @@ def test_more_heads_than_fit_are_left_out_and_counted():
     assert notes(figure) == "16 of 20 heads"
 
 
+@pytest.mark.exhaustive
 def test_given_axes_are_drawn_in_and_returned():
     filter = random_filter(6, 40, heads=2)
     left, right = Figure().subplots(1, 2)
@@ -155,6 +157,7 @@ def test_zoomed_rows_are_those_of_the_block(head):
     assert notes(figure) == f"head {head} of 2"
 
 
+@pytest.mark.exhaustive
 def test_a_large_part_is_pooled_in_chunks_of_rows(monkeypatch):
     filter = random_filter(700)
     monkeypatch.setattr(views, "AT_ONCE", 700 * 64)
@@ -195,6 +198,7 @@ def test_tokens_name_the_cells():
     assert (list(part.get_yticks()), list(part.get_xticks())) == ([3, 4], [1, 2])
 
 
+@pytest.mark.exhaustive
 def test_queries_do_not_name_keys_of_another_number():
     axes = pictures.plot(random_filter(3, 6), queries="abc").axes[0]
     assert ticks(axes.yaxis) == ["a", "b", "c"]
@@ -255,6 +259,7 @@ def test_an_oracle_is_a_mask_or_an_array_and_its_mass_is_said(oracle):
         assert axes.get_title(loc="left") == f"head {head}; mass on the oracle {mass:.2f}"
 
 
+@pytest.mark.exhaustive
 def test_the_oracle_of_each_head_and_entry_is_its_own():
     oracle = np.zeros((2, 2, 4, 4), bool)
     oracle[1, 1, 2, 0] = True

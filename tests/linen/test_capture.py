@@ -328,6 +328,7 @@ def test_a_layer_that_keeps_its_own_cache_shows_its_rows_against_it():
         close(weights, expected[:, :, rows])
 
 
+@pytest.mark.exhaustive
 def test_what_else_may_change_comes_back_as_from_apply():
     class Counted(nn.Module):
         @nn.compact
@@ -360,6 +361,7 @@ def test_filters_that_an_earlier_call_left_among_the_variables_are_not_taken_for
 # Names
 
 
+@pytest.mark.exhaustive
 def test_later_calls_of_a_layer_and_layers_by_number():
     class Model(nn.Module):
         @nn.compact

@@ -133,6 +133,7 @@ def test_second_derivatives_are_those_of_flax():
     assert_allclose(curvature(ours), curvature(theirs), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_float64_is_float64():
     with jax.enable_x64(True):
         x = jnp.asarray(np.asarray(X), jnp.float64)
@@ -180,6 +181,7 @@ def test_a_query_that_may_attend_to_nothing_gets_the_last_bias_where_flax_averag
 # Dropout
 
 
+@pytest.mark.exhaustive
 def test_dropout_has_the_mean_and_the_spread_of_flax():
     options = {"num_heads": 2, "dropout_rate": 0.4, "deterministic": False}
     ours, theirs = MultiHeadAttention(**options), nn.MultiHeadAttention(**options, broadcast_dropout=False)
@@ -379,6 +381,7 @@ def test_the_filter_of_a_decoding_layer_holds_the_rows_of_the_call():
     close(sown["intermediates"]["attention_weights"][0], expected["attention"].weights()[:, :, 3:])
 
 
+@pytest.mark.exhaustive
 @sampled("mask", [None, masks.from_function(lambda query, key: key != 1)], ids=type, keep=1)
 def test_filters_of_decoding_layers_may_be_stacked_but_for_objects_of_positions(mask):
     layer, _ = both()
@@ -452,6 +455,7 @@ def import_nnx():
         pytest.skip(f"flax {flax.__version__} cannot import flax.nnx with jax {jax.__version__}: {error}")
 
 
+@pytest.mark.exhaustive
 def test_a_layer_lives_in_nnx():
     nnx = import_nnx()
     linen = MultiHeadAttention(num_heads=2)
@@ -471,6 +475,7 @@ def test_a_layer_lives_in_nnx():
     close(gradient["query"]["kernel"].get_value(), expected["query"]["kernel"])
 
 
+@pytest.mark.exhaustive
 def test_jattn_never_imports_nnx_by_its_own_doing():
     program = (
         "import sys, flax.linen; nnx = lambda: {name for name in sys.modules if name.startswith('flax.nnx')}; "

@@ -66,7 +66,7 @@ def test_patches_are_multiplied_with_a_matrix():
     close(layer.apply(variables, X), np.einsum("bsp,pd->bsd", X, parameters["kernel"]) + parameters["bias"])
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
+@sampled("bidirectional", [True, False], keep=1)
 def test_relative_positions_are_a_learned_table_of_distances(bidirectional):
     layer = RelativePositions(num_heads=2, bidirectional=bidirectional, num_buckets=6, max_distance=9)
     variables = jax.jit(lambda rng: layer.init(rng))(RNG)
@@ -233,6 +233,7 @@ def test_filters_may_be_captured_under_jit_and_differentiated():
     assert not np.any(gradients["out"]["kernel"])
 
 
+@pytest.mark.exhaustive
 @sampled("mask", [masks.padding(jnp.array(3)), jnp.tri(5, dtype=bool)], ids=type, keep=1)
 def test_filters_of_scanned_layers_are_stacked(mask):
     class Layers(nn.Module):

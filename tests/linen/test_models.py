@@ -78,6 +78,7 @@ def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind, options)
     assert_array_equal(depends(kind, "embedding", **options)[:, :5], np.tri(5, dtype=bool))
 
 
+@pytest.mark.exhaustive
 def test_other_dependences():
     assert depends(Encoder, "embedding")[:, :5].all()
     on_source = depends(EncoderDecoder, "source_embedding")
@@ -218,6 +219,7 @@ def test_biases_reach_the_scores_of_self_attention_in_every_layer(kind, position
 # One vector
 
 
+@pytest.mark.exhaustive
 def test_answers_from_one_vector_read_no_token_of_the_target():
     _, apply = made(PooledEncoder)
     assert_array_equal(apply(SOURCE, TOKENS), apply(SOURCE, 0 * TOKENS))

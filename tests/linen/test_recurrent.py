@@ -87,7 +87,7 @@ def restated(parameters, cell, source, tokens, attention):
     return dense(parameters, "logits", joined), weights
 
 
-@sampled("kind", KINDS, ids=str, keep=2)
+@sampled("kind", KINDS, ids=str, keep=1)
 def test_the_model_is_that_of_loops_over_real_items(kind):
     model, variables, _ = made(kind)
     capture = jax.jit(functools.partial(capture_filters, model, variables))
@@ -127,7 +127,7 @@ def test_padding_has_no_influence(kind):
     assert np.any(apply(SOURCE, TOKENS)[0] != logits[0][0])
 
 
-@sampled("kind", KINDS, ids=str, keep=2)
+@sampled("kind", KINDS, ids=str, keep=1)
 def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind):
     model, variables, _ = made(kind)
 
@@ -159,12 +159,14 @@ def test_with_attention_the_decoder_also_gets_the_states_on_the_way():
     assert np.all(np.abs(apply(state, states[::-1], TOKENS, method="decode") - apply(SOURCE, TOKENS)).max(-1) > 1e-4)
 
 
+@pytest.mark.exhaustive
 def test_what_attention_finds_counts():
     model, variables, apply = made(WITH_ATTENTION)
     knocked = apply_with_edits(model, variables, SOURCE, TOKENS, edits={"cross_attention": edits.knock_out()})
     assert np.all(np.abs(knocked - apply(SOURCE, TOKENS)).max(-1) > 1e-4)
 
 
+@pytest.mark.exhaustive
 @sampled("kind", KINDS, ids=str, keep=1)
 def test_every_parameter_is_used(kind):
     model, variables, _ = made(kind)
@@ -195,6 +197,7 @@ def test_a_source_may_be_patches_of_an_image():
 # Transformations
 
 
+@pytest.mark.exhaustive
 @sampled("kind", [GRU, LSTM_WITH_ATTENTION], ids=str, keep=1)
 def test_models_are_mapped_over_parameters(kind):
     model, variables, apply = made(kind)
@@ -222,6 +225,7 @@ def test_models_lower_for_every_platform(kind):
     assert lowered(variables, SOURCE, TOKENS, LENGTHS).platforms == ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.exhaustive
 def test_dropout_is_a_function_of_its_rng():
     _, variables, apply = made(WITH_ATTENTION)
     model = RecurrentEncoderDecoder(**SIZES | WITH_ATTENTION, dropout_rate=0.3)

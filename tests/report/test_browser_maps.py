@@ -6,6 +6,8 @@ from jattn.report import render
 from jattn.report.record import Layer
 from tests.report.browsing import Page, opened
 
+pytestmark = pytest.mark.exhaustive
+
 
 @pytest.fixture(scope="module")
 def pooled_address(make_pooled_run):

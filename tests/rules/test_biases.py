@@ -210,6 +210,7 @@ def test_relative_of_the_smallest_filters(num_queries, num_keys):
     assert_array_equal(found[0], np.array(expected).reshape(num_queries, num_keys))
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_offsets_may_differ_in_a_batch(heads):
     query, key, value = inputs(5, 7)
@@ -274,6 +275,7 @@ def test_gradients_of_half_precision_add_up_in_float32():
     assert_array_equal(gradient.astype(jnp.float32)[:, 0], np.array([1, 1, 2, 396]).astype(jnp.bfloat16))
 
 
+@pytest.mark.exhaustive
 @sampled("name", LEARNED, keep=1)
 def test_a_vmap_over_learned_biases_is_a_loop(name):
     make, shape = LEARNED[name]
@@ -314,6 +316,7 @@ def test_an_offset_may_be_traced():
             assert_array_equal(found(offset), whole(make(offset=offset), shape))
 
 
+@pytest.mark.exhaustive
 def test_queries_that_start_later_are_the_last_rows():
     """What decoding with kept keys needs: the rows from 3 on of a filter are those of the later queries alone."""
     query, key, value = inputs(6, 6)

@@ -361,6 +361,7 @@ def test_filters_of_half_precision_may_be_swapped(heads):
         assert_allclose(out.astype(jnp.float32), expected, atol=max(1e-5, 4 * jnp.finfo(dtype).eps), rtol=0)
 
 
+@pytest.mark.exhaustive
 def test_gradients_reach_the_filter_that_is_swapped_in():
     """All of them, and none the filter whose place it takes; arrays of masks and biases are cut to blocks."""
     mask = OTHER.call["mask"] & SOME.call["mask"]
@@ -400,6 +401,7 @@ def test_a_filter_with_dropout_is_swapped_in_with_what_it_dropped(heads):
     close(weights[~dropped], 2 * other_weights()[~dropped])
 
 
+@pytest.mark.exhaustive
 def test_what_padding_holds_does_not_come_with_a_swapped_filter():
     """Nor do keys that the filter may not see which takes its place."""
     dirty = OTHER_KEY.at[0, 6:].set(jnp.nan)

@@ -169,7 +169,7 @@ def test_entmax15_of_hand_computed_rows():
     assert_allclose(entmax15([[1, 1, 1 / 3]]), [[two_thirds**2, two_thirds**2, third**2]], rtol=1e-5)
 
 
-@sampled("name", ["softmax", "sparsemax", "entmax15"], keep=3)
+@sampled("name", ["softmax", "sparsemax", "entmax15"], keep=2)
 @pytest.mark.parametrize("keys", [1, 2, 3, 100_003])
 def test_equal_scores_have_equal_weights(name, keys):
     weights = evaluate(ROWS[name][0], np.full((1, keys), 7.3))
@@ -185,6 +185,7 @@ def test_long_rows_are_the_reference(name, spread):
     assert_allclose(np.sum(weights, dtype=np.float64), 1, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_of_equal_scores_the_first_are_among_the_largest():
     scores = [[1.0, 2.0, 1.0, 1.0, 0.0]]
     third = 1 / (1 + np.e)
@@ -207,7 +208,7 @@ def test_top_k_of_more_keys_than_there_are_is_the_softmax():
         assert_allclose(evaluate(normalizers.top_k(k), scores, allowed), softmax(scores, allowed), rtol=1e-6)
 
 
-@sampled("name", ROWS, keep=6)
+@sampled("name", ROWS, keep=3)
 @pytest.mark.parametrize("size", [1e4, 1e30, 3e38])
 def test_scores_of_any_size_have_finite_weights_and_gradients(name, size):
     scores = jnp.array([[size, 0.0, -size], [-size, -size, -size], [size, size, 0.0], [0.0, 1.0, -size]])
@@ -221,7 +222,7 @@ def test_scores_of_any_size_have_finite_weights_and_gradients(name, size):
         assert np.isfinite(GRADIENTS[name](scores, mask)).all()
 
 
-@sampled("name", ROWS, keep=6)
+@sampled("name", ROWS, keep=2)
 @pytest.mark.parametrize("shape", [(1, 2, 0, 5), (1, 2, 3, 0), (0, 2, 3, 5), (1, 2, 3, 1)])
 def test_no_rows_no_keys_or_one(name, shape):
     normalizer, rule = ROWS[name]

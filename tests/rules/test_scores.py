@@ -247,8 +247,8 @@ def test_learned_arrays_may_differ_by_batch_entry(name, block_size):
         assert_allclose(scored.scores()[entry], expected, rtol=1e-5, atol=1e-5)
 
 
-@sampled("dtype", [jnp.bfloat16, jnp.float16], keep=2)
-@pytest.mark.parametrize("name", LEARNED)
+@sampled("dtype", [jnp.bfloat16, jnp.float16], keep=1)
+@sampled("name", LEARNED, keep=2)
 def test_scores_are_float32_or_wider(name, dtype):
     make, arrays = LEARNED[name]
     query, key, *arrays = (jnp.asarray(x, dtype) for x in (*inputs()[:2], *arrays))

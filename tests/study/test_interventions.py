@@ -92,6 +92,7 @@ def test_a_layer_named_attention_may_also_be_part_of_a_module(name):
     assert np.any(found != block.apply(variables, X, X))
 
 
+@pytest.mark.exhaustive
 def test_the_filter_of_another_input_may_be_swapped_in():
     """A model of one layer then attends in one sentence as in the other."""
     model = jattn.Encoder(vocabulary=10, width=8, hidden=4, num_heads=2)
@@ -133,6 +134,7 @@ class Stack(nn.Module):
         return scan(MultiHeadAttention(num_heads=2, name="layers"), x, None)[0]
 
 
+@pytest.mark.exhaustive
 def test_edits_reach_scanned_layers_or_are_refused():
     """Flax's scan holds back collections that it is not told of: then nothing would be edited, and nobody be told."""
     unrolled = drawn_like(Stack(), X)
@@ -436,6 +438,7 @@ def test_the_filters_of_a_model_are_rolled_out_in_the_order_of_its_layers():
     assert rollout(filters, []).shape == (0, 6)
 
 
+@pytest.mark.exhaustive
 def test_a_rollout_has_finite_gradients():
     """Those of finite differences."""
     filters = chain(batch=())

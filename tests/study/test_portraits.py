@@ -243,6 +243,7 @@ def test_an_oracle_of_one_entry_without_a_batch_may_differ_by_head():
     assert_allclose(head_portraits(filter, oracle=oracle).mass["attention"]["oracle"], expected["oracle"][0], rtol=2e-5)
 
 
+@pytest.mark.exhaustive
 def test_several_named_sets_are_columns_of_their_own():
     filter = jattn.attention_filter(*inputs(9, 9)[:2])
     portraits = head_portraits(filter, oracle={"two back": patterns.itself(-2), "far": masks.causal(-4)})
@@ -297,6 +298,7 @@ def test_inputs_are_left_as_they_are():
     assert_array_equal(oracle["mine"], ORACLES["[T, S]"])
 
 
+@pytest.mark.exhaustive
 def test_mass_has_a_gradient():
     query, key, _ = inputs(9, 9, batch=(), heads=2, kv_heads=1)
 
@@ -388,7 +390,7 @@ def test_heads_made_of_queries_and_keys_get_their_names():
     assert head_portraits(filter, tokens).names() == {"attention": list(vectors)}
 
 
-@pytest.mark.parametrize("name", ["itself", "previous token", "induction", "same token", "first token", "local band"])
+@sampled("name", ["itself", "previous token", "induction", "same token", "first token", "local band"], keep=2)
 def test_a_head_that_does_it_half_of_the_time_still_gets_its_name(name):
     length, tokens = 500, tokens_of(500)
     weights = np.stack([planted(name, tokens, True)[0], np.zeros((length, length), np.float32)])
@@ -402,7 +404,7 @@ def test_a_head_that_does_it_half_of_the_time_still_gets_its_name(name):
     assert portraits.names() == {"attention": [name]}
 
 
-@pytest.mark.parametrize("period", [3, 20, 125])
+@sampled("period", [3, 20, 125], keep=1)
 def test_an_induction_head_on_a_repeated_sequence_is_no_previous_token_head(period):
     tokens = np.tile(np.random.default_rng(0).permutation(period), 500 // period + 1)[:500]
     zeros = jnp.zeros((500, 2, 2))
@@ -428,6 +430,7 @@ def test_random_heads_are_near_chance_and_get_no_name(length, mask):
     assert set(portraits.names()["attention"]) == {"mixed"}
 
 
+@pytest.mark.exhaustive
 def test_of_a_few_queries_random_heads_get_no_name_either():
     # Among 16 tokens of 50 hardly any query is judged by duplicates and induction.
     @jax.jit
@@ -460,6 +463,7 @@ def test_an_even_head_is_uniform_and_one_that_looks_away_is_not():
     assert portraits.names() == {"attention": ["uniform", "uniform", "mixed"]}
 
 
+@pytest.mark.exhaustive
 def test_of_equal_patterns_an_oracle_comes_first_then_the_order_of_patterns():
     zeros, tokens = jnp.zeros((16, 1, 2)), np.arange(16)
     filter = jattn.attention_filter(zeros, zeros, bias=planted("itself", tokens, False))
@@ -468,6 +472,7 @@ def test_of_equal_patterns_an_oracle_comes_first_then_the_order_of_patterns():
     assert head_portraits(filter, tokens, oracle={"copy": patterns.itself()}).heads("copy") == {"attention": [0]}
 
 
+@pytest.mark.exhaustive
 def test_a_pattern_that_holds_a_little_weight_gives_no_name():
     # Weight p on the previous token and the rest spread evenly has an excess of p.
     zeros, length = jnp.zeros((100, 2, 2)), 100

@@ -89,6 +89,7 @@ def test_what_is_drawn_without_putting_back_comes_in_every_arrangement(count, nu
     assert is_even_over(kinds, rows)
 
 
+@pytest.mark.exhaustive
 def test_many_of_many_are_all_different():
     rows = drawn(lambda rng: distinct(rng, 4096, 64), 50)
     assert all(len(set(row)) == 64 for row in rows.tolist())
@@ -106,6 +107,7 @@ def test_brackets_nest_in_every_way_alike():
     assert is_even_over(14, drawn(lambda rng: _nested(rng, jnp.int32(4), 10)[0]))
 
 
+@pytest.mark.exhaustive
 def test_questions_come_in_slots_by_a_power_law():
     """One question in 12 slots: slot s with p(s) in proportion to s^-0.99."""
     made = functools.partial(make_batch, TASKS["mqar"](20, pairs=1), LAYOUTS["encoder"], lengths=(26, 26), room=26)
@@ -145,6 +147,7 @@ def accuracy(task, length, tell):
     return np.mean((told[4000:] @ fitted).argmax(axis=1) == answers[4000:].argmax(axis=1))
 
 
+@pytest.mark.exhaustive
 @sampled(
     ("task", "length", "chance"), [("balanced", 9, 1 / 2), ("agreement", 12, 1 / 2), ("entailment", 11, 1 / 3)], keep=1
 )
@@ -152,7 +155,7 @@ def test_the_number_of_each_word_tells_nothing(task, length, chance):
     assert accuracy(task, length, bags) == pytest.approx(chance, abs=0.03)
 
 
-@pytest.mark.parametrize(
+@sampled(
     "tell",
     [
         lambda words: words[:, :8],
@@ -160,11 +163,13 @@ def test_the_number_of_each_word_tells_nothing(task, length, chance):
         lambda words: pairs(bags(words)),
     ],
     ids=["the text", "the claim", "pairs of words"],
+    keep=1,
 )
 def test_nothing_less_than_who_does_what_tells_what_follows(tell):
     assert accuracy("entailment", 11, tell) == pytest.approx(1 / 3, abs=0.03)
 
 
+@pytest.mark.exhaustive
 def test_every_class_is_as_likely_whatever_the_claim():
     task = TASKS["entailment"]()
 
@@ -210,6 +215,7 @@ def test_a_pronoun_stands_for_either_noun_in_either_order():
         assert np.mean(first[kind]) == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.exhaustive
 def test_any_number_of_sentences_is_marked_anywhere():
     task = TASKS["summarisation"]()
     made = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(17), 19)))(jax.random.split(jax.random.key(0), MANY))
@@ -218,6 +224,7 @@ def test_any_number_of_sentences_is_marked_anywhere():
     assert is_even(np.asarray(made.alignment.sum(axis=(0, 1)))[3:15:5])
 
 
+@pytest.mark.exhaustive
 def test_lists_are_of_any_number_and_depth():
     """The outermost is of any operator; of two lists or more, one is in another, and of three some in that."""
     task = TASKS["listops"](depth=3)
@@ -230,6 +237,7 @@ def test_lists_are_of_any_number_and_depth():
     assert ((deep > 1) == (opened.sum(axis=1) > 1)).all()
 
 
+@pytest.mark.exhaustive
 def test_pictures_show_everything_everywhere():
     """All 512 captions come alike, and each kind of picture has shapes in each row and each column of its pixels."""
     task = TASKS["captions"](image=12)
@@ -242,6 +250,7 @@ def test_pictures_show_everything_everywhere():
     assert shown[~above].any(axis=0).all()
 
 
+@pytest.mark.exhaustive
 def test_an_answer_tells_nothing_of_the_properties_of_its_sentence():
     task = TASKS["roles"]()
     sample = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(12), 12)))
@@ -266,6 +275,7 @@ def test_all_nouns_and_verbs_of_a_pronouns_sentences_come_alike_in_every_split(s
     assert all(is_even(words) for words in (counts[animals:places], counts[places : places + 20], verbs))
 
 
+@pytest.mark.exhaustive
 def test_a_fifth_of_what_can_happen_is_held_out():
     """Of 3200 events, an animal, a place and a verb, 640 are in test sentences, and the other 2560 in training."""
     found = {}

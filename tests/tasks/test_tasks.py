@@ -16,7 +16,7 @@ from tests.tasks import restated, restated_sentences
 from tests.tasks.cases import CASES, FIRST, arranged, expected_batch, layouts_of, sequences, words
 
 every_case = sampled("case", CASES, keep=FIRST, ids=lambda case: case.id)
-every_task = pytest.mark.parametrize("case", FIRST, ids=lambda case: case.id)
+every_task = sampled("case", FIRST, keep=10, ids=lambda case: case.id)
 NAMES = [case.name for case in CASES]
 # One of each family, and those whose samplers do most.
 some_tasks = sampled("name", ["sort", "mqar", "dyck", "listops", "reading"], keep=["sort", "dyck"])
@@ -55,7 +55,7 @@ def test_a_task_has_defaults_that_work(name):
     assert task.layouts[0] == ("encoder" if task.describe is None else "encoder_decoder")
 
 
-@every_case
+@sampled("case", CASES, keep=FIRST[::3], ids=lambda case: case.id)
 def test_a_thousand_samples_are_what_plain_python_says(case):
     made = sequences(case)
     number = {word: token for token, word in enumerate(case.task.symbols)}
@@ -152,6 +152,7 @@ def test_jit_and_vmap_change_nothing(name):
     jax.tree.map(lambda few, both: assert_array_equal(few[:3], both[1]), one, mapped)
 
 
+@pytest.mark.exhaustive
 @sampled("name", ["mqar", "dyck"], keep=1)
 def test_samples_are_right_as_a_user_compiles_them(name, optimized):
     """Arithmetic that is rounded differently where it is computed twice must not matter."""
@@ -163,6 +164,7 @@ def test_samples_are_right_as_a_user_compiles_them(name, optimized):
         assert said == [answer for answer, _, _ in case.restate(words(case, made, i))]
 
 
+@pytest.mark.exhaustive
 @sampled("name", ["copy", "dyck"], keep=1)
 def test_a_sampler_runs_without_jit(name):
     plain = functools.partial(make_batch, TASKS[name](), LAYOUTS["encoder"], lengths=(4, 4), room=5)

@@ -89,6 +89,7 @@ def test_mass_hit_rate_lift_and_entropy_restated_in_loops(layout):
         assert found["filters"][name]["mass"] is None
 
 
+@pytest.mark.exhaustive
 def test_lengths_given_at_the_call_are_the_lengths_measured():
     setup = setup_of("encoder")
     measured = make_measure(setup, 9, 4)(initial_state(setup).params, setup.rng("test"), 0, 7, 7)

@@ -87,8 +87,9 @@ def test_it_resumes_to_the_same_rows(whole, tmp_path):
 def test_another_task_or_model_in_the_folder_is_refused(whole):
     with pytest.raises(RunFolderError, match=r"another model.*\n.*width = 4 \) \| .*width = 8 \)"):
         train(config(whole), task=last_first(), model=Own(vocabulary=6, width=4), optimizer=OPTIMIZER)
-    with pytest.raises(RunFolderError, match=r"another task.*\n.*that of the config \| last_first"):
-        train(config(whole), model=MODEL, optimizer=OPTIMIZER)
+    other = dataclasses.replace(last_first(), name="first_last")
+    with pytest.raises(RunFolderError, match=r"another task.*\n.*first_last \| last_first"):
+        train(config(whole), task=other, model=MODEL, optimizer=OPTIMIZER)
 
 
 def test_it_is_read_back_with_its_own_parts_and_not_without(whole):

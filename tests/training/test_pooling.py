@@ -33,6 +33,7 @@ def record_of(folder, layout, screen, lengths):
     return read_record(folder)
 
 
+@pytest.mark.exhaustive
 @sampled(
     ("layout", "lengths"),
     [("encoder", (3, 24)), ("encoder", (24, 24)), ("decoder", (3, 14)), ("encoder_decoder", (9, 24))],

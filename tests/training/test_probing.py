@@ -50,6 +50,7 @@ def test_what_is_common_is_named_where_vectors_tell_nothing():
     assert told(jnp.ones((40, 3)), fit(jnp.ones((40, 3)), labels, 3)).tolist() == [1] * 40
 
 
+@pytest.mark.exhaustive
 def test_a_class_without_examples_is_never_named():
     vectors = jax.random.normal(jax.random.key(0), (50, 4))
     weights, bias = fit(vectors, jnp.arange(50) % 2 * 2, 3)
@@ -107,6 +108,7 @@ def test_vectors_that_tell_nothing_leave_chance_to_each_seed(probed):
         assert (found.accuracy[1], *found.untrained) == pytest.approx((found.chance,) * 3)
 
 
+@pytest.mark.exhaustive
 def test_a_classifier_is_judged_by_what_it_was_not_fitted_to():
     """Where each example has a number of its own, those seen can be told apart, and others cannot."""
     labels = jnp.arange(60) % 3 % 2

@@ -296,13 +296,14 @@ def test_compiled_programs_are_kept_unless_told_otherwise(kept, monkeypatch, tmp
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
 
 
-@sampled("name", CONFIGS, keep=5)
+@sampled("name", CONFIGS, keep=3)
 def test_every_config_makes_a_setup_whose_step_can_be_traced(name):
     setup = make_setup(config_from_arguments([str(ROOT / "configs" / f"{name}.toml"), "--run.devices=1"]))
     state = jax.eval_shape(lambda: initial_state(setup))
     assert jax.eval_shape(make_train_chunk(setup), state, jnp.int32(1)) == state
 
 
+@pytest.mark.exhaustive
 @sampled("name", CONFIGS, keep=1)
 def test_every_config_runs(name, tmp_path):
     small = {

@@ -63,6 +63,7 @@ def test_a_chunk_is_its_steps_one_after_the_other():
     assert int(together.step) == 5
 
 
+@pytest.mark.exhaustive
 def test_chunks_of_any_length_take_one_compilation():
     setup = setup_of()
     state, chunk = initial_state(setup), make_train_chunk(setup)
@@ -148,6 +149,7 @@ def test_the_train_step_lowers_for_cpu_cuda_and_tpu(layout):
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.exhaustive
 def test_two_devices_take_the_steps_of_one():
     script = """
 import jax, jax.numpy as jnp
