@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import pydantic
 
 from jattn.training.config import DRAFT, Config
+from jattn.training.shipped import configs_folder, find_config
 
 HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug")
 """The keys that say where and how a run is written: with others it is the same run."""
@@ -55,15 +56,17 @@ def in_folder(config: Config, folder: Path) -> Config:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Reads a TOML file that is meant to hold a config.
+    """Reads a TOML file that is meant to hold a config: one of a person's own, or one that comes with jattn.
 
     Raises:
       ConfigError: if there is no such file, or it is a folder, not UTF-8, empty or not TOML.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = find_config(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.toml")], n=1)
+        folders = [path.parent, *([configs_folder()] if path.parent in (Path(), Path("configs")) else [])]
+        names = [other.name for folder in folders for other in folder.glob("*.toml")]
+        near = difflib.get_close_matches(path.name, names, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else known_configs()
         raise ConfigError(f"{path}: no such file{hint}") from None
     except UnicodeDecodeError as error:
@@ -264,5 +267,5 @@ def _tables() -> str:
 
 
 def known_configs() -> str:
-    names = sorted(str(path) for path in Path("configs").glob("*.toml"))
+    names = sorted(f"configs/{path.name}" for path in configs_folder().glob("*.toml"))
     return f"; there are {', '.join(names)}" if names else ""

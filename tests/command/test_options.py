@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 from jattn.command.options import config_from_arguments
+from jattn.training import shipped
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError, check, differences, read_toml
 
@@ -236,3 +237,23 @@ def test_names_and_ranges_are_told_without_jax(config_file):
     for mistake in (["--model.widht", "8"], ["--training.steps", "0"], ["--sweep", "model.widht", "8"]):
         done = subprocess.run([sys.executable, "-c", code, name, *mistake], capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("name", ["configs/reverse.toml", "reverse.toml"])
+def test_configs_that_come_with_jattn_are_found_from_any_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert config_from_arguments([name]).training == config_from_arguments([str(ROOT / "configs/reverse.toml")]).training
+    with pytest.raises(ConfigError, match=r"no such file; did you mean (configs/)?reverse.toml\?"):
+        config_from_arguments([name.replace("reverse", "revers")])
+    with pytest.raises(ConfigError, match=r"^mine/reverse.toml: no such file"):
+        config_from_arguments(["mine/reverse.toml"])
+    (tmp_path / "reverse.toml").write_text("[model]\nwidth = 8\n")
+    assert config_from_arguments(["reverse.toml"]).model.width == 8
+
+
+def test_configs_in_a_wheel_are_found_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "site" / "jattn")
+    (tmp_path / "site" / "jattn" / "configs").mkdir(parents=True)
+    (tmp_path / "site" / "jattn" / "configs" / "only.toml").write_text("[model]\nwidth = 8\n")
+    monkeypatch.chdir(tmp_path)
+    assert config_from_arguments(["only.toml"]).model.width == 8

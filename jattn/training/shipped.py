@@ -1,0 +1,20 @@
+"""The configs that come with jattn."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def configs_folder() -> Path:
+    """Finds them: beside the package in a checkout and where that is installed as editable, in the package of a wheel."""
+    beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
+    return inside if inside.is_dir() else beside
+
+
+def find_config(path: Path) -> Path:
+    """Returns a path as it is if there is such a file, else the config that comes with jattn under that name.
+
+    ``reverse.toml`` and ``configs/reverse.toml`` name one that comes with jattn; other folders are a person's own.
+    """
+    shipped = configs_folder() / path.name
+    return shipped if not path.exists() and path.parent in (Path(), Path("configs")) and shipped.is_file() else path
