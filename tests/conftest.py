@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,13 @@ MOST_STORED = 10**9
 
 def pytest_addoption(parser):
     parser.addoption("--slice", metavar="K/N", help="run only every N-th of the selected tests, from the K-th (K < N)")
+
+
+def pytest_collection_finish(session):
+    """Lets the garbage collector look at what tests make, not at all that is imported: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.hookimpl(trylast=True)

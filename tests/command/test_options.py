@@ -242,7 +242,9 @@ def test_names_and_ranges_are_told_without_jax(config_file):
 @pytest.mark.parametrize("name", ["configs/reverse.toml", "reverse.toml"])
 def test_configs_that_come_with_jattn_are_found_from_any_folder(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert config_from_arguments([name]).training == config_from_arguments([str(ROOT / "configs/reverse.toml")]).training
+    assert (
+        config_from_arguments([name]).training == config_from_arguments([str(ROOT / "configs/reverse.toml")]).training
+    )
     with pytest.raises(ConfigError, match=r"no such file; did you mean (configs/)?reverse.toml\?"):
         config_from_arguments([name.replace("reverse", "revers")])
     with pytest.raises(ConfigError, match=r"^mine/reverse.toml: no such file"):

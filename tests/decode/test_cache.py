@@ -170,6 +170,7 @@ def test_a_further_mask_forbids_more():
     )
 
 
+@pytest.mark.exhaustive
 def test_the_filter_of_a_cache_is_the_filter_of_the_sequence():
     cache = empty(LENGTH + 3).append(KEY, VALUE)
     mask = cache.mask(jnp.broadcast_to(jnp.arange(LENGTH), (2, LENGTH)))

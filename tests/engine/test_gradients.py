@@ -67,6 +67,7 @@ def squares(attention, *arguments):
 # Second order
 
 
+@pytest.mark.exhaustive
 def test_second_derivatives_through_blocks_are_those_of_the_formula(x64):
     flat, unravel = jax.flatten_util.ravel_pytree(arguments(heads=1))
 

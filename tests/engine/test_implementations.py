@@ -426,6 +426,7 @@ SPLASHED = {
 }
 
 
+@pytest.mark.exhaustive
 @sampled("name", SPLASHED, keep=1)
 def test_splash_computes_what_dense_does(name, backend):
     num_queries, num_keys, dims, mask = SPLASHED[name]

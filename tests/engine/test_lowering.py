@@ -35,7 +35,7 @@ def lower(function, *arguments):
     return exported
 
 
-@sampled("name", CALLS, keep=4)
+@sampled("name", CALLS, keep=2)
 def test_attention_lowers_forward_and_backward(name, heads):
     def loss(query, key, value):
         return jnp.sum(attend(query, key, value, **CALLS[name]))

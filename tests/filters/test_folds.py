@@ -189,6 +189,7 @@ def test_folds_of_huge_scores_are_finite(score):
 # Sizes
 
 
+@pytest.mark.exhaustive
 @given(data=st.data())
 @settings(max_examples=5, deadline=None)
 def test_folds_of_any_sizes_are_the_reference(data):

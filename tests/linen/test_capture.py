@@ -301,6 +301,7 @@ def test_a_decoding_step_captures_the_last_row_against_the_slots():
             assert_array_equal(row[entry, :, 0, last + 1 :], 0)
 
 
+@pytest.mark.exhaustive
 def test_a_layer_that_keeps_its_own_cache_shows_its_rows_against_it():
     layer = MultiHeadAttention(num_heads=2, num_kv_heads=1, rotary=True)
     decoder = layer.clone(decode=True)

@@ -84,6 +84,7 @@ def test_parameters_and_outputs_are_those_of_flax(name):
     alike(out, expected, 2e-2 if "bfloat16" in name else 1e-5)
 
 
+@pytest.mark.exhaustive
 @sampled("name", ["causal, floats", "values of their own", "bfloat16 with a norm"], keep=1)
 def test_gradients_are_those_of_flax(name):
     options, arguments, mask = CALLS[name]
@@ -365,6 +366,7 @@ def test_arrays_hold_the_rows_of_the_call():
             close(decoder.apply(variables, X[:, 3:], mask=same, bias=bias, mutable=["cache"])[0], expected)
 
 
+@pytest.mark.exhaustive
 def test_the_filter_of_a_decoding_layer_holds_the_rows_of_the_call():
     layer, _ = both()
     params = drawn_like(layer, X)["params"]

@@ -108,6 +108,7 @@ def test_arguments_of_attention_reach_attend():
     close(filters["attention"].weights(), attention_filter(query, key, **rules, **call).weights())
 
 
+@pytest.mark.exhaustive
 @sampled("num_kv_heads", [1, 2], keep=1)
 def test_key_value_heads_serve_groups_of_query_heads(num_kv_heads):
     layer = MultiHeadAttention(num_heads=4, num_kv_heads=num_kv_heads, qkv_features=12, normalize_qk=True)

@@ -242,6 +242,7 @@ def test_gradients_of_shares_are_those_of_finite_differences():
 # Forbidding
 
 
+@pytest.mark.exhaustive
 def test_forbidding_keys_of_a_softmax_is_masking_them():
     mask, bias = CALLS["softmax"].call["mask"], CALLS["softmax"].call["bias"]
     target = jnp.asarray(rng(4).standard_normal((2, QUERIES, HEADS, VALUE.shape[-1])), jnp.float32)

@@ -321,6 +321,7 @@ def judged(model, batch):
     return judge
 
 
+@pytest.mark.exhaustive
 def test_a_solver_needs_the_head_that_found_the_oracle_and_not_the_other():
     model, variables, batch = solver()
 

@@ -29,6 +29,7 @@ def test_the_last_word_alone_differs_and_turns_the_answer(split, read_at):
         assert said[0] != said[1]
 
 
+@pytest.mark.exhaustive
 def test_a_pair_depends_on_the_rng_and_its_index_alone():
     make = jax.jit(minimal_pairs, static_argnums=0)
     many, few = (make(LAYOUTS["encoder"], jax.random.key(1), jnp.array(n)) for n in ([0, 1, 2, 3], [3, 1]))

@@ -90,6 +90,7 @@ def test_steps_are_those_of_a_run_without_it(replicates):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_a_whole_run_may_be_debugged(tmp_path):
     config = check(SMALL | {"evaluation": {"examples": 4, "test_examples": 4, "batch_size": 4}}, "test")
     config = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(tmp_path / "run")})})

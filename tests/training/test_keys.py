@@ -86,7 +86,7 @@ def frozen(values):
     return tuple((table, tuple(entries.items())) for table, entries in values.items())
 
 
-@sampled("base", BASES, keep=[BASES[0], BASES[4]], ids=lambda base: " ".join(map(str, base.values())))
+@sampled("base", BASES, keep=1, ids=lambda base: " ".join(map(str, base.values())))
 def test_every_key_of_a_model_is_used_or_refused(base):
     before, used, refused = computed(frozen(values_of(base))), set(), set()
     for key in ModelConfig.model_fields:

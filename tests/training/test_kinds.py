@@ -50,6 +50,7 @@ def looked_at(tmp_path_factory):
     return look
 
 
+@pytest.mark.exhaustive
 @sampled("kind", ["gru", "lstm"], keep=1)
 def test_a_model_without_attention_has_no_filter_and_a_report_that_says_so(looked_at, kind):
     result, folder = looked_at(kind, False, 256)

@@ -89,6 +89,7 @@ def probed():
     return {each.name: each for each in found}
 
 
+@pytest.mark.exhaustive
 def test_what_vectors_tell_is_told_beside_chance(probed):
     """A bag of words tells the passive, by "by", and how many words there are, but not the order of any two.
 

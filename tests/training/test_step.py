@@ -126,6 +126,7 @@ def test_the_loop_ends_when_one_replicate_breaks():
     assert (state.broken_step.tolist(), state.step.tolist()) == ([-1, 0], [1, 1])
 
 
+@pytest.mark.exhaustive
 @sampled("dtype", ["float32", "bfloat16"], keep=1)
 def test_parameters_and_loss_stay_float32(dtype):
     state = chunk_of(dtype=dtype)(initial_state(setup_of(dtype=dtype)), jnp.int32(2))
