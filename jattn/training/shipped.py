@@ -6,7 +6,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def configs_folder() -> Path:
-    """Finds them: beside the package in a checkout or where that is installed as editable, in the package of a wheel."""
+    """Finds them: beside the package in a checkout, also one installed as editable; in the package of a wheel."""
     beside, inside = PACKAGE.parent / "configs", PACKAGE / "configs"
     return inside if inside.is_dir() else beside
 
