@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
     0 done, 2 wrong config or arguments, 130 or 143 after saving on SIGINT or SIGTERM, 1 otherwise.
     """
-    # What is asked for comes first: a mistake in it is told before anything slow is imported or compiled.
+    # What is asked for comes first: a mistake in it is reported before anything slow is imported or compiled.
     try:
         sweep = sweep_from_arguments(arguments)
         configs = [one.config for one in sweep.combinations] if sweep else [config_from_arguments(arguments)]
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def do_run(config: Config, signals: Interrupts) -> int:
-    """Does one run and tells its result; returns the exit status."""
+    """Does one run and prints its result; returns the exit status."""
     from jattn.training.loop import train
 
     result = train(config, signals=signals)
@@ -57,7 +57,7 @@ def do_run(config: Config, signals: Interrupts) -> int:
 
 
 def do_sweep(sweep: Sweep, signals: Interrupts) -> int:
-    """Does the runs of a sweep, once all are known to be right, and tells their results; returns the exit status."""
+    """Does the runs of a sweep, once all are known to be right, and prints their results; returns the exit status."""
     outcomes = run_sweep(prepare(sweep), signals)
     print(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it")
     return 1 if any(outcome.test is None for outcome in outcomes) else 0

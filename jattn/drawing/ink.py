@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Ink:
-    """Says which weight is which ink, from 0, white paper, to 1: ``(w / top)^exponent``; what is not finite gets NaN.
+    """Says which weight is which ink, from 0, white paper, to 1: ``(w / top)^exponent``; non-finite weights get NaN.
 
     Example:
       >>> float(Ink(0.5)(0.25)), str(Ink(0.5)), str(Ink(1.0, top=0.2))

@@ -72,7 +72,7 @@ def attend(
         depends on `dropout_rng` alone, not on how the call is computed.
       dropout_rng: needed where `dropout_rate` is above zero.
       implementation: ``"dense"`` (one block), ``"blocked"``, a fused kernel (``"cudnn"`` on NVIDIA GPUs, ``"splash"``
-        on TPUs), or None to choose; the result is the same but for rounding. A kernel has reverse-mode first
+        on TPUs), or None to choose; the result is the same up to rounding. A kernel has reverse-mode first
         derivatives only, and keeps NaN and inf from a query only where no query may see them; if that is too little,
         name one of the first two. `explain_implementation` says which one is chosen.
       block_size: how many query rows a block holds; the default suits the device.
@@ -226,7 +226,7 @@ def choose_plan(
 
 
 def check_value(key: Array, value: Array) -> None:
-    """Raises an error unless a value belongs to the key: floats, and the same shape but for the last axis."""
+    """Raises an error unless a value belongs to the key: floats, and the same shape except for the last axis."""
     check_float("value", value)
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
         expected = ", ".join(map(str, key.shape[:-1]))

@@ -43,11 +43,11 @@ class Band:
         return f"key - query {'any' if self.low is None else self.low} to {'any' if self.high is None else self.high}"
 
     def sees(self, num_queries: int, num_keys: int) -> Bool[np.ndarray | Array, "B T"]:
-        """Tells which queries may attend to a key, segments aside; ``B`` may be 1 for all entries."""
+        """Says which queries may attend to a key, segments aside; ``B`` may be 1 for all entries."""
         return self._meet(num_queries, num_keys, self.low, self.high, self.query_lengths, self.lengths)
 
     def seen(self, num_queries: int, num_keys: int) -> Bool[np.ndarray | Array, "B S"]:
-        """Tells which keys a query may attend to, segments aside; ``B`` may be 1 for all entries."""
+        """Says which keys a query may attend to, segments aside; ``B`` may be 1 for all entries."""
         low, high = (None if bound is None else -bound for bound in (self.high, self.low))
         return self._meet(num_keys, num_queries, low, high, self.lengths, self.query_lengths)
 

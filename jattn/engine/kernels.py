@@ -232,7 +232,7 @@ def _pad_lanes(x: Float[Array, "... H"]) -> Float[Array, "... P"]:
 
 
 def _look(mask: masks.Mask, shape: tuple[int, ...]) -> tuple[Bool[Array, "B T"], Bool[Array, "B S"]]:
-    """Tells which queries may attend to a key, and which keys a query may attend to, block by block."""
+    """Says which queries may attend to a key, and which keys a query may attend to, block by block."""
     *batch, _, num_queries, num_keys = shape
 
     def look(seen: Array, rows: Array) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Plans: how a filter is cut into blocks, and which keys of it are never computed.
 
-A plan is made of sizes alone, so it is known when a call is traced. A block holds whole rows, but for keys that the
-mask rules out for all rows of the block whatever the data (`Mask.allowed_span`).
+A plan is made of sizes alone, so it is known when a call is traced. A block holds whole rows, except keys that
+the mask always rules out for all rows of the block (`Mask.allowed_span`).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ FEWEST_ROWS = 128
 WEIGHTS_LOST = 80_000
 """Computing a block takes about as long as if it had this many weights more; measured on CPU."""
 FEW_ROWS = 4
-"""With a mask and up to this many rows, a CPU looks for what is not finite in scores and output, not in the inputs."""
+"""With a mask and up to this many rows, a CPU looks for non-finite values in scores and output, not in the inputs."""
 EVEN_KEYS = 16
 """Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""
 MOST_STRIPS = 6
@@ -145,7 +145,7 @@ def check_block_size(block_size: int | None) -> None:
 
 
 def walks_heads() -> bool:
-    """Tells whether heads are walked one at a time: on a CPU that is one device.
+    """Says whether heads are walked one at a time: on a CPU that is one device.
 
     Where there are several devices, heads and batch entries may be sharded over them, and an axis that is walked would
     have to be gathered on all.

@@ -58,7 +58,7 @@ class Dropout:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowProgram:
-    """Everything that decides a row of the filter, but for the query and the keys."""
+    """Everything that decides a row of the filter, except the query and the keys."""
 
     score: Score
     bias: Bias | None
@@ -139,11 +139,11 @@ def repeat_heads(of_keys: Array, of_queries: Array, axis: int) -> Array:
 
 
 def finite(x: Float[Array, "... L H"]) -> tuple[Float[Array, "... L H"], Bool[Array, "... L"]]:
-    """Replaces NaN and inf by zero, and tells which vectors held any.
+    """Replaces NaN and inf by zero, and says which vectors held any.
 
     Zero times NaN is NaN, so a weight of zero alone does not keep a forbidden value out of a matrix product.
     """
-    # Zero times what is not finite is NaN, and a sum of floats takes XLA on CPU half the time of asking for all.
+    # Zero times a non-finite value is NaN, and a sum of floats takes XLA on CPU half the time of asking for all.
     broken = jnp.sum(lax.stop_gradient(x) * 0, axis=-1) != 0
     return jnp.where(jnp.isfinite(x), x, 0), broken
 
@@ -182,7 +182,7 @@ def sees_broken(
     broken_query: Bool[Array, "... R"],
     broken_key: Bool[Array, "... W"],
 ) -> Bool[Array, "... R"]:
-    """Tells of each row of the given shape whether its query, or some key that it may attend to, is not finite."""
+    """Says of each row of the given shape whether its query, or some key that it may attend to, is not finite."""
 
     def tainted() -> Array:
         of_keys = repeat_heads(broken_key, broken_query, axis=-2)

@@ -263,12 +263,12 @@ def _cut_rows(sides: Sides, strip: Strip, row_axis: int) -> Sides:
 
 
 def _has_rows(laid: Array) -> bool:
-    """Tells whether an array laid over the filter differs from row to row."""
+    """Says whether an array laid over the filter differs from row to row."""
     return laid.shape[-2] != 1
 
 
 def _has_keys(laid: Array) -> bool:
-    """Tells whether an array laid over the filter differs from key to key."""
+    """Says whether an array laid over the filter differs from key to key."""
     return laid.shape[-1] != 1
 
 

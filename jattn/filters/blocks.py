@@ -172,7 +172,7 @@ def bins_of(size: int, bins: int) -> Int[np.ndarray, " size"]:
 class Fold(abc.ABC, Generic[Result]):
     """Asks something of a filter. Subclasses are frozen dataclasses registered as pytrees.
 
-    A block may leave out keys that the mask forbids whatever the data, unless `whole_rows`: their weights are zero.
+    A block may leave out keys that the mask always forbids, unless `whole_rows`: their weights are zero.
     `Grid.key` says which keys it holds.
     """
 

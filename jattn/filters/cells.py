@@ -65,7 +65,7 @@ def make_view(
 
 
 def _bins(count: int, most: int) -> int:
-    """Chooses bins of the same size, but for a few: bins of one key and of two would be light and dark stripes."""
+    """Chooses bins of the same size, except a few: bins of one key and of two would be light and dark stripes."""
     return math.ceil(count / math.ceil(count / most))
 
 

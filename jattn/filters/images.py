@@ -42,7 +42,7 @@ def save_map(
 
     Args:
       filter: the filter; ``filter.save_map(...)`` does the same.
-      path: the file, which is replaced in one step; its ending tells the format, ``.png`` or another of Pillow's.
+      path: the file, which is replaced in one step; its ending gives the format, ``.png`` or another of Pillow's.
       size: the most pixels, of both sides or ``(high, wide)``, up to `LARGEST`.
       head: which head.
       entry: which batch entry: an int, or an int for each batch axis; the first by default.

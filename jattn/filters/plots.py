@@ -30,7 +30,7 @@ def plot(
 ) -> Any:
     """Draws heads of one batch entry of a filter: a row per query, a column per key, ink for weights.
 
-    What has more than `CELLS` rows or columns is pooled into cells of the same size, but for a few, and the title says
+    What has more than `CELLS` rows or columns is pooled into cells of the same size, except a few, and the title says
     so. The axes count positions all the same. ``axes.images[0]`` holds the weights of the cells, its norm the scale.
 
     Args:

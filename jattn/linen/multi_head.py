@@ -314,7 +314,7 @@ def _flat(initializer: Callable[..., Any], flat: tuple[int, ...]) -> Callable[..
 
 
 def _as_booleans(mask: MaskLike | None) -> tuple[MaskLike | None, Bool[Array, ""] | bool]:
-    """Reads an array of zeros and ones as booleans, and tells whether it held nothing else."""
+    """Reads an array of zeros and ones as booleans, and says whether it held nothing else."""
     if not isinstance(mask, jax.Array | np.ndarray) or mask.dtype == jnp.bool_:
         return mask, True
     if isinstance(mask, Tracer):

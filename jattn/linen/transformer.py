@@ -78,9 +78,9 @@ class Transformer(nn.Module):
     def places(
         self, length: int, name: str, at: Int[Array, "*batch T"] | None = None
     ) -> Float[Array, "*batch T D"] | None:
-        """Makes the vector that is added for each position, or None where positions are told otherwise or not.
+        """Makes the vector that is added for each position, or None where positions are given some other way.
 
-        Positions count from zero to `length`, but for those given as `at`. Of learned ones there are `max_length`: what
+        Positions count from zero to `length`, except those given as `at`. Of learned ones there are `max_length`: what
         is beyond is NaN.
         """
         if self.positions not in POSITIONS:
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
         return None
 
     def bias(self, name: str, bidirectional: bool = True, offset: int | Int[Array, "*batch"] = 0) -> Bias | None:
-        """Makes what self-attention in a stack adds to its scores, or None where positions are told otherwise or not.
+        """Makes what self-attention in a stack adds to its scores, or None where positions are given some other way.
 
         `offset` says how many positions the first query lies behind the first key.
         """

@@ -161,7 +161,7 @@ class RunRecord:
         return kept[example, :, :queries, :keys]
 
     def is_pooled(self, layer: Layer) -> bool:
-        """Tells whether a layer is shown pooled: where any snapshot keeps it so, all are."""
+        """Says whether a layer is shown pooled: where any snapshot keeps it so, all are."""
         return any(isinstance(snapshot[layer.name], Pooled) for snapshot in self.snapshots)
 
     @property

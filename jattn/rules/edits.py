@@ -190,7 +190,7 @@ class Limited(Edit):
         if self.share is None:
             return jnp.where(jnp.isin(grid.head, jnp.array(self.heads, int)), edited, weights)
         share = grid.part(self.share).astype(weights.dtype)
-        # No part of what is not finite is nothing; of numbers, it still has a derivative.
+        # No part of a non-finite weight is zero; of a finite one it is, and still has a derivative.
         weights = jnp.where((share == 1) & ~jnp.isfinite(weights), 0, weights)
         edited = jnp.where((share == 0) & ~jnp.isfinite(edited), 0, edited)
         return (1 - share) * weights + share * edited

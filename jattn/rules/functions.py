@@ -11,7 +11,7 @@ from jattn.rules.grids import Grid
 
 
 def takes_head(function: Callable[..., Any], caller: str) -> bool:
-    """Tells whether a function of index grids takes ``(head, query, key)`` rather than ``(query, key)``."""
+    """Says whether a function of index grids takes ``(head, query, key)`` rather than ``(query, key)``."""
     try:
         inspect.signature(function).bind(None, None, None)
         return True

@@ -296,7 +296,7 @@ def _entmax15_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[A
 
 
 def _among_largest(scores: Float[Array, "... S"], k: int) -> Bool[Array, "... S"]:
-    """Tells which scores are among the ``k`` largest; of equal ones the first are."""
+    """Says which scores are among the ``k`` largest; of equal ones the first are."""
     scores = lax.stop_gradient(jnp.where(scores == 0, 0, scores))  # for top_k, -0 is less than 0
     largest, indices = lax.top_k(scores, k)
     smallest = largest[..., -1:]

@@ -332,7 +332,7 @@ class SoftCap(Score):
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         scores = self.score.evaluate(query, key, grid, precision)
         cap = self.cap.part(grid, scores.dtype)
-        # Selected before and after, so that what is not finite at a forbidden key does not reach the gradient.
+        # Selected before and after, so that a non-finite value at a forbidden key does not reach the gradient.
         fine = jnp.isfinite(scores)
         capped = cap * jnp.tanh(jnp.where(fine, scores, 0) / cap)
         return jnp.where(fine, capped, jnp.minimum(scores, cap))

@@ -167,10 +167,10 @@ def permute(num_symbols: int = 10, num_places: int = 32) -> Task:
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         half, size = length // 2, max(1, room // 2)
-        rng_of_tokens, rng_of_order = jax.random.split(rng)
+        token_rng, rng_of_order = jax.random.split(rng)
         index, answer = jnp.arange(room, dtype=jnp.int32), jnp.arange(size, dtype=jnp.int32)
         order = permutation(rng_of_order, size, half)
-        source = uniform_tokens(rng_of_tokens, num_symbols, room)
+        source = uniform_tokens(token_rng, num_symbols, room)
         source = jnp.where(index < half, source, num_symbols + pick(order, index - half))
         alignment = (order[:, None] == index) & (answer < half)[:, None]
         return Sequence(source, 2 * half, pick(source, order), half, alignment, half + answer)
@@ -210,11 +210,11 @@ def selective_copy(num_symbols: int = 10, items: int = 4) -> Task:
     blank, asked = num_symbols, num_symbols + 1
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
-        rng_of_tokens, rng_of_places = jax.random.split(rng)
+        token_rng, rng_of_places = jax.random.split(rng)
         index, count = jnp.arange(room, dtype=jnp.int32), jnp.int32(items)
         places = distinct(rng_of_places, length - items, items)
         places = nth_true(jnp.any(places[:, None] == index, axis=0), items)
-        target = uniform_tokens(rng_of_tokens, num_symbols, items)
+        target = uniform_tokens(token_rng, num_symbols, items)
         source = put(places, target, jnp.where(index < length - items, blank, asked))
         read_at = length - items + jnp.arange(items, dtype=jnp.int32)
         return Sequence(source, length, target, count, places[:, None] == index, read_at)

@@ -15,9 +15,9 @@ def cross_entropy(logits: Float[Array, "B T C"], batch: Batch) -> Float[Array, "
 
 
 def is_correct(logits: Float[Array, "B T C"], batch: Batch) -> Bool[Array, "B T"]:
-    """Tells of each query whether the likeliest token is the target; True where nothing is asked.
+    """Says of each query whether the likeliest token is the target; True where nothing is asked.
 
-    All of a sequence's answers are right with the right tokens before them just when greedy decoding gives the target:
+    With teacher forcing, all of a sequence's answers are right exactly when greedy decoding gives the target:
     so exact-sequence accuracy needs no decoding loop.
     """
     return (jnp.argmax(logits, axis=-1) == batch.targets) | ~batch.scored

@@ -62,9 +62,9 @@ def make_batch(
         return batch
 
     def example(index: Int[Array, ""]) -> Batch:
-        length_rng, rng_of_tokens = jax.random.split(jax.random.fold_in(rng, index))
+        length_rng, token_rng = jax.random.split(jax.random.fold_in(rng, index))
         length = jax.random.randint(length_rng, (), shortest, longest + 1, jnp.int32)
-        return arrange(task.sample(rng_of_tokens, length, room))
+        return arrange(task.sample(token_rng, length, room))
 
     def full_example(index: Int[Array, ""]) -> Batch:
         return arrange(task.sample(jax.random.fold_in(rng, index), jnp.int32(room), room))

@@ -1,4 +1,4 @@
-"""Every task by family, with its options as a config tells them: defaults, ranges and meaning.
+"""Every task by family, with its options as they stand in a config: defaults, ranges and meaning.
 
 A new task is a function in the file of its family and a line here.
 """
@@ -142,7 +142,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def make_task(name: str, options: dict[str, Any]) -> "Task":
-    """Makes the task of a name with options as a config tells them: ``symbols`` is the argument ``num_symbols``.
+    """Makes the task of a name with options as they stand in a config: ``symbols`` is the argument ``num_symbols``.
 
     Raises:
       ValueError: if the task has no such option, or an option has a value that cannot work; the text begins with the

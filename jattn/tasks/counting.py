@@ -144,10 +144,10 @@ def _with_a_winner(
     rng: PRNGKeyArray, num_symbols: int, length: Int[Array, ""], room: int
 ) -> tuple[Int[Array, " S"], Int[Array, ""]]:
     """Draws ``length - 1`` tokens of which one comes most often; returns them and that one."""
-    rng_of_tokens, rng_of_place, rng_of_ties = jax.random.split(rng, 3)
+    token_rng, rng_of_place, rng_of_ties = jax.random.split(rng, 3)
     index, symbol = jnp.arange(room, dtype=jnp.int32), jnp.arange(num_symbols, dtype=jnp.int32)
     place = uniform_token(rng_of_place, length - 1)
-    tokens = uniform_tokens(rng_of_tokens, num_symbols, room)
+    tokens = uniform_tokens(token_rng, num_symbols, room)
     counted = (index < length - 1) & (index != place)
     counts = jnp.sum((tokens == symbol[:, None]) & counted, axis=-1)
     winner = jnp.argmax(counts + jax.random.uniform(rng_of_ties, (num_symbols,))).astype(jnp.int32)

@@ -1,7 +1,7 @@
 """What a config may say of a thing that it can name: its options, their ranges and what they mean.
 
 Whatever a config can choose (a task, a score, an optimizer) is an `Entry` of a table, a mapping by name. Tables import
-no JAX: a mistake in a name, a key or a range is told before anything slow is imported.
+no JAX: a mistake in a name, a key or a range is reported before anything slow is imported.
 """
 
 import dataclasses

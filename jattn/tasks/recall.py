@@ -139,10 +139,10 @@ def induction(num_symbols: int = 20) -> Task:
     check_at_least("num_symbols", 2, num_symbols)
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
-        rng_of_tokens, rng_of_trigger, rng_of_place = jax.random.split(rng, 3)
+        token_rng, rng_of_trigger, rng_of_place = jax.random.split(rng, 3)
         index = jnp.arange(room, dtype=jnp.int32)
         trigger, before = uniform_token(rng_of_trigger, num_symbols), uniform_token(rng_of_place, length - 2)
-        others = uniform_tokens(rng_of_tokens, num_symbols - 1, room)
+        others = uniform_tokens(token_rng, num_symbols - 1, room)
         others = others + (others >= trigger)
         source = jnp.where((index == before) | (index == length - 1), trigger, others)
         return one_answer(source, length, pick(source, before + 1), index == before + 1)

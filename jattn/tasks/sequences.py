@@ -51,7 +51,7 @@ class Task:
       longest: the greatest.
       length: a length to begin with.
       target_room: the size of the target's arrays for a given room.
-      fills: tells whether all sources of a given length, in as much room, fill it, and all targets theirs.
+      fills: says whether all sources of a given length, in as much room, fill it, and all targets theirs.
       layouts: the names of the layouts that it makes sense in.
       describe: writes a patch of a picture as a word; None where sources are tokens.
       properties: names what can be told of a `Sequence` besides its target, each a class from zero on; None where there

@@ -112,7 +112,7 @@ def _two_places(rng: PRNGKeyArray, image: int, shape: int) -> tuple[Int[Array, "
 
 
 def _drawn(x: Int[Array, "S p"], y: Int[Array, "S p"], kind: Int[Array, ""], size: int) -> Bool[Array, "S p"]:
-    """Tells which pixels a shape of a kind covers, from where they lie seen from its upper left pixel."""
+    """Says which pixels a shape of a kind covers, from where they lie seen from its upper left pixel."""
     across, down = 2 * x - (size - 1), 2 * y - (size - 1)
     covers = jnp.stack(
         [

@@ -11,7 +11,7 @@ __all__ = ["train"]
 def __getattr__(name: str) -> Any:
     if name != "train":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Late, because a mistake in a config is told before anything slow is imported.
+    # Late, because a mistake in a config is reported before anything slow is imported.
     from jattn.training.loop import train
 
     return train

@@ -22,12 +22,12 @@ Row = dict[str, Any]
 
 
 class Journal:
-    """Looks at a state of training, writes down what it finds, and tells a person.
+    """Looks at a state of training, writes down what it finds, and shows it to a person.
 
     Args:
       setup: the parts of the run.
       folder: where rows and snapshots go.
-      reporter: what tells a person.
+      reporter: what shows it.
       rows: what an earlier process wrote before the state that training goes on from.
     """
 

@@ -55,7 +55,7 @@ def pool_filters(
 
 
 def on_oracle(oracle: Bool[Array, "B T S"], keys: Int[Array, "B N T"]) -> Bool[Array, "B N T"]:
-    """Tells whether a key of each query holds its answer."""
+    """Says whether a key of each query holds its answer."""
     return jnp.take_along_axis(oracle[:, None], keys[..., None], axis=-1)[..., 0]
 
 

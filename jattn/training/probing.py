@@ -39,7 +39,7 @@ class Probed:
 
 
 def probe_run(setup: Setup, params: optax.Params, fitted: int = 4000, judged: int = 4000) -> list[Probed]:
-    """Tells how much of each property of its sentences is in a model's vectors; nothing of the model changes.
+    """Says how much of each property of its sentences is in a model's vectors; nothing of the model changes.
 
     A property is what `Task.properties` tells of a sentence besides the target: no model was trained on it. All
     sentences are fresh; those that judge a classifier are not those it was fitted to.
@@ -51,7 +51,7 @@ def probe_run(setup: Setup, params: optax.Params, fitted: int = 4000, judged: in
       judged: how many it is judged by.
 
     Raises:
-      ValueError: if the model makes no vector of a source, the task tells no properties, or there are too few
+      ValueError: if the model makes no vector of a source, the task has no properties, or there are too few
         sentences to fit or judge by.
 
     Example: before training, whether a sentence is in the passive can be read from the vector already.

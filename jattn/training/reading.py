@@ -42,7 +42,7 @@ class Given:
         return Path(self.file).stem
 
     def check(self) -> Config:
-        """Makes the config, as `check` does; where the file alone is wrong, that is told."""
+        """Makes the config, as `check` does; where the file alone is wrong, its mistake is reported."""
         try:
             return check(self.values, self.source)
         except ConfigError:

@@ -137,7 +137,7 @@ def train_step(
 
 
 def sum_over_devices(mesh: Mesh, shares: Any) -> Any:
-    """Adds up a pytree of float32 arrays over all devices, as one vector: each sum is a meeting of all of them."""
+    """Adds up a pytree of float32 arrays over all devices, as one vector: each sum is an all-reduce."""
     if mesh.size == 1:
         return shares
     vector, split = ravel_pytree(shares)

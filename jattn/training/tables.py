@@ -14,7 +14,7 @@ CELLS = ("attention", "num_layers", "width", "dropout_rate")
 
 @dataclasses.dataclass(frozen=True)
 class Kind(Entry):
-    """A kind of model; `models` tells what makes it, by the layout that it reads, as ``"module:name"``."""
+    """A kind of model; `models` says what makes it, by the layout that it reads, as ``"module:name"``."""
 
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
