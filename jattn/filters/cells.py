@@ -131,7 +131,7 @@ def _part(filter: VirtualMatrix, stream: tuple[int, ...], view: View) -> Float[n
     """Pools a part of one head, a few whole rows at a time."""
     starts = bin_starts(view.bins[1], len(view.columns))
     columns = slice(view.columns.start, view.columns.stop)
-    head = np.ravel_multi_index(stream, filter.shape[:-2]).astype(np.int32)[None]
+    head = np.array([np.ravel_multi_index(stream, filter.shape[:-2])], np.int32)
     of_row = np.arange(len(view.rows)) * view.bins[0] // len(view.rows)
     sums, step = np.zeros(view.bins), max(1, AT_ONCE // filter.shape[-1])
     for first in range(0, len(view.rows), step):
