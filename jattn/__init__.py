@@ -84,11 +84,16 @@ _WHERE = {
 }
 """Where each public name is: a module, or what a module has under that name."""
 
+_WINGS = ("tasks", "training", "report")
+"""What may be used as ``jattn.tasks`` without an import of its own."""
+
 __all__ = [*_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that the command can tell a mistake before JAX is imported.
+    if name in _WINGS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _WHERE[name].partition(":")

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,11 @@ def test_what_is_imported_late_is_where_type_checkers_are_told(package):
     assert set(module.__all__) <= set(dir(module))
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
         module.nothing  # noqa: B018
+
+
+def test_wings_that_are_used_by_name_need_no_import_of_their_own():
+    code = "import jattn; jattn.tasks.reverse(3); jattn.training.train; jattn.report.render; jattn.masks.causal()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_every_wing_has_its_place_and_its_sentence():
