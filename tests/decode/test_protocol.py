@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +71,15 @@ def test_a_linen_module_offers_what_a_capture_needs_and_a_decoder_can_be_generat
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="module: expected a flax module with attention layers, got int"):
         apply_with_edits(3, {}, edits={})
+
+
+def test_a_layer_is_known_whatever_was_imported():
+    code = """if True:
+        import jax, jax.numpy as jnp
+        from jattn import MultiHeadAttention, knock_out
+        layer, x = MultiHeadAttention(num_heads=2), jnp.ones((2, 3, 4))
+        batch = {"inputs": {"inputs_q": x}}
+        print(knock_out(layer, layer.init(jax.random.key(0), x), batch, loss=lambda out, batch: jnp.mean(out)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "attention, head 1" in done.stdout
