@@ -67,7 +67,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         folders = [path.parent, *([configs_folder()] if path.parent in (Path(), Path("configs")) else [])]
         names = [other.name for folder in folders for other in folder.glob("*.toml")]
         near = difflib.get_close_matches(path.name, names, n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else known_configs()
+        guesses = [Path("configs") / path.name, *(path.parent / name for name in near)]
+        guess = next((str(guess) for guess in guesses if find_config(guess).exists()), None)
+        hint = f"; did you mean {guess}?" if guess else known_configs()
         raise ConfigError(f"{path}: no such file{hint}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -267,5 +269,6 @@ def _tables() -> str:
 
 
 def known_configs() -> str:
-    names = sorted(f"configs/{path.name}" for path in configs_folder().glob("*.toml"))
+    own = sorted(str(path) for path in Path("configs").glob("*.toml"))
+    names = own or sorted(f"configs/{path.name}" for path in configs_folder().glob("*.toml"))
     return f"; there are {', '.join(names)}" if names else ""
