@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 OTHER_VALUES = {
     "kind": ["gru", "lstm", "pooled", "transformer"],
-    "attention": [False],
+    "attention": [True, False],
     "num_layers": [2],
     "num_heads": [2],
     "width": [12],
@@ -56,7 +56,8 @@ BASES = [
 
 def values_of(base, **changes):
     model = {"width": 8} | {key: value for key, value in (base | changes).items() if key != "layout"}
-    task = {"name": "copy", "layout": base["layout"], "min_length": 3, "max_length": 3, "symbols": 3}
+    name = "induction" if base["layout"] == "causal" else "copy"
+    task = {"name": name, "layout": base["layout"], "min_length": 3, "max_length": 3, "symbols": 3}
     return {"task": task, "model": model, "training": {"batch_size": 2}, "run": {"devices": 1}}
 
 
