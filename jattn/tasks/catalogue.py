@@ -11,9 +11,6 @@ from jattn.tasks.options import Entry, Option, entry
 if TYPE_CHECKING:
     from jattn.tasks.sequences import Task
 
-LAYOUT_NAMES = ("encoder", "causal", "decoder", "encoder_decoder")
-"""The names of `jattn.tasks.LAYOUTS`."""
-
 SYMBOLS = Option(10, "how many different symbols there are", least=2, most=10_000)
 VALUES = Option(10, "how many different values", least=1, most=10_000)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 from pydantic import Field, ValidationInfo
 
-from jattn.tasks.catalogue import CATALOGUE, LAYOUT_NAMES, check_options, make_task, task_options
+from jattn.tasks.catalogue import CATALOGUE, check_options, make_task, task_options
 from jattn.training.sections import Section, with_options
 from jattn.training.tables import ATTENTION, KINDS, LAYOUTS, NORMALIZERS, OPTIMIZERS, POSITIONS, SCHEDULES, SCORES
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     TaskName = LayoutName = KindName = PositionsName = ScoreName = NormalizerName = OptimizerName = ScheduleName = str
 else:
     TaskName = Literal[tuple(CATALOGUE)]
-    LayoutName = Literal[LAYOUT_NAMES]
+    LayoutName = Literal[tuple(LAYOUTS)]
     KindName = Literal[tuple(KINDS)]
     PositionsName = Literal[tuple(POSITIONS)]
     ScoreName = Literal[tuple(SCORES)]
