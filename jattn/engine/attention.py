@@ -59,13 +59,14 @@ def attend(
 
     Args:
       query: what asks. Leading batch axes are any number, the same for all three.
-      key: what is matched. Each key head serves ``N / K`` query heads.
+      key: what is matched. Each key head serves ``N / K`` query heads, and a batch axis of size 1 all entries.
       value: what is averaged; its dim may differ from the head dim.
       score: how a query and a key are compared; an object of `jattn.scores`, or a function.
-      bias: floats added to the scores; an array that broadcasts to ``[*batch, N, T, S]``, or of `jattn.biases`.
-      mask: True = may attend; an array that broadcasts to ``[*batch, N, T, S]``, or of `jattn.masks`. A query that may
-        attend to nothing gets output zero and gradient zero. With a mask, NaN or inf in a key or value reaches
-        only the queries that may attend to it (their output is NaN).
+      bias: floats added to the scores; an array that broadcasts to ``[*batch, N, T, S]``, of `jattn.biases`, or a
+        function of indices as `biases.from_function` takes it.
+      mask: True = may attend; an array that broadcasts to ``[*batch, N, T, S]``, of `jattn.masks`, or a function of
+        indices. A query that may attend to nothing gets output zero and gradient zero. With a mask, NaN or inf in a key
+        or value reaches only the queries that may attend to it (their output is NaN).
       normalizer: how a row of scores becomes a row of weights.
       edit: a function of a block of weights and its `Grid` that returns new weights.
       dropout_rate: the chance of each weight to be dropped; the others are scaled by ``1/(1 - rate)``. Which ones drop
@@ -99,6 +100,7 @@ def attend(
     check_value(key, value)
     dropout = as_dropout(dropout_rate, dropout_rng)
     program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
+    key, value = repeat_batch(query, key, value)
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
     if kernel is not None:
         return KERNELS[kernel](query, key, value, program)
@@ -193,14 +195,22 @@ def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch 
         check_float(name, array)
         if array.ndim < 3:
             raise ValueError(f"{name}: expected at least 3 axes {axes}, got shape {array.shape}")
-    if query.shape[:-3] != key.shape[:-3]:
-        raise ValueError(f"key: expected the batch shape of query, {query.shape[:-3]}, got {key.shape[:-3]}")
+    batches = query.shape[:-3], key.shape[:-3]
+    if query.ndim != key.ndim or any(ours not in (1, whole) for whole, ours in zip(*batches, strict=True)):
+        raise ValueError(
+            f"key: expected the batch shape of query, {batches[0]}, or axes of size 1 in it, got {batches[1]}"
+        )
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(f"key: expected the head dim of query, {query.shape[-1]}, got {key.shape[-1]}")
     num_heads, num_kv_heads = query.shape[-2], key.shape[-2]
     if num_kv_heads == 0 or num_heads == 0 or num_heads % num_kv_heads:
         raise ValueError(f"key: expected a number of heads that divides the {num_heads} of query, got {num_kv_heads}")
     return (*query.shape[:-3], num_heads, query.shape[-3], key.shape[-3])
+
+
+def repeat_batch(query: Array, *arrays: Array) -> tuple[Array, ...]:
+    """Repeats what has a batch axis of size 1, keys or values, for each batch entry of the query."""
+    return tuple(jnp.broadcast_to(array, (*query.shape[:-3], *array.shape[-3:])) for array in arrays)
 
 
 def choose_plan(

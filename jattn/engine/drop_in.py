@@ -130,8 +130,11 @@ def dot_product_attention(
     axes = jnp.shape(query)[:-1]
     query, key, value = (_with_batch(x) for x in (query, key, value))
     shape = filter_shape(query, key)
+    if key.shape[0] != query.shape[0]:
+        raise ValueError(f"key: expected the batch shape of query, {query.shape[:1]}, got {key.shape[:1]}")
     if value.shape[:-1] != key.shape[:-1]:
         raise ValueError(f"value: expected the shape of key, {key.shape}, in all but the last axis, got {value.shape}")
+    bias = None if bias is None else jnp.asarray(bias)
     allowed = _join(mask, is_causal, query_seq_lengths, key_value_seq_lengths, local_window_size, shape)
     if return_residual and implementation == "cudnn":
         raise ValueError("return_residual: expected implementation 'xla' or None with it, got 'cudnn'")
@@ -145,7 +148,7 @@ def dot_product_attention(
 
 
 def _attend_without_kernels(
-    query: Array, key: Array, value: Array, score: Score, bias: Any, mask: Mask | None, shape: tuple[int, ...]
+    query: Array, key: Array, value: Array, score: Score, bias: Array | None, mask: Mask | None, shape: tuple[int, ...]
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
     """Attends in one block or in several; also returns the log-normalizer."""
     program = row_program(score, bias, mask, softmax(), None, None, shape)

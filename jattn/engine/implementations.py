@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jattn.engine.attention import IMPLEMENTATIONS, as_dropout, check_value, choose_plan, filter_shape
+from jattn.engine.attention import IMPLEMENTATIONS, as_dropout, check_value, choose_plan, filter_shape, repeat_batch
 from jattn.engine.kernels import KERNELS, choose_kernel, unmet, unwise
 from jattn.engine.plans import DENSE_WEIGHTS, Plan
 from jattn.engine.rows import row_program
@@ -82,6 +82,7 @@ def explain_implementation(
     """
     shape = filter_shape(query, key)
     check_value(key, value)
+    key, value = jax.eval_shape(repeat_batch, query, key, value)
     as_dropout(dropout_rate, dropout_rng)
     program = jax.eval_shape(functools.partial(row_program, score, bias, mask, normalizer, edit, precision, shape))
     call = (query, key, value, program, dropout_rate, block_size)

@@ -21,6 +21,7 @@ from jattn.engine.plans import walks_heads
 from jattn.rules.biases import Bias, BiasLike, as_bias
 from jattn.rules.checks import check_precision
 from jattn.rules.edits import Edit, EditLike, as_edit
+from jattn.rules.functions import as_floats
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.normalizers import Normalizer, NormalizerLike, as_normalizer
@@ -96,10 +97,7 @@ class RowProgram:
         scores, allowed = self.scores(query, key, grid)
         weights = self.normalizer.evaluate(scores, allowed, grid)
         if self.edit is not None:
-            edited = jnp.asarray(self.edit(weights, grid))
-            if edited.shape != weights.shape:
-                raise ValueError(f"edit: the function must return weights of shape {weights.shape}, got {edited.shape}")
-            weights = edited.astype(weights.dtype)
+            weights = as_floats("edit", self.edit(weights, grid), weights.shape).astype(weights.dtype)
         weights = weights if self.dropout is None else self.dropout.apply(weights, grid)
         chex.assert_equal_shape((weights, scores))
         return weights, allowed

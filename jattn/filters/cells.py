@@ -143,7 +143,7 @@ def _part(filter: VirtualMatrix, stream: tuple[int, ...], view: View) -> Float[n
 
 def oracle_filter(oracle: MaskLike, filter: VirtualMatrix) -> VirtualMatrix:
     """Makes a filter of the oracle: a weight that is not zero where a key is in it."""
-    if hasattr(oracle, "dtype") and oracle.dtype != bool:
+    if isinstance(oracle, jax.Array | np.ndarray) and oracle.dtype != bool:
         oracle = np.asarray(oracle) != 0
     try:
         mask = as_mask(oracle).fit(filter.shape)

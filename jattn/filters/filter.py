@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jattn.engine.attention import as_dropout, filter_shape
+from jattn.engine.attention import as_dropout, filter_shape, repeat_batch
 from jattn.engine.compiling import compiled
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import row_program
@@ -70,7 +70,7 @@ def attention_filter(
     dropout = as_dropout(dropout_rate, dropout_rng)
     program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key), dropout)
     check_block_size(block_size)
-    return AttentionFilter(query, key, program, block_size)
+    return AttentionFilter(query, repeat_batch(query, key)[0], program, block_size)
 
 
 @jax.tree_util.register_dataclass

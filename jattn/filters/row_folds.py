@@ -15,7 +15,7 @@ from jattn.filters.blocks import FilterBlock, Fold
 from jattn.filters.largest import largest
 from jattn.rules.checks import check_integer
 from jattn.rules.grids import Grid, static
-from jattn.rules.mask import Mask, MaskLike, as_mask
+from jattn.rules.mask import MaskLike, as_keys, as_mask
 
 
 class TopK(NamedTuple):
@@ -184,25 +184,17 @@ class Mass(Fold[Float[Array, "*batch N T"]]):
     keys: MaskLike
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", _as_set(self.keys))
+        object.__setattr__(self, "keys", as_keys("mass: keys", "booleans (True = in the set)", self.keys))
 
     def fit(self, shape: tuple[int, ...]) -> Fold:
         try:
-            return Mass(self.keys.fit(shape))
+            return Mass(as_mask(self.keys).fit(shape))
         except ValueError as error:
             text = str(error).replace("mask:", "mass: keys:", 1)
             raise ValueError(f"{text}; a set that is the same for all heads has an axis of size 1 for them") from None
 
     def evaluate(self, block: FilterBlock) -> Array:
-        return jnp.sum(jnp.where(self.keys.evaluate(block.grid), block.weights, 0), axis=-1)
-
-
-def _as_set(keys: MaskLike) -> Mask:
-    try:
-        return as_mask(keys)
-    except TypeError:
-        got = f"dtype {keys.dtype}" if hasattr(keys, "dtype") else type(keys).__name__
-        raise TypeError(f"mass: keys: expected booleans (True = in the set) or a mask object, got {got}") from None
+        return jnp.sum(jnp.where(as_mask(self.keys).evaluate(block.grid), block.weights, 0), axis=-1)
 
 
 @jax.tree_util.register_dataclass

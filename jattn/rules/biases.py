@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, Union
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jattn.rules.checks import check_float, check_integer
-from jattn.rules.functions import of_indices, takes_head
+from jattn.rules.functions import count_indices, of_indices
 from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay, fit_array
 from jattn.rules.parameters import Integer, as_integer
-from jattn.rules.rule import Rule, called, rule, write, write_joined
+from jattn.rules.rule import Rule, called, is_factory, rule, write, write_joined
 
-BiasLike = Any
-"""A `Bias`, or a float array that broadcasts to ``[*batch, N, T, S]``."""
+BiasLike = Union["Bias", Float[Array, "..."], np.ndarray, np.floating, float, Callable[..., Any]]
+"""A `Bias`, a float array that broadcasts to ``[*batch, N, T, S]``, or a function, as `from_function` takes it."""
 
 
 class Bias(Rule):
@@ -33,6 +33,8 @@ class Bias(Rule):
 
     Subclasses are frozen dataclasses registered as pytrees. Add biases up with ``+``; arrays may stand on either side.
     """
+
+    wing = "biases"
 
     __array_ufunc__ = None  # lets numpy arrays on the left of + defer to this class
 
@@ -204,8 +206,8 @@ def from_function(function: Callable[..., Float[Array, "..."]]) -> Bias:
     """Makes a bias of a function of index grids.
 
     Args:
-      function: takes ``(query, key)`` or ``(head, query, key)``, integer arrays that broadcast to a block, and
-        returns floats that broadcast to it too.
+      function: takes ``(query, key)``, ``(head, query, key)`` or ``(batch, head, query, key)``, as many as it has
+        parameters without a default: integer arrays that broadcast to a block. Returns floats that broadcast to it.
 
     Example:
       >>> import jax.numpy as jnp
@@ -215,15 +217,17 @@ def from_function(function: Callable[..., Float[Array, "..."]]) -> Bias:
       >>> attention_filter(zeros, zeros, bias=nearest).weights()[0].round(2).tolist()
       [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    return FromFunction(function, takes_head(function, "biases.from_function"))
+    return FromFunction(function, count_indices(function, "biases.from_function"))
 
 
 def as_bias(bias: BiasLike) -> Bias:
-    """Returns a `Bias` for a bias object or a float array; refuses anything else."""
+    """Returns a `Bias` for a bias object, a float array or a function of indices; refuses anything else."""
     if isinstance(bias, Bias):
         return bias
     if not isinstance(bias, jax.Array | np.ndarray | float | np.floating):
-        raise TypeError(f"bias: expected a float array or a jattn bias, got {called(bias)}")
+        if callable(bias) and not isinstance(bias, Rule | type) and not is_factory(bias):
+            return from_function(bias)
+        raise TypeError(f"bias: expected a float array or a jattn bias, got {called(bias, Bias)}")
     array = jnp.asarray(bias)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         hint = "; a boolean array is a mask" if array.dtype == jnp.bool_ else ""
@@ -356,10 +360,10 @@ class FromArray(Bias):
 @rule(from_function)
 class FromFunction(Bias):
     function: Callable[..., Float[Array, "..."]] = static()
-    with_head: bool = static()
+    count: int = static()
 
     def evaluate(self, grid: Grid) -> Float[Array, "..."]:
-        bias = of_indices("bias", self.function, self.with_head, grid)
+        bias = of_indices("bias", self.function, self.count, grid)
         if not jnp.issubdtype(bias.dtype, jnp.floating):
             raise TypeError(f"bias: the function must return floats, got dtype {bias.dtype}")
         return bias

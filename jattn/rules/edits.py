@@ -15,7 +15,7 @@ import abc
 import dataclasses
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Union
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,13 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jattn.rules.functions import check_takes
 from jattn.rules.grids import Grid, static
-from jattn.rules.mask import Mask, MaskLike, as_mask
+from jattn.rules.mask import Mask, MaskLike, as_keys
 from jattn.rules.overlay import Overlay
-from jattn.rules.rule import Rule, called, rule, write, write_call
+from jattn.rules.rule import Rule, rule, write, write_call
 
-EditLike = Any
+EditLike = Union["Edit", Callable[[Array, Grid], Any]]
 """An `Edit`, or any function of (weights ``[..., R, S]``, `Grid`) that returns weights of the same shape."""
 
 Heads = Sequence[int] | Float[Array, "..."] | None
@@ -38,6 +39,8 @@ Heads = Sequence[int] | Float[Array, "..."] | None
 
 class Edit(Rule):
     """Changes the weights of one block of whole rows. Subclasses are frozen dataclasses registered as pytrees."""
+
+    wing = "edits"
 
     @abc.abstractmethod
     def __call__(self, weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
@@ -76,7 +79,7 @@ def forbid(keys: MaskLike, heads: Heads = None) -> Edit:
       >>> attention_filter(zeros, zeros, edit=edits.forbid(jnp.array([True, False, False]))).weights()[0, 0].tolist()
       [0.0, 0.5, 0.5]
     """
-    return _limited(Forbid(_as_keys("forbid: keys", "booleans", keys)), heads)
+    return _limited(Forbid(as_keys("forbid: keys", "booleans", keys)), heads)
 
 
 def force(weights: Float[Array, "..."] | MaskLike, heads: Heads = None) -> Edit:
@@ -96,7 +99,7 @@ def force(weights: Float[Array, "..."] | MaskLike, heads: Heads = None) -> Edit:
     """
     if _is_float_array(weights):
         return _limited(Force(jnp.asarray(weights)), heads)
-    return _limited(ForceAlike(_as_keys("force: weights", "a float array, booleans", weights)), heads)
+    return _limited(ForceAlike(as_keys("force: weights", "a float array, booleans", weights)), heads)
 
 
 def swap(filter: Any, heads: Heads = None) -> Edit:
@@ -125,8 +128,7 @@ def as_edit(edit: EditLike) -> Edit:
     """Returns an `Edit` for an edit or a function of (weights, grid); refuses anything else."""
     if isinstance(edit, Edit):
         return edit
-    if not callable(edit):
-        raise TypeError(f"edit: expected a function of (weights, grid), got {called(edit)}")
+    check_takes("edit", Edit, edit, "weights", "grid")
     return FromFunction(edit)
 
 
@@ -146,14 +148,6 @@ def _limited(edit: Edit, heads: Heads) -> Edit:
 
 def _is_float_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.floating) and jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def _as_keys(name: str, expected: str, keys: Any) -> Mask:
-    try:
-        return as_mask(keys)
-    except TypeError:
-        got = f"dtype {keys.dtype}" if isinstance(keys, jax.Array | np.ndarray) else called(keys)
-        raise TypeError(f"{name}: expected {expected} or a jattn mask, got {got}") from None
 
 
 def _fit_keys(name: str, keys: Mask, shape: tuple[int, ...]) -> Mask:

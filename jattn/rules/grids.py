@@ -32,7 +32,7 @@ class Grid:
     """Says which rows, keys, heads and batch entries of a filter a block holds.
 
     A block has the shape ``[*batch, N, R, W]`` where all heads are computed at once, and ``[R, W]`` where heads are
-    walked one at a time; `head`, `query` and `key` broadcast to it either way.
+    walked one at a time; `batch`, `head`, `query` and `key` broadcast to it either way.
 
     Args:
       rows: the query index of each row of the block.
@@ -76,11 +76,26 @@ class Grid:
         return (self.first_key + jnp.arange(self.width, dtype=jnp.int32))[None, :]
 
     @property
+    def batch(self) -> Int[Array, "..."]:
+        """The index of the batch entry: ``[*batch, 1, 1, 1]`` for all heads at once, a scalar for one walked head.
+
+        Several batch axes count as one, the last of them fastest; without any, there is a single entry 0.
+        """
+        if self.stream is None:
+            entries = self.shape[:-3]
+            return jnp.arange(math.prod(entries), dtype=jnp.int32).reshape(*entries, 1, 1, 1)
+        return self.stream // self.shape[-3]
+
+    @property
     def head(self) -> Int[Array, "..."]:
         """The head index: ``[N, 1, 1]`` for all heads at once, a scalar for one walked head."""
         if self.stream is None:
             return jnp.arange(self.shape[-3], dtype=jnp.int32)[:, None, None]
         return self.stream % self.shape[-3]
+
+    def indices(self, count: int) -> tuple[Int[Array, "..."], ...]:
+        """Returns the last `count` of the indices batch, head, query and key."""
+        return (self.batch, self.head, self.query, self.key)[-count:]
 
     @property
     def block_shape(self) -> tuple[int, ...]:

@@ -2,19 +2,24 @@
 
 import abc
 import dataclasses
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, Union
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jattn.rules.grids import Grid
+from jattn.rules.functions import count_indices, of_indices
+from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay
-from jattn.rules.rule import Rule, called, rule, write, write_joined
+from jattn.rules.rule import Rule, called, is_factory, rule, write, write_joined
 
-MaskLike = Any
-"""A `Mask`, or a boolean array that broadcasts to ``[*batch, N, T, S]``."""
+IndexFunction = Callable[..., Any]
+"""A function of ``(query, key)``, ``(head, query, key)`` or ``(batch, head, query, key)``: see `from_function`."""
+
+MaskLike = Union["Mask", Bool[Array, "..."], np.ndarray, np.bool_, bool, IndexFunction]
+"""A `Mask`, a boolean array that broadcasts to ``[*batch, N, T, S]``, or a function, as `from_function` takes it."""
 
 Rows = Int[np.ndarray, " blocks"]
 """The first, or the last, row of each of some blocks."""
@@ -29,6 +34,8 @@ class Mask(Rule):
     Subclasses are frozen dataclasses registered as pytrees. Combine masks with ``&`` (both allow), ``|`` (either
     allows) and ``~`` (forbid what was allowed); arrays may stand on either side.
     """
+
+    wing = "masks"
 
     __array_ufunc__ = None  # lets numpy arrays on the left of & and | defer to this class
 
@@ -67,17 +74,48 @@ class Mask(Rule):
 
 
 def as_mask(mask: MaskLike) -> Mask:
-    """Returns a `Mask` for a mask object or a boolean array; refuses anything else."""
+    """Returns a `Mask` for a mask object, a boolean array or a function of indices; refuses anything else."""
     if isinstance(mask, Mask):
         return mask
     if not isinstance(mask, jax.Array | np.ndarray | np.bool_ | bool):
-        raise TypeError(f"mask: expected a boolean array or a jattn mask (True = may attend), got {called(mask)}")
+        if callable(mask) and not isinstance(mask, Rule | type) and not is_factory(mask):
+            return from_function(mask)
+        got = called(mask, Mask)
+        raise TypeError(f"mask: expected a boolean array or a jattn mask (True = may attend), got {got}")
     array = jnp.asarray(mask)
     if array.dtype != jnp.bool_:
         raise TypeError(
             f"mask: expected dtype bool (True = may attend), got {array.dtype}; give additive terms as bias"
         )
     return FromArray(array)
+
+
+def as_keys(name: str, expected: str, keys: MaskLike) -> Mask:
+    """Returns what says of each key whether it is in a set as a `Mask`; `expected` is what else may have come."""
+    try:
+        return as_mask(keys)
+    except TypeError as error:
+        if callable(keys):
+            raise TypeError(str(error).replace("mask", name, 1)) from None
+        got = f"dtype {keys.dtype}" if isinstance(keys, jax.Array | np.ndarray) else called(keys, Mask)
+        raise TypeError(f"{name}: expected {expected} or a jattn mask, got {got}") from None
+
+
+def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
+    """Makes a mask of a function of index grids.
+
+    Args:
+      function: takes ``(query, key)``, ``(head, query, key)`` or ``(batch, head, query, key)``, as many as it has
+        parameters without a default: integer arrays that broadcast to a block. Returns booleans that broadcast to it.
+
+    Example:
+      >>> from jattn import masks
+      >>> print(masks.draw(masks.from_function(lambda query, key: (query - key) % 2 == 0), 3, 4))
+      #.#.
+      .#.#
+      #.#.
+    """
+    return FromFunction(function, count_indices(function, "masks.from_function"))
 
 
 def _intersect(left: Span, right: Span) -> Span:
@@ -159,3 +197,15 @@ class Not(Mask):
 
     def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         return self.mask.allowed_span(first, last, num_keys)
+
+
+@rule(from_function)
+class FromFunction(Mask):
+    function: Callable[..., Bool[Array, "..."]] = static()
+    count: int = static()
+
+    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
+        allowed = of_indices("mask", self.function, self.count, grid)
+        if allowed.dtype != jnp.bool_:
+            raise TypeError(f"mask: the function must return booleans (True = may attend), got dtype {allowed.dtype}")
+        return allowed

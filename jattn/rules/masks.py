@@ -11,7 +11,7 @@ Example:
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax.numpy as jnp
@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jattn.rules.checks import check_integer
-from jattn.rules.functions import of_indices, takes_head
 from jattn.rules.grids import Grid, static, whole_grid
-from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask
+from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask, from_function as from_function
 from jattn.rules.overlay import Overlay
 from jattn.rules.parameters import Integer, as_integer
 from jattn.rules.rule import rule, write_call
@@ -149,23 +148,6 @@ def padding(lengths: Int[Array, "*batch"], query_lengths: Int[Array, "*batch"] |
     """
     lengths = _as_lengths("lengths", lengths)
     return Padding(lengths, None if query_lengths is None else _as_lengths("query_lengths", query_lengths))
-
-
-def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
-    """Makes a mask of a function of index grids.
-
-    Args:
-      function: takes ``(query, key)`` or ``(head, query, key)``, integer arrays that broadcast to a block, and
-        returns booleans that broadcast to it too.
-
-    Example:
-      >>> from jattn import masks
-      >>> print(masks.draw(masks.from_function(lambda query, key: (query - key) % 2 == 0), 3, 4))
-      #.#.
-      .#.#
-      #.#.
-    """
-    return FromFunction(function, takes_head(function, "masks.from_function"))
 
 
 def draw(mask: MaskLike, num_queries: int, num_keys: int) -> str:
@@ -311,15 +293,3 @@ class Padding(Mask):
             return dataclasses.replace(self, lengths=lengths)
         query_lengths = Overlay.per_batch("padding: query_lengths", self.query_lengths, shape)
         return dataclasses.replace(self, lengths=lengths, query_lengths=query_lengths)
-
-
-@rule(from_function)
-class FromFunction(Mask):
-    function: Callable[..., Bool[Array, "..."]] = static()
-    with_head: bool = static()
-
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        allowed = of_indices("mask", self.function, self.with_head, grid)
-        if allowed.dtype != jnp.bool_:
-            raise TypeError(f"mask: the function must return booleans (True = may attend), got dtype {allowed.dtype}")
-        return allowed

@@ -8,7 +8,7 @@ same weights when forbidden keys are left out of the row.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Union
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jattn.rules.checks import check_integer
+from jattn.rules.functions import as_floats, check_takes
 from jattn.rules.grids import Grid, static
 from jattn.rules.parameters import Parameter, as_parameter
-from jattn.rules.rule import Rule, called, rule, write
+from jattn.rules.rule import Rule, rule, write
 
-NormalizerLike = Any
+NormalizerLike = Union["Normalizer", Callable[[Array, Array], Any]]
 """A `Normalizer`, or any function of (scores ``[..., R, S]``, allowed) that returns weights of the same shape.
 
 A function always gets whole rows.
@@ -30,6 +31,8 @@ A function always gets whole rows.
 
 class Normalizer(Rule):
     """Maps rows of scores to rows of weights. Subclasses are frozen dataclasses registered as pytrees."""
+
+    wing = "normalizers"
 
     needs_whole_rows: ClassVar[bool] = True
     """Whether the weights may change when forbidden keys are left out of the row."""
@@ -176,9 +179,7 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
     """Returns a `Normalizer` for a normalizer object or a function of (scores, allowed); refuses anything else."""
     if isinstance(normalizer, Normalizer):
         return normalizer
-    if not callable(normalizer):
-        got = called(normalizer)
-        raise TypeError(f"normalizer: expected a jattn normalizer or a function of (scores, allowed), got {got}")
+    check_takes("normalizer", Normalizer, normalizer, "scores", "allowed")
     return FromFunction(normalizer)
 
 
@@ -380,7 +381,5 @@ class FromFunction(Normalizer):
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         everywhere = jnp.broadcast_to(True if allowed is None else allowed, scores.shape)
-        weights = jnp.asarray(self.function(scores, everywhere))
-        if weights.shape != scores.shape:
-            raise ValueError(f"normalizer: the function must return shape {scores.shape}, got {weights.shape}")
+        weights = as_floats("normalizer", self.function(scores, everywhere), scores.shape)
         return jnp.where(everywhere, weights, 0).astype(scores.dtype)

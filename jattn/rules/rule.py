@@ -26,8 +26,10 @@ Example:
 
 import abc
 import dataclasses
+import difflib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
@@ -45,6 +47,9 @@ TIGHTEST = 9
 
 class Rule(abc.ABC):  # noqa: B024
     """What scores, masks, biases, normalizers and edits have in common; see the top of this file."""
+
+    wing: ClassVar[str] = ""
+    """The module of `jattn` whose functions make rules of this kind, such as ``masks``."""
 
     factory: ClassVar[Callable[..., Any] | None] = None
     """The function whose call makes such a rule; `rule` sets it."""
@@ -123,9 +128,39 @@ def write(value: Any) -> str:
     return repr(value)
 
 
-def called(value: Any) -> str:
-    """Says in an error message what came instead of what was expected: a rule as code, anything else by its type."""
-    return repr(value) if isinstance(value, Rule) else type(value).__name__
+def called(value: Any, kind: type[Rule] | None = None) -> str:
+    """Says in an error message what came instead of a rule of a kind, and what may have been meant.
+
+    A rule is shown as code, anything else by its type. A function of jattn that makes rules is to be called, and so is
+    the one whose name came as a string.
+    """
+    if isinstance(value, Rule):
+        return repr(value)
+    if is_factory(value):
+        return f"the function {value.__name__} itself; call it: {_sample_call(value)}"
+    if isinstance(value, str) and kind is not None:
+        factories = {
+            name: made for name, made in vars(sys.modules[f"jattn.rules.{kind.wing}"]).items() if _makes(made, kind)
+        }
+        close = difflib.get_close_matches(value, factories, n=1)
+        return f"{value!r}" + (f"; did you mean {_sample_call(factories[close[0]])}?" if close else "")
+    return type(value).__name__
+
+
+def is_factory(value: Any) -> bool:
+    """Says whether a function is one of jattn's that make rules."""
+    return inspect.isfunction(value) and value.__module__.startswith("jattn.") and _makes(value, Rule)
+
+
+def _makes(function: Any, kind: type[Rule]) -> bool:
+    made = inspect.isfunction(function) and function.__annotations__.get("return")
+    return isinstance(made, type) and issubclass(made, kind) and not function.__name__.startswith("as_")
+
+
+def _sample_call(factory: Callable[..., Any]) -> str:
+    parameters = inspect.signature(factory).parameters.values()
+    needed = any(parameter.default is parameter.empty for parameter in parameters)
+    return f"{factory.__module__.rpartition('.')[2]}.{factory.__name__}({'...' if needed else ''})"
 
 
 def write_joined(left: Rule, sign: str, right: Rule, binding: int) -> str:

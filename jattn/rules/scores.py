@@ -8,19 +8,21 @@ whatever the inputs.
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Union
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from jattn.rules.functions import as_floats, check_takes, count_indices
 from jattn.rules.grids import Grid, static
 from jattn.rules.parameters import HeadParameter, Parameter, as_head_parameter, as_parameter
 from jattn.rules.products import dot
-from jattn.rules.rule import Rule, called, rule, write
+from jattn.rules.rule import Rule, rule, write
+from jattn.rules.vectors import finite, nan_if_broken, nearness, shrink, unit, wide
 
-ScoreLike = Any
+ScoreLike = Union["Score", Callable[[Array, Array], Any]]
 """A `Score`, or any function of (query block ``[..., R, H]``, key ``[..., S, H]``) that returns ``[..., R, S]``.
 
 A function must compare pairs only, for it may be given some of the queries and some of the keys: those that the mask
@@ -31,8 +33,13 @@ forbids to every query of a block may be left out.
 class Score(Rule):
     """Scores a block of queries against keys, pair by pair. Subclasses are frozen dataclasses registered as pytrees."""
 
+    wing = "scores"
+
     takes_groups: ClassVar[bool] = False
     """Whether keys may have fewer heads than queries, as `products.dot` takes them; otherwise they are repeated."""
+
+    is_bilinear: ClassVar[bool] = False
+    """Whether a query or key of twice the size has twice the score."""
 
     shows_what_is_broken: ClassVar[bool] = False
     """Whether the score of a query or key with NaN or inf in it is never finite."""
@@ -89,10 +96,8 @@ def cosine(temperature: float | Float[Array, "..."] = 0.1) -> Score:
 def negative_squared_distance(scale: float | Float[Array, "..."] = 1.0) -> Score:
     """Scores by nearness: ``scoreᵢⱼ = -scale · |qᵢ - kⱼ|²``.
 
-    It is computed as ``scale · (2 qᵢ·kⱼ - |qᵢ|² - |kⱼ|²)`` in float32 or wider, and in full float32 unless a precision
-    is given. The three terms cancel: the error is about ``10⁻⁷ · scale · (|qᵢ|² + |kⱼ|²)``, so that near vectors far
-    from the origin lose their distance, and equal ones may score a little above zero. Subtract from queries and keys a
-    point in their midst if that matters.
+    Differences come before squares, in float32 or wider, so near vectors far from the origin keep their distance. A
+    distance that is too large for the dtype counts as the largest there is.
 
     Args:
       scale: a number, or an array that broadcasts to ``[*batch, N, T, S]`` (one per head: ``[N, 1, 1]``). With
@@ -196,38 +201,37 @@ def soft_cap(score: ScoreLike, cap: float | Float[Array, "..."]) -> Score:
     return SoftCap(as_score(score), as_parameter("soft_cap: cap", cap))
 
 
+def modified(score: ScoreLike, function: Callable[..., Float[Array, "..."]]) -> Score:
+    """Changes another score by a function that knows where each pair stands.
+
+    It is FlexAttention's ``score_mod``. Where a function of indices alone is enough, a bias is added to any score.
+
+    Args:
+      score: the score that is changed.
+      function: takes ``(score, query, key)``, ``(score, head, query, key)`` or ``(score, batch, head, query, key)``, as
+        many as it has parameters without a default: the scores of a block ``[..., R, S]`` and integer arrays that
+        broadcast to it. Returns new scores of the same shape.
+
+    Example: pairs of the same parity match twice as well.
+      >>> import jax.numpy as jnp
+      >>> from jattn import attention_filter, scores
+      >>> ones = jnp.ones((2, 1, 4))
+      >>> twice = lambda score, query, key: jnp.where((query - key) % 2 == 0, 2 * score, score)
+      >>> attention_filter(ones, ones, score=scores.modified(scores.scaled_dot(), twice)).scores().tolist()
+      [[[4.0, 2.0], [2.0, 4.0]]]
+
+    Source: Dong et al. 2024, "Flex Attention: a programming model for generating optimized attention kernels",
+    section 3.
+    """
+    return Modified(as_score(score), function, count_indices(function, "modified", "score"))
+
+
 def as_score(score: ScoreLike) -> Score:
     """Returns a `Score` for a score object or a function of (query block, key); refuses anything else."""
     if isinstance(score, Score):
         return score
-    if not callable(score):
-        raise TypeError(f"score: expected a jattn score or a function of (query, key), got {called(score)}")
+    check_takes("score", Score, score, "query", "key")
     return FromFunction(score)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _squared_length(x: Float[Array, "... L H"]) -> Float[Array, "... L"]:
-    x = _wide(x)
-    return jnp.sum(x * x, axis=-1)  # x ** 2 has the derivative 2x, which may overflow
-
-
-def _finite(x: Float[Array, "... L D"]) -> tuple[Float[Array, "... L D"], Bool[Array, "... L"]]:
-    fine = jnp.isfinite(x)
-    return jnp.where(fine, x, 0), ~jnp.all(fine, axis=-1)
-
-
-def _unit(x: Float[Array, "... H"]) -> Float[Array, "... H"]:
-    x = _wide(x)
-    # Of a vector that is divided by its largest component no square is too large or too small. The direction does not
-    # depend on that number, so neither does its gradient. In two steps, because 1/largest may be too small itself.
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
-    root = lax.rsqrt(jnp.where(largest >= jnp.finfo(x.dtype).tiny, largest, 1))
-    x = x * root * root
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.where(squared > 0, squared, 1))
 
 
 def _times(scores: Float[Array, "... R S"], factor: Parameter, grid: Grid) -> Float[Array, "... R S"]:
@@ -254,6 +258,7 @@ def _project(x: Float[Array, "... L H"], kernel: HeadParameter, grid: Grid, prec
 class ScaledDot(Score):
     scale: Parameter | None
     takes_groups = True
+    is_bilinear = True
     shows_what_is_broken = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
@@ -272,7 +277,7 @@ class Cosine(Score):
     shows_what_is_broken = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
-        cosines = dot(_unit(query), _unit(key), precision)
+        cosines = dot(unit(query), unit(key), precision)
         return cosines / self.temperature.part(grid, cosines.dtype)
 
 
@@ -281,16 +286,18 @@ class NegativeSquaredDistance(Score):
     scale: Parameter
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
-        products = dot(query, key, lax.Precision.HIGHEST if precision is None else precision)
-        of_query, of_key = _squared_length(query), _squared_length(key)
-        nearness = 2 * products - of_query[..., :, None] - of_key[..., None, :]
-        return _times(nearness, self.scale, grid)
+        near = nearness(wide(query), wide(key), lax.Precision.HIGHEST if precision is None else precision)
+        # What is too large is cut to what is finite; NaN and inf in a query or key are not hidden by that.
+        limit = jnp.finfo(near.dtype).max
+        scores = jnp.clip(_times(near, self.scale, grid), -limit, limit)
+        return scores + nan_if_broken(query)[..., :, None] + nan_if_broken(key)[..., None, :]
 
 
 @rule(bilinear)
 class Bilinear(Score):
     matrix: HeadParameter
     takes_groups = True
+    is_bilinear = True
     shows_what_is_broken = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
@@ -318,7 +325,7 @@ class Additive(Score):
             return total + unit(*inputs), None
 
         # Of a forbidden key even a projection that overflows must leave no trace in the gradient.
-        (of_query, broken_query), (of_key, broken_key) = _finite(of_query), _finite(of_key)
+        (of_query, broken_query), (of_key, broken_key) = finite(of_query), finite(of_key)
         units = tuple(jnp.moveaxis(x.astype(dtype), -1, 0) for x in (of_query, of_key, vector))
         total = lax.scan(add_unit, jnp.zeros((*of_query.shape[:-1], key.shape[-2]), dtype), units)[0]
         return jnp.where(broken_query[..., :, None] | broken_key[..., None, :], jnp.nan, total)
@@ -330,12 +337,30 @@ class SoftCap(Score):
     cap: Parameter
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
-        scores = self.score.evaluate(query, key, grid, precision)
+        if self.score.is_bilinear:
+            (query, of_query), (key, of_key) = shrink(query), shrink(key)
+            scores = self.score.evaluate(query, key, grid, precision) * of_query[..., :, None]
+            # A product that is too large for the dtype has a cap all the same.
+            limit = jnp.finfo(scores.dtype).max
+            scores = jnp.clip(scores * of_key[..., None, :], -limit, limit)
+        else:
+            scores = self.score.evaluate(query, key, grid, precision)
         cap = self.cap.part(grid, scores.dtype)
         # Selected before and after, so that a non-finite value at a forbidden key does not reach the gradient.
         fine = jnp.isfinite(scores)
         capped = cap * jnp.tanh(jnp.where(fine, scores, 0) / cap)
         return jnp.where(fine, capped, jnp.minimum(scores, cap))
+
+
+@rule(modified)
+class Modified(Score):
+    score: Score
+    function: Callable[..., Any] = static()
+    count: int = static()
+
+    def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
+        scores = self.score.evaluate(query, key, grid, precision)
+        return as_floats("modified", self.function(scores, *grid.indices(self.count)), scores.shape)
 
 
 @rule()
@@ -346,11 +371,6 @@ class FromFunction(Score):
         return write(self.function)
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
-        scores = jnp.asarray(self.function(query, key))
-        expected = (*query.shape[:-1], key.shape[-2])
-        if scores.shape != expected:
-            raise ValueError(
-                f"score: the function got query {query.shape} and key {key.shape} and must return shape {expected}, "
-                f"got {scores.shape}"
-            )
+        expected, given = (*query.shape[:-1], key.shape[-2]), f" got query {query.shape} and key {key.shape} and"
+        scores = as_floats("score", self.function(query, key), expected, given)
         return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))

@@ -90,6 +90,24 @@ def test_any_batch_axes(batch, heads):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("axes", [(1, 1), (2, 1), (1, 3)])
+def test_keys_of_a_batch_axis_of_size_one_serve_all_queries(axes):
+    query, key, value = inputs(batch=(2, 3))
+    key, value = (x[: axes[0], : axes[1]] for x in (key, value))
+    repeated = [jnp.broadcast_to(x, (2, 3, *x.shape[2:])) for x in (key, value)]
+
+    def both(query, key, value):
+        filter = attention_filter(query, key, mask=masks.causal(2))
+        return attend(query, key, value, mask=masks.causal(2)), filter.weights()
+
+    expected = both(query, *repeated)
+    jax.tree.map(assert_array_equal, both(query, key, value), expected)
+    gradient = jax.grad(lambda *sides: jnp.sum(jnp.sin(both(query, *sides)[0])), (0, 1))
+    for found, of_each in zip(gradient(key, value), gradient(*repeated), strict=True):
+        once = [axis for axis, size in enumerate(axes) if size == 1]
+        assert_allclose(found, np.sum(of_each, axis=tuple(once), keepdims=True), rtol=1e-5, atol=1e-6)
+
+
 def test_lengths_of_several_batch_axes(heads):
     query, key, value = inputs(5, 4, (2, 3))
     lengths = np.array([[0, 1, 2], [3, 4, 2]])

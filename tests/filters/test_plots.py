@@ -342,7 +342,7 @@ def test_weights_above_one_are_drawn_as_one():
         ({"scale": "log"}, ValueError, "scale: expected one of chance, linear, sqrt, max, got 'log'"),
         ({"scale": ["max"]}, ValueError, "scale: expected one of"),
         ({"oracle": np.ones((5, 6))}, ValueError, r"oracle: expected a shape that broadcasts to .*got \(5, 6\)"),
-        ({"oracle": "diagonal"}, TypeError, "oracle: expected a boolean array or a jattn mask .*got str"),
+        ({"oracle": "diagonal"}, TypeError, "oracle: expected a boolean array or a jattn mask .*got 'diagonal'"),
         ({"axes": 3}, TypeError, "axes: expected Matplotlib axes, got int"),
     ],
 )

@@ -496,7 +496,11 @@ WRONG = {
         ValueError,
         r"swap: expected a filter of shape \(2, 4, 7, 9\), got \(2, 4, 6, 9\)",
     ),
-    "in_turn, a filter": (lambda: edits.in_turn(other_filter()), TypeError, r"edit: expected a function .* got"),
+    "in_turn, a filter": (
+        lambda: edits.in_turn(other_filter()),
+        TypeError,
+        r"edit: expected a jattn edit or a function .* got",
+    ),
     "in_turn, later": (
         lambda: edits.in_turn(edits.knock_out(), edits.knock_out([7])),
         ValueError,

@@ -44,6 +44,10 @@ RULES = {
 }
 
 
+def halve(weights, grid):
+    return weights / 2
+
+
 def sloped(query, key):
     return -0.1 * abs(query - key)
 
@@ -85,7 +89,7 @@ def test_most_kinds_of_rules_are_made_again():
         (biases.from_function(sloped), "from_function(sloped)"),
         (normalizers.top_k(8), "top_k(8)"),
         (edits.knock_out([1]), "knock_out(heads=[1])"),
-        (edits.in_turn(edits.knock_out(), len), "in_turn(knock_out(), len)"),
+        (edits.in_turn(edits.knock_out(), halve), "in_turn(knock_out(), halve)"),
     ],
 )
 def test_what_is_printed(rule, code):

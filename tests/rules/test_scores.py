@@ -101,13 +101,69 @@ def test_distances_by_hand():
     assert_allclose(score([[1, 2]], keys, scores.negative_squared_distance(0.5)), [[0, -4.5, -12.5]])
 
 
-def test_distances_lose_what_their_docstring_says():
-    rng = np.random.default_rng(0)
-    query, key = (100 + rng.standard_normal((5, 8)) for _ in range(2))
-    query, key = query.astype(np.float32), key.astype(np.float32)
-    expected = -np.sum((query[:, None].astype(np.float64) - key) ** 2, axis=-1)
-    error = abs(score(query, key, scores.negative_squared_distance()) - expected)
-    assert np.all(error < 4e-7 * (np.sum(query**2, axis=-1)[:, None] + np.sum(key**2, axis=-1)))
+@pytest.mark.parametrize("far", [0.0, 1e3, -1e6])
+def test_distances_are_exact_far_from_the_origin(far):
+    query, key = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32) + np.float32(far)
+    differences = query[:, None].astype(np.float64) - key
+    found = score(query, key, scores.negative_squared_distance())
+    assert_allclose(found, -(differences**2).sum(-1), rtol=1e-6)
+    assert_array_equal(jnp.diag(score(key, key, scores.negative_squared_distance())), 0)
+    of_query, of_key = jax.grad(
+        lambda query, key: jnp.sum(WEIGHTS * score(query, key, scores.negative_squared_distance())), (0, 1)
+    )(query, key)
+    slopes = -2 * np.asarray(WEIGHTS, np.float64)[..., None] * differences
+    assert_allclose(of_query, slopes.sum(1), rtol=1e-4, atol=1e-5)
+    assert_allclose(of_key, -slopes.sum(0), rtol=1e-4, atol=1e-5)
+
+
+WEIGHTS = np.random.default_rng(5).standard_normal((3, 3)).astype(np.float32)
+
+OF_SIZES = {
+    "scaled_dot": (scores.scaled_dot(), lambda q, k: q @ k.T / 2),
+    "cosine": (
+        scores.cosine(1.0),
+        lambda q, k: (
+            (q / np.linalg.norm(q, axis=-1, keepdims=True)) @ (k / np.linalg.norm(k, axis=-1, keepdims=True)).T
+        ),
+    ),
+    "negative_squared_distance": (
+        scores.negative_squared_distance(),
+        lambda q, k: np.maximum(-((q[:, None] - k) ** 2).sum(-1), np.finfo(np.float32).min),
+    ),
+    "bilinear": (scores.bilinear(np.eye(4, dtype=np.float32)[::-1]), lambda q, k: q[:, ::-1] @ k.T),
+    "additive": (
+        scores.additive(np.eye(4, dtype=np.float32), -np.eye(4, dtype=np.float32), np.ones(4, np.float32)),
+        lambda q, k: np.tanh(q[:, None] - k).sum(-1),
+    ),
+    "soft_cap": (scores.soft_cap(scores.scaled_dot(), 5.0), lambda q, k: 5 * np.tanh(q @ k.T / 10)),
+    "soft_cap of bilinear": (
+        scores.soft_cap(scores.bilinear(np.eye(4, dtype=np.float32)), 5.0),
+        lambda q, k: 5 * np.tanh(q @ k.T / 5),
+    ),
+    "soft_cap of distance": (
+        scores.soft_cap(scores.negative_squared_distance(), 5.0),
+        lambda q, k: 5 * np.tanh(-((q[:, None] - k) ** 2).sum(-1) / 5),
+    ),
+}
+"""A name: a score, and what it is in float64."""
+
+
+@pytest.mark.parametrize("name", OF_SIZES)
+def test_vectors_of_any_size_have_the_scores_that_float32_can_hold(name):
+    rule, exact = OF_SIZES[name]
+    query, key = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    find = jax.jit(lambda query, key: score(query, key, rule))
+    grow = jax.jit(jax.grad(lambda query, key: jnp.sum(WEIGHTS * score(query, key, rule)), (0, 1)))
+    for size in (1e-30, 1e-19, 1e-5, 1.0, 1e5, 1e15, 1e19, 1e25, 1e30):
+        for of_query, of_key in ((size, size), (size, 1.0), (1.0, size), (size, 1 / size)):
+            q, k = query * np.float32(of_query), key * np.float32(of_key)
+            expected = exact(q.astype(np.float64), k.astype(np.float64))
+            # A dot product alone leaves float32 where its terms do.
+            if np.abs(expected).max() > 1e37 and "distance" not in name:
+                continue
+            found = find(q, k)
+            assert_allclose(found, expected, rtol=2e-6, atol=1e-6 * np.abs(expected).max() + 1e-37)
+            assert all(np.isfinite(x).all() for x in grow(q, k)), (of_query, of_key)
 
 
 def test_distance_is_the_softmax_of_a_gaussian_kernel():
