@@ -8,6 +8,17 @@ from typing import BinaryIO
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives an `OSError` of its body the name of the file, which writes and closes leave out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yields a binary file that takes the place of `path` once it is written whole.
 
@@ -26,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,5 +1,7 @@
 """The report of a run: figures, an animation and a page, drawn from the files in its folder and nothing else."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from jattn.drawing.files import replacing
@@ -9,7 +11,7 @@ from jattn.report.snapshots import Pooled, save_snapshot
 __all__ = ["Example", "Layer", "Pooled", "Probes", "RunRecord", "read_record", "render", "save_probes", "save_snapshot"]
 
 
-def render(run_dir: Path | str) -> Path:
+def render(run_dir: Path | str, say: Callable[[str], None] = warnings.warn) -> Path:
     """Draws the report of a run into its folder, whether the run is finished or under way.
 
     Writes `report.html`, `figures/curves.png` and, of a model with attention, `figures/filters.png` and
@@ -17,6 +19,7 @@ def render(run_dir: Path | str) -> Path:
 
     Args:
       run_dir: the run's folder; `jattn.report.record` says what it must hold.
+      say: is told of each snapshot that cannot be read and is left out.
 
     Returns:
       The path of the page.
@@ -29,6 +32,8 @@ def render(run_dir: Path | str) -> Path:
     from jattn.report import animation, figures, page
 
     folder, record = Path(run_dir), read_record(run_dir)
+    for problem in record.problems:
+        say(problem)
     with replacing(folder / "figures" / "curves.png") as file:
         save_figure(figures.draw_curves(record), file)
     if record.probes.layers:

@@ -3,7 +3,7 @@
 | file                        | holds                                                                              |
 |-----------------------------|------------------------------------------------------------------------------------|
 | `config.toml`               | the resolved config: tables of simple keys                                         |
-| `metrics.jsonl`             | one JSON object per line, with at least `kind` and `step`                          |
+| `metrics.jsonl`             | one JSON object per line: see `rows`                                               |
 | `filters/probes.json`       | `Probes`: the layers, and the few examples whose filters are kept                  |
 | `filters/step_00000000.npz` | the filters at one step: layer name -> weights ``[examples, heads, queries, keys]``, |
 |                             | float32; of a layer longer than the screen `name:field` -> each field of a `Pooled` |
@@ -34,6 +34,7 @@ import numpy as np
 from jattn.drawing.bins import cell_words, pool_weights
 from jattn.drawing.files import replacing
 from jattn.drawing.ink import LINEAR, ROOTED, Ink
+from jattn.report.rows import METRICS, read_rows
 from jattn.report.snapshots import Kept, Pooled, read_snapshot
 
 INPUTS = "inputs"
@@ -134,6 +135,7 @@ class RunRecord:
       probes: the layers and the examples.
       steps: the training steps of the snapshots, rising.
       snapshots: for each step, layer name -> weights ``[examples, heads, queries, keys]``, float32, or a `Pooled`.
+      problems: what could not be read and is left out, in words.
     """
 
     name: str
@@ -142,6 +144,7 @@ class RunRecord:
     probes: Probes
     steps: Sequence[int]
     snapshots: Sequence[Mapping[str, Kept]]
+    problems: Sequence[str] = ()
 
     def rows(self, kind: str) -> list[Mapping[str, Any]]:
         """Returns the metrics of one kind, by rising step; of two rows at one step, the later written."""
@@ -218,7 +221,8 @@ def save_probes(run_dir: Path | str, probes: Probes) -> None:
 def read_record(run_dir: Path | str) -> RunRecord:
     """Reads the record of a run, finished or under way.
 
-    A missing `metrics.jsonl` reads as no metrics, and a last line that a crash cut short is left out.
+    A missing `metrics.jsonl` reads as no metrics, and a last line that a crash cut short is left out. Snapshots that
+    cannot be read are left out too, and named in ``problems``.
 
     Raises:
       FileNotFoundError: the config, the probes or every snapshot is missing; the message names which.
@@ -232,49 +236,43 @@ def read_record(run_dir: Path | str) -> RunRecord:
     files = {int(file.stem[5:]): file for file in (folder / "filters").glob("step_*.npz") if file.stem[5:].isdigit()}
     if not files:
         raise FileNotFoundError(f"no filter snapshots in {folder}; has the run started?")
-    probes = _read_probes(folder / "filters" / "probes.json")
+    probes = read_probes(folder / "filters" / "probes.json")
     least_shapes = {layer.name: _least_shape(layer, probes) for layer in probes.layers}
+    snapshots, problems = {}, []
+    for step in sorted(files):
+        try:
+            snapshots[step] = read_snapshot(files[step], least_shapes)
+        except ValueError as error:
+            problems.append(f"{error}; it is left out")
+    if not snapshots:
+        raise ValueError(problems[0].removesuffix("; it is left out"))
     return RunRecord(
         name=folder.resolve().name,
         config=_read_config(folder / "config.toml"),
-        metrics=_read_metrics(folder / "metrics.jsonl"),
+        metrics=read_rows(folder / METRICS),
         probes=probes,
-        steps=sorted(files),
-        snapshots=[read_snapshot(files[step], least_shapes) for step in sorted(files)],
+        steps=list(snapshots),
+        snapshots=list(snapshots.values()),
+        problems=problems,
     )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().rstrip(b"\n").split(b"\n") if path.is_file() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from error
-        if not isinstance(row, dict) or "kind" not in row or "step" not in row:
-            raise ValueError(f"{path}, line {number}: expected an object with 'kind' and 'step', got {line[:60]!r}")
-        rows.append(row)
-    return rows
-
-
-def _read_probes(path: Path) -> Probes:
+def read_probes(path: Path) -> Probes:
+    """Reads `filters/probes.json`; raises `ValueError` if it does not hold what it should."""
     try:
         data = json.loads(path.read_bytes())
         layers = [Layer(**entry) for entry in data["layers"]]
         return Probes(layers, [Example(**entry) for entry in data["examples"]])
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -5,6 +5,7 @@ each under `name:field`.
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -98,7 +99,7 @@ def read_snapshot(path: Path, least_shapes: Mapping[str, tuple[int, int, int, in
             snapshot = {name: _read_layer(arrays, name) for name in least_shapes}
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}") from error
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, ValueError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a snapshot of filters: {error}") from error
     for name, least in least_shapes.items():
         kept = snapshot[name]

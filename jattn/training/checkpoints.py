@@ -1,14 +1,30 @@
-"""Checkpoints through Orbax: the latest few and the best, written so that none is lost to a crash."""
+"""Checkpoints through Orbax: the latest few and the best, none lost to a crash, and none taken for whole that is not.
 
+A checkpoint is whole when its digests are there and agree with its files (see `digests`). It is checked before anything
+of it is read, and none is deleted before a later one is whole.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from jattn.training.digests import Damaged, Digests, History, check_files, read_digests, write_digests
 from jattn.training.step import TrainState
+
+SPECIAL = "[]*?\\:"
+"""Characters of a path that Orbax, or what it stores arrays with, takes for something else."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint that cannot be written or read; its text says which, and what is safe."""
 
 
 class Checkpoints:
@@ -16,46 +32,152 @@ class Checkpoints:
 
     Args:
       folder: where they lie; made where missing.
-      keep_latest: how many of the latest stay, besides the best by ``score``; None is for reading alone: nothing is
+      keep_latest: how many of the latest stay, besides the best by its score; None is for reading alone: nothing is
         made, saved or deleted.
+      say: is told, in a line, of each checkpoint that is passed over because it is not whole.
     """
 
-    def __init__(self, folder: Path, keep_latest: int | None) -> None:
-        best = keep.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_latest), best]),
-            best_fn=lambda metrics: metrics["score"],
-            create=keep_latest is not None,
-            cleanup_tmp_directories=keep_latest is not None,
-        )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    def __init__(self, folder: Path, keep_latest: int | None, say: Callable[[str], None] = print) -> None:
+        self._folder, self._keep_latest, self._say = folder.absolute(), keep_latest, say
+        self._whole: dict[int, Digests | None] = {}
+        self._pending: tuple[int, float, History] | None = None
+        if keep_latest is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=keep_latest is not None)
+        self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
 
-    def save(self, state: TrainState, score: float) -> None:
-        """Saves a state under its step; a step already saved stays as it is. Returns before the disk is done."""
+    def _plain_path(self) -> Path:
+        """Returns a path of the folder in which no character is special, through a link where need be."""
+        if not any(character in SPECIAL for character in str(self._folder)):
+            return self._folder
+        made = tempfile.mkdtemp(prefix="jattn-")
+        weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
+        link = Path(made) / "checkpoints"
+        link.symlink_to(self._folder, target_is_directory=True)
+        return link
+
+    def save(self, state: TrainState, score: float, history: History) -> None:
+        """Saves a state under its step; a step already saved stays as it is. Returns before the disk is done.
+
+        Args:
+          state: of training.
+          score: by which the best is found; NaN is below every number.
+          history: the rows of metrics that come before it.
+
+        Raises:
+          CheckpointError: if it cannot be written, or an earlier one could not be.
+        """
         step = int(np.max(state.step))
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)), metrics={"score": score})
+        self.wait()
+        if self._digests(step) is not None:
+            return
+        with self._written(step):
+            self._set_aside(step)
+            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
+        self._pending = step, score, history
 
-    def latest_step(self) -> int | None:
-        """Returns the step of the latest checkpoint, or None where there is none."""
-        return self._manager.latest_step()
-
-    def best_step(self) -> int | None:
-        """Returns the step of the checkpoint with the highest score, the latest where no score is kept, or None."""
-        step = self._manager.best_step()
-        return self.latest_step() if step is None else step
-
-    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """Restores a state, the latest by default, with the shapes, dtypes and devices of `like`."""
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
-        restored: Any = self._manager.restore(
-            self.latest_step() if step is None else step, args=ocp.args.StandardRestore(wanted)
-        )
-        return TrainState(**restored)
+    def settle(self) -> None:
+        """Makes a checkpoint whole that has reached the disk meanwhile; does not wait for one that has not."""
+        if self._pending is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
-        """Waits until all that was saved is on the disk."""
-        self._manager.wait_until_finished()
+        """Waits until all that was saved is on the disk and whole, then deletes what need not be kept.
+
+        Raises:
+          CheckpointError: if it could not be written.
+        """
+        if self._pending is None:
+            return
+        (step, score, history), self._pending = self._pending, None
+        with self._written(step):
+            self._manager.wait_until_finished()
+            write_digests(self._digests_path(step), self._folder / str(step), step, score, history)
+        del self._whole[step]
+        self._delete_old()
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the latest checkpoint that is whole, or None where none is."""
+        return next((step for step in self._steps() if self._digests(step) is not None), None)
+
+    def best_step(self) -> int | None:
+        """Returns the step of the checkpoint with the highest score, the latest where none has a score, or None."""
+        known = [(found.score, step) for step in self._steps() if (found := self._digests(step)) is not None]
+        scored = [(score, step) for score, step in known if score is not None]
+        return max(scored)[1] if scored else self.latest_step()
+
+    def kept(self) -> str:
+        """Says in words which checkpoint there is to go back to."""
+        with contextlib.suppress(CheckpointError):
+            self.wait()
+        step = self.latest_step()
+        return "there is no checkpoint before it" if step is None else f"the checkpoint of step {step} is kept"
+
+    @property
+    def any(self) -> bool:
+        """Whether there are checkpoints, whole or not."""
+        return bool(self._steps())
+
+    def history(self, step: int) -> History:
+        """Returns the rows that come before a checkpoint that is whole."""
+        known = self._digests(step)
+        assert known is not None
+        return known.history
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """Restores the state of a checkpoint that is whole, with the shapes, dtypes and devices of `like`."""
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
+        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        return TrainState(**restored)
+
+    def _steps(self) -> list[int]:
+        """Lists the steps of all checkpoints, whole or not, the latest first."""
+        names = (path.name for path in self._folder.iterdir() if path.is_dir())
+        return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
+
+    def _digests_path(self, step: int) -> Path:
+        return self._folder / f"digests_{step}.json"
+
+    def _digests(self, step: int) -> Digests | None:
+        """Returns the digests of a checkpoint that is whole, or None; says once why it is not."""
+        if step not in self._whole:
+            self._whole[step] = None
+            if (self._folder / str(step)).is_dir():
+                try:
+                    known = read_digests(self._digests_path(step), step)
+                    check_files(self._folder / str(step), known)
+                    self._whole[step] = known
+                except Damaged as error:
+                    self._say(f"the checkpoint of step {step} is not whole and not used: {error}")
+        return self._whole[step]
+
+    def _set_aside(self, step: int) -> None:
+        """Moves what lies in the place of a checkpoint that is to be written."""
+        if (self._folder / str(step)).exists():
+            aside = Path(tempfile.mkdtemp(prefix=f"damaged_{step}_", dir=self._folder))
+            (self._folder / str(step)).rename(aside / str(step))
+            self._manager.reload()
+
+    def _delete_old(self) -> None:
+        assert self._keep_latest is not None
+        whole = [step for step in self._steps() if self._digests(step) is not None]
+        keep = {*whole[: self._keep_latest], self.best_step()}
+        for step in whole:
+            if step not in keep:
+                shutil.rmtree(self._folder / str(step))
+                self._digests_path(step).unlink()
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _written(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._pending = None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self._folder}: {reason}; {self.kept()}"
+            ) from error
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -151,6 +151,7 @@ class RunConfig(Section):
     devices: int = Field(
         default=0, ge=0, le=4096, description="devices to split batches over; 0 takes all, on a CPU as many as suit"
     )
+    lock: bool = Field(default=True, description="write to the folder only while no other process does")
     debug: bool = Field(
         default=False, description="look at every array of every step, on one device, and name the first not finite"
     )

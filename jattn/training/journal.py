@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jattn.report.record import save_probes
+from jattn.report.record import read_probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training.describing import decode, describe_probes
+from jattn.training.digests import History
 from jattn.training.evaluation import ACCURACIES, Measured, add_up, average, make_measure, of_replicate, summarize
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
@@ -35,6 +36,11 @@ class Journal:
         self._setup, self._folder, self._reporter, self._rows = setup, folder, reporter, rows
         self._measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
         self._seconds, self._steps = 0.0, 0
+        try:
+            read_probes(folder.path / "filters" / "probes.json")
+            self._probes_are_kept = True
+        except (OSError, ValueError):
+            self._probes_are_kept = False
 
     @property
     def evaluation(self) -> Row | None:
@@ -57,6 +63,11 @@ class Journal:
         latest = self.evaluation
         return 0.0 if latest is None else latest["exact_accuracy"] + (latest["filter_score"] or 0.0)
 
+    @property
+    def history(self) -> History:
+        """What a checkpoint keeps of the rows so far."""
+        return self._folder.history()
+
     def timed(self, steps: int, function: Callable[[], TrainState]) -> TrainState:
         """Calls a function that takes steps, and counts the time towards the next row."""
         start = time.perf_counter()
@@ -73,15 +84,16 @@ class Journal:
           snapshot: whether to keep them, where those of this step are not kept already.
         """
         path, step = self._folder.path, state.number
-        snapshot = snapshot and not snapshot_path(path, step).exists()
+        snapshot = snapshot and not (self._probes_are_kept and snapshot_path(path, step).exists())
         if not log and not snapshot:
             return
         probes = self._setup.first(self._measure(state.params, self._setup.rngs("probes"), 0, pools=snapshot))
         kept = (probes.weights, probes.pooled) if snapshot else ({}, {})
         sums, (weights, pooled), watched = jax.device_get((probes.sums, kept, state.sums))
         if snapshot:
-            if step == 0:
+            if not self._probes_are_kept:
                 save_probes(path, describe_probes(self._setup, probes))
+                self._probes_are_kept = True
             save_snapshot(path, step, weights | {name: Pooled(**fields) for name, fields in pooled.items()})
         if log:
             self._log(step, watched, summarize(add_up([sums]))["filters"])

@@ -15,10 +15,11 @@ from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.progress import reporter
+from jattn.training.restore import resume
 from jattn.training.run_folder import RunFolder
 from jattn.training.runs import on_its_devices
 from jattn.training.setup import Setup, make_setup
-from jattn.training.step import TrainState, check_finite, initial_state, make_train_chunk
+from jattn.training.step import TrainState, check_finite, make_train_chunk
 
 
 def train(
@@ -64,12 +65,9 @@ def train(
     # The folder belongs to this process until the run ends.
     with closing(RunFolder(config, setup.own)) as folder, reporter(config.training.steps) as report:
         report.line(f"{setup.task.name}, layout {setup.layout.name}: run folder {folder.path}")
-        checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints)
-        state, step = initial_state(setup), checkpoints.latest_step()
-        if step is not None:
-            state = checkpoints.restore(state)
-            report.line(f"resumed at step {step}")
-        journal = Journal(setup, folder, report, folder.rewind(-1 if step is None else step))
+        checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, report.line)
+        state, rows = resume(setup, folder, checkpoints, report.line)
+        journal = Journal(setup, folder, report, rows)
         # From here a signal waits until the state is saved.
         with signals.waiting():
             state = take_steps(setup, state, journal, checkpoints, signals)
@@ -77,7 +75,7 @@ def train(
         # Fresh examples, never seen in training or evaluation, have the last word.
         result = journal.test(state)
     # The pictures and the page are made from the files in the folder alone.
-    render(folder.path)
+    render(folder.path, say=print)
     return result
 
 
@@ -98,7 +96,8 @@ def take_steps(
         # One compiled loop on the devices, up to the next step at which there is something to do here.
         until = min(steps, *(s for s in snapshots if s > step), *((step // n + 1) * n for n in every))
         state = journal.timed(until - step, lambda state=state, until=until: train_chunk(state, jnp.int32(until)))
-        check_finite(state, setup.seeds, checkpoints.latest_step())
+        checkpoints.settle()
+        check_finite(state, setup.seeds, checkpoints.kept)
         step, last = until, until == steps
         journal.look(state, log=last or step % config.run.log_every == 0, snapshot=step in snapshots)
         if last or step % config.evaluation.every == 0:
@@ -106,7 +105,7 @@ def take_steps(
         # Asked once: a signal that comes after the question is for the next turn to save.
         done, stopping = last or (config.training.stop_when_solved and journal.solved), signals.received
         if done or stopping or step % config.run.checkpoint_every == 0:
-            checkpoints.save(state, journal.score)
+            checkpoints.save(state, journal.score, journal.history)
     if done:
         journal.look(state, log=False, snapshot=True)
     return state

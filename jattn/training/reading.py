@@ -12,7 +12,7 @@ import pydantic
 from jattn.training.config import DRAFT, Config
 from jattn.training.shipped import configs_folder, find_config
 
-HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug")
+HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock")
 """The keys that say where and how a run is written: with others it is the same run."""
 
 

@@ -1,6 +1,9 @@
-"""A trained model out of its run folder, for experiments after training."""
+"""A state of training out of its run folder: to go on training, or for experiments afterwards."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
@@ -9,9 +12,24 @@ from jax.sharding import PartitionSpec
 
 from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
-from jattn.training.run_folder import CONFIG, read_config, refuse_other_parts
+from jattn.training.run_folder import CONFIG, RunFolder, RunFolderError, read_config, refuse_other_parts
 from jattn.training.setup import Setup, make_setup
-from jattn.training.step import initial_state
+from jattn.training.step import TrainState, initial_state
+
+
+def resume(
+    setup: Setup, folder: RunFolder, checkpoints: Checkpoints, say: Callable[[str], None]
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """Goes back to the latest checkpoint that is whole, if there is any; returns its state and the rows before it."""
+    state, step = initial_state(setup), checkpoints.latest_step()
+    if step is not None:
+        say(f"resumed at step {step}")
+        return checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
+    if checkpoints.any:
+        raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")
+    if folder.history().size:
+        say("there is no checkpoint: training starts anew at step 0")
+    return state, folder.rewind(-1, None, say)
 
 
 def restore(
@@ -40,7 +58,10 @@ def restore(
 
     Raises:
       FileNotFoundError: if there is no run in the folder, or no checkpoint yet.
-      RunFolderError: if its config cannot be read, or it is a run of another task or model.
+      RunFolderError: if its config cannot be read, it is a run of another task or model, or no checkpoint is whole.
+
+    Warns:
+      UserWarning: of a checkpoint that is damaged; one that is whole is taken in its place.
 
     Example:
       >>> from jattn.training.restore import restore
@@ -57,9 +78,11 @@ def restore(
     refuse_other_parts(folder, setup.own)
     # Orbax expects the folder to be there.
     there = (folder / "checkpoints").is_dir()
-    checkpoints = Checkpoints(folder / "checkpoints", keep_latest=None) if there else None
+    checkpoints = Checkpoints(folder / "checkpoints", keep_latest=None, say=warnings.warn) if there else None
     step = checkpoints and (checkpoints.best_step() if best else checkpoints.latest_step())
     if checkpoints is None or step is None:
+        if checkpoints is not None and checkpoints.any:
+            raise RunFolderError(f"{folder}: no checkpoint is whole")
         raise FileNotFoundError(f"{folder}: expected a checkpoint of the run, there is none yet")
     place = jax.NamedSharding(setup.mesh, PartitionSpec())
     shapes = jax.eval_shape(lambda: initial_state(setup))

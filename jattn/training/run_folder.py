@@ -1,21 +1,26 @@
 """The folder of a run: who may write there, its config, and its rows of metrics."""
 
-import fcntl
+import itertools
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any
 
 import tomli_w
 
-from jattn.drawing.files import replacing
+from jattn.drawing.files import named, replacing
+from jattn.report.rows import METRICS, read_row, read_rows, write_row
 from jattn.training.config import Config
+from jattn.training.digests import History, history_of
+from jattn.training.lock import Lock, Locked
 from jattn.training.reading import ConfigError, check, differences, read_toml
 
-CONFIG, METRICS, LOCK, OWN = "config.toml", "metrics.jsonl", "lock", "own.json"
+CONFIG, LOCK, OWN, FORMAT = "config.toml", "lock", "own.json", "format"
+
+VERSION = "1"
+"""The format of run folders, which a file in each of them names."""
 
 
 class RunFolderError(RuntimeError):
@@ -31,8 +36,8 @@ class RunFolder:
       own: what stands in place of the config's task and model, in words; kept with the config.
 
     Raises:
-      RunFolderError: if another process holds the folder, if it holds a run of a different config (naming the keys), or
-        of another task or model, or files that are no run.
+      RunFolderError: if another process holds the folder, or no lock can be had; if it holds a run of a different
+        config (naming the keys), of another task or model, or of another format, or files that are no run.
     """
 
     def __init__(self, config: Config, own: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -40,7 +45,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             _refuse_strangers(self.path)
-            self._lock = self._take_lock()
+            self._lock = Lock(self.path / LOCK, needed=config.run.lock)
+        except Locked as error:
+            raise RunFolderError(str(error)) from None
         except FileExistsError:
             raise RunFolderError(f"run.folder: expected a folder, got a file: {self.path}") from None
         except OSError as error:
@@ -48,58 +55,75 @@ class RunFolder:
                 f"run.folder: expected a folder that can be written, got {self.path}: {error.strerror}"
             ) from None
         try:
-            there = read_config(self.path) if (self.path / CONFIG).exists() else None
+            there = _there(self.path, config)
             if there is not None and not config.run.overwrite:
                 _refuse_another_config(self.path, config, there)
                 refuse_other_parts(self.path, own)
+                self._remove_temporary()
             else:
                 self._empty()
-                if own:
-                    with replacing(self.path / OWN) as file:
-                        file.write(json.dumps(dict(own), indent=2).encode("utf-8"))
-                with replacing(self.path / CONFIG) as file:
-                    file.write(tomli_w.dumps(config.model_dump()).encode("utf-8"))
+                texts = {OWN: json.dumps(dict(own), indent=2)} if own else {}
+                for name, text in (texts | {FORMAT: VERSION, CONFIG: tomli_w.dumps(config.model_dump())}).items():
+                    with replacing(self.path / name) as file:
+                        file.write(text.encode("utf-8"))
         except BaseException:
             self._lock.close()
             raise
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Reads all rows of metrics; a last line that a crash cut short is left out."""
-        return read_metrics(self.path)
+    def history(self) -> History:
+        """Returns what a checkpoint keeps of the rows that were written so far."""
+        return history_of(self._rows())
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drops what an interrupted run wrote beyond `step`, where it resumes; returns the rows that stay."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
+    def rewind(self, step: int, history: History | None, say: Callable[[str], None]) -> list[dict[str, Any]]:
+        """Drops what an interrupted run wrote beyond `step`, where it resumes; returns the rows that stay.
+
+        Args:
+          step: of the checkpoint; -1 to begin anew.
+          history: the rows that were written before it.
+          say: is told if they are not there any more as they were written; the file is then kept aside.
+        """
+        rows, before = self._rows(), 0 if history is None else history.size
+        if history is not None and history_of(rows[:before]) != history:
+            names = (self.path / f"metrics_damaged_{number}.jsonl" for number in itertools.count(1))
+            aside = next(path for path in names if not path.exists())
+            aside.write_bytes(rows)
+            say(
+                f"{METRICS}: the rows before step {step} are not as they were written; what can be read of them stays, "
+                f"the file is kept as {aside.name}"
+            )
+            before = 0
+        stay = {line: row for line in rows[before:].split(b"\n")[:-1] if (row := _row_up_to(step, line)) is not None}
+        if history is not None and before == 0:
+            stay = dict(sorted(stay.items(), key=lambda entry: entry[1]["step"]))
+        kept = rows[:before] + b"".join(line + b"\n" for line in stay)
         with replacing(self.path / METRICS) as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode("utf-8"))
+            file.write(kept)
         for snapshot in (self.path / "filters").glob("step_*.npz"):
             number = snapshot.stem.removeprefix("step_")
             if number.isdecimal() and int(number) > step:
                 snapshot.unlink()
-        return rows
+        return [read_row(line) for line in kept.split(b"\n")[:-1]]
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds one row of metrics."""
-        with (self.path / METRICS).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.path / METRICS
+        with named(path), path.open("a") as file:
+            file.write(write_row(row))
+
+    def _rows(self) -> bytes:
+        path = self.path / METRICS
+        return path.read_bytes() if path.is_file() else b""
 
     def close(self) -> None:
         """Lets other processes have the folder."""
         self._lock.close()
 
-    def _take_lock(self) -> TextIO:
-        lock = (self.path / LOCK).open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise RunFolderError(f"{self.path}: another process (pid {owner}) is writing to this run folder") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
+    def _remove_temporary(self) -> None:
+        """Removes what a process left that died while it wrote a file."""
+        for folder in (self.path, self.path / "figures", self.path / "filters"):
+            for path in folder.glob(".*.*"):
+                if path.suffix[1:].isdecimal():
+                    path.unlink()
 
     def _empty(self) -> None:
         # The config goes last: as long as it stands, the folder is known as that of a run.
@@ -120,18 +144,25 @@ def check_folder(config: Config) -> None:
         raise RunFolderError(f"run.folder: expected a folder, got a file: {path}")
     if path.exists():
         _refuse_strangers(path)
-    if (path / CONFIG).exists():
-        there = read_config(path)
-        if not config.run.overwrite:
-            _refuse_another_config(path, config, there)
+    there = _there(path, config)
+    if there is not None and not config.run.overwrite:
+        _refuse_another_config(path, config, there)
 
 
-def read_config(path: Path) -> Config:
+def _there(path: Path, config: Config) -> Config | None:
+    """Reads the config of the run that a folder holds, if any; one to be deleted may have another format."""
+    return read_config(path, any_format=config.run.overwrite) if (path / CONFIG).exists() else None
+
+
+def read_config(path: Path, any_format: bool = False) -> Config:
     """Reads the config of the run in a folder.
 
     Raises:
-      RunFolderError: if there is none, or it cannot be read.
+      RunFolderError: if there is none, or it cannot be read, or the folder has another format.
     """
+    found = (path / FORMAT).read_text("utf-8", "replace") if (path / FORMAT).is_file() else "none"
+    if found != VERSION and not any_format and (path / CONFIG).exists():
+        raise RunFolderError(f"{path}: expected a run folder of format {VERSION}, got {found[:20]!r} in {FORMAT}")
     try:
         values = read_toml(path / CONFIG)
         if values.keys() != Config.model_fields.keys():
@@ -157,30 +188,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Reads all rows of metrics of the run in a folder; a last line that a crash cut short is left out.
 
     Raises:
-      RunFolderError: if a line before the last is no row, naming it.
+      RunFolderError: if another line is no row, naming it.
     """
-    file = path / METRICS
-    lines = file.read_bytes().splitlines() if file.exists() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            int(row["step"])
-            rows.append(row)
-        except (ValueError, TypeError, KeyError):
-            if number < len(lines):
-                got = line[:60].decode("utf-8", "replace")
-                raise RunFolderError(
-                    f"{file}, line {number}: expected a JSON object with a step, got {got!r}"
-                ) from None
-    return rows
+    try:
+        return read_rows(path / METRICS)
+    except ValueError as error:
+        raise RunFolderError(str(error)) from None
+
+
+def _row_up_to(step: int, line: bytes) -> dict[str, Any] | None:
+    try:
+        row = read_row(line)
+    except ValueError:
+        return None
+    return row if row["step"] <= step else None
 
 
 def _refuse_strangers(path: Path) -> None:
     if (path / CONFIG).exists():
         return
     # A process that died while it wrote the first config leaves its temporary file.
-    ours = (LOCK, OWN, f".{CONFIG}.", f".{OWN}.")
+    ours = (LOCK, OWN, FORMAT, *(f".{name}." for name in (CONFIG, OWN, FORMAT)))
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(ours))
     if strangers:
         raise RunFolderError(f"{path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it")

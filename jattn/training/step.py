@@ -46,7 +46,8 @@ class TrainState:
       params: the model's parameters, float32.
       opt_state: the optimizer's state.
       sums: what was `WATCHED`, summed over the steps since the last row of metrics.
-      broken_step: the first step whose loss was not finite, or -1.
+      broken_step: the first step whose loss was not finite, or after which parameters or optimizer state were not when
+        the loop ended; or -1.
     """
 
     step: Int[Array, ""]
@@ -136,6 +137,22 @@ def train_step(
     )
 
 
+def mark_broken(setup: Setup, state: TrainState) -> TrainState:
+    """Marks a state whose parameters or optimizer state are not finite, which only the next loss would show.
+
+    What an optimizer begins with, such as the best loss so far, need not be finite.
+    """
+    beginning = jax.tree.map(jnp.zeros_like, state.params)
+    beginning = beginning, setup.optimizer.init(beginning)
+    broken = jax.tree.map(
+        lambda now, then: jnp.any(~jnp.isfinite(now) & jnp.isfinite(then)),
+        (state.params, state.opt_state),
+        beginning,
+    )
+    unseen = jnp.any(jnp.stack(jax.tree.leaves(broken))) & (state.broken_step < 0)
+    return dataclasses.replace(state, broken_step=jnp.where(unseen, state.step, state.broken_step))
+
+
 def sum_over_devices(mesh: Mesh, shares: Any) -> Any:
     """Adds up a pytree of float32 arrays over all devices, as one vector: each sum is an all-reduce."""
     if mesh.size == 1:
@@ -149,11 +166,12 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
     step = setup.each(lambda state, seed: train_step(setup, state, seed))
 
     def steps(state: TrainState, until: Int[Array, ""]) -> TrainState:
-        return lax.while_loop(
+        state = lax.while_loop(
             lambda state: jnp.all((state.step < until) & (state.broken_step < 0)),
             lambda state: step(state, setup.seeds),
             state,
         )
+        return setup.each(lambda state: mark_broken(setup, state))(state)
 
     # chex counts by name, and every run of a process has a loop of its own.
     steps.__name__ = f"steps_{next(_numbers)}"
@@ -171,15 +189,16 @@ def on_each_device(setup: Setup, function: Callable[..., Any]) -> Callable[..., 
     return jax.shard_map(function, mesh=setup.mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
 
 
-def check_finite(state: TrainState, seeds: Int[Any, "*R"], kept: int | None) -> None:
-    """Raises `TrainingFailed` if the loss of a seed was not finite; `kept` is the step of the latest checkpoint."""
+def check_finite(state: TrainState, seeds: Int[Any, "*R"], kept: Callable[[], str]) -> None:
+    """Raises `TrainingFailed` if the loss or the state of a seed was not finite; `kept` says what there is to keep."""
     broken_steps = np.ravel(jax.device_get(state.broken_step))
     if np.all(broken_steps < 0):
         return
     which = int(np.argmax(broken_steps))
     of_seed = f" of seed {np.ravel(seeds)[which]}" if len(broken_steps) > 1 else ""
+    after_update = broken_steps[which] == np.ravel(jax.device_get(state.step))[which]
+    what = f"the state of training{of_seed}" if after_update else f"the loss{of_seed}"
     raise TrainingFailed(
-        f"the loss{of_seed} is not finite at step {broken_steps[which]}; "
-        + (f"the checkpoint of step {kept} is kept" if kept is not None else "there is no checkpoint before it")
-        + "; a lower training.learning_rate or training.clip_norm may help"
+        f"{what} is not finite at step {broken_steps[which]}; {kept()}; "
+        "a lower training.learning_rate or training.clip_norm may help"
     )

@@ -2,14 +2,16 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jattn.report import record as record_module
+from jattn.report import record as record_module, render
 from jattn.report.record import Example, Layer, Probes, RunRecord, read_record, save_probes
 from jattn.report.snapshots import save_snapshot
+from tests.report.damage import assert_left_out
 
 LAYER = Layer("block_0/attention", 1, oracle=True)
 
@@ -141,8 +143,6 @@ def test_missing_metrics_are_no_metrics(make_run):
         ("filters/probes.json", b"[]", r"probes\.json"),
         ("filters/probes.json", b'{"layers": []}', r"probes\.json: 'examples' is missing"),
         ("filters/probes.json", b'{"layers": [{"nam": "x"}], "examples": []}', r"probes\.json.*nam"),
-        ("filters/step_00000050.npz", b"PK\x03\x04half", r"step_00000050\.npz: not a snapshot"),
-        ("filters/step_00000050.npz", b"", r"step_00000050\.npz: not a snapshot"),
     ],
 )
 def test_a_broken_file_is_named(make_run, file, content, message):
@@ -150,6 +150,45 @@ def test_a_broken_file_is_named(make_run, file, content, message):
     (run_dir / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_record(run_dir)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", b"\x93NUMPY"])
+def test_a_broken_snapshot_is_left_out_and_named(make_run, content):
+    run_dir = make_run()
+    (run_dir / "filters" / "step_00000050.npz").write_bytes(content)
+    assert_left_out(run_dir, r"step_00000050\.npz: not a snapshot")
+
+
+def test_a_snapshot_with_any_bit_of_its_arrays_changed_is_left_out(make_run):
+    run_dir = make_run()
+    path = run_dir / "filters" / "step_00000050.npz"
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.infolist()[0]
+    start = entry.header_offset + 30 + len(entry.filename) + 128
+    for place in range(start, start + entry.file_size - 128, 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert_left_out(run_dir, r"step_00000050\.npz: not a snapshot")
+
+
+def test_where_every_snapshot_is_broken_the_first_is_named(make_run):
+    run_dir = make_run()
+    for path in (run_dir / "filters").glob("*.npz"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step_00000000\.npz: not a snapshot of filters: No data left in file$"):
+        read_record(run_dir)
+
+
+def test_the_rest_of_a_report_is_drawn_and_what_is_broken_is_said(make_run):
+    run_dir = make_run()
+    (run_dir / "filters" / "step_00000050.npz").write_bytes(b"")
+    said = []
+    page = render(run_dir, said.append)
+    assert page.stat().st_size > 0
+    assert (run_dir / "figures" / "filters.png").exists()
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="it is left out"):
+        render(run_dir)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +202,7 @@ def test_a_broken_file_is_named(make_run, file, content, message):
 def test_a_snapshot_of_other_layers_or_shapes_is_refused(make_run, weights, message):
     run_dir = make_run()
     save_snapshot(run_dir, 50, weights)
-    with pytest.raises(ValueError, match=message):
-        read_record(run_dir)
+    assert_left_out(run_dir, message)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from jattn.training.checkpoints import Checkpoints
+from jattn.training.digests import history_of
 from jattn.training.reading import check
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolder, RunFolderError
@@ -45,7 +46,7 @@ def run(request, tmp_path_factory):
     with closing(RunFolder(config)) as folder:
         checkpoints = Checkpoints(folder.path / "checkpoints", keep_latest=3)
         for step, score in SCORES.items():
-            checkpoints.save(times(state, step), score)
+            checkpoints.save(times(state, step), score, folder.history())
         checkpoints.wait()
     return folder.path, setup, state
 
@@ -89,11 +90,11 @@ def test_the_best_checkpoint_outlives_a_run_that_was_cut_off(tmp_path):
     state = TrainState(jnp.int32(1), {"a": jnp.ones(2)}, {}, {"loss": jnp.float32(0)}, jnp.int32(-1))
     for step, score in {**SCORES, 4: 0.1, 5: 0.2}.items():
         resumed = Checkpoints(tmp_path, keep_latest=1)
-        resumed.save(times(state, step), score)
+        resumed.save(times(state, step), score, history_of(b""))
         resumed.wait()
     assert (resumed.best_step(), resumed.latest_step()) == (2, 5)
     chex.assert_trees_all_equal(resumed.restore(state, 2), times(state, 2))
-    assert {path.name for path in tmp_path.iterdir()} == {"2", "5"}
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "5", "digests_2.json", "digests_5.json"}
 
 
 def test_what_is_no_run_or_has_no_checkpoint_is_told(tmp_path):

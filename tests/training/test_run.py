@@ -101,7 +101,10 @@ def rows(folder):
 
 def saved_state(folder):
     setup = make_setup(check(read_toml(folder / "config.toml"), "test"))
-    return Checkpoints(folder / "checkpoints", 2).restore(initial_state(setup))
+    checkpoints = Checkpoints(folder / "checkpoints", None)
+    step = checkpoints.latest_step()
+    assert step is not None
+    return checkpoints.restore(initial_state(setup), step)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from jattn.report.rows import write_row
+from jattn.training.digests import history_of
 from jattn.training.reading import ConfigError, check
-from jattn.training.run_folder import RunFolder, RunFolderError
+from jattn.training.run_folder import RunFolder, RunFolderError, read_metrics
 
 # Runs in another process: makes a config for a folder, as `make_config` does here.
 ELSEWHERE = """
 import os, sys
+from jattn.report.rows import write_row
+from jattn.training.digests import history_of
 from jattn.training.reading import check
 from jattn.training.run_folder import RunFolder
 config = check({"run": {"folder": sys.argv[1]}}, "test")
@@ -35,6 +39,17 @@ def make_config(folder, **tables):
 
 def open_folder(folder, **tables):
     return closing(RunFolder(make_config(folder, **tables)))
+
+
+def row(step, **others):
+    numbers = dict.fromkeys(("loss", "token_accuracy", "exact_accuracy", "gradient_norm"), 0.5)
+    return {"kind": "train", "step": step, **numbers, "filters": {}, **others}
+
+
+def rewind(folder, step, say=None):
+    """Goes back to a checkpoint that was saved once all rows up to its step were written."""
+    before = "".join(write_row(row(earlier)) for earlier in (0, 10, 20, 30) if earlier <= step)
+    return folder.rewind(step, history_of(before.encode()) if step >= 0 else None, say)
 
 
 def contents(folder):
@@ -52,7 +67,7 @@ def a_run(tmp_path):
     path = tmp_path / "run"
     with open_folder(path) as folder:
         for step in (0, 10, 20, 30):
-            folder.append({"kind": "train", "step": step})
+            folder.append(row(step))
     (path / "filters").mkdir()
     for step in (0, 10, 30):
         (path / "filters" / f"step_{step:08d}.npz").write_text("filters")
@@ -74,7 +89,7 @@ def test_a_new_folder_holds_the_whole_config(tmp_path):
 def test_the_same_config_goes_on_where_it_was(a_run):
     before = contents(a_run)
     with open_folder(a_run) as folder:
-        assert [row["step"] for row in folder.read_metrics()] == [0, 10, 20, 30]
+        assert [row["step"] for row in read_metrics(folder.path)] == [0, 10, 20, 30]
     assert contents(a_run) == before
 
 
@@ -87,7 +102,7 @@ def test_how_a_run_is_written_does_not_make_it_another(a_run, run):
 def test_a_folder_that_was_moved_is_the_same_run(a_run):
     moved = a_run.rename(a_run.with_name("moved"))
     with open_folder(moved) as folder:
-        assert len(folder.read_metrics()) == 4
+        assert len(read_metrics(folder.path)) == 4
 
 
 @pytest.mark.parametrize(
@@ -139,7 +154,7 @@ def test_one_process_at_a_time(a_run):
         assert contents(a_run) == before
         holder.send_signal(signal.SIGKILL)
     with open_folder(a_run) as folder:
-        assert len(folder.read_metrics()) == 4
+        assert len(read_metrics(folder.path)) == 4
 
 
 def test_the_folder_is_held_until_it_is_closed(a_run):
@@ -151,8 +166,8 @@ def test_the_folder_is_held_until_it_is_closed(a_run):
 
 def test_overwrite_starts_anew(a_run):
     with open_folder(a_run, model={"num_heads": 2}, run={"overwrite": True}) as folder:
-        assert folder.read_metrics() == []
-        assert contents(a_run).keys() == {"config.toml"}
+        assert read_metrics(folder.path) == []
+        assert contents(a_run).keys() == {"config.toml", "format"}
         assert tomllib.loads((a_run / "config.toml").read_text())["model"]["num_heads"] == 2
     with open_folder(a_run, model={"num_heads": 2}):
         pass
@@ -168,7 +183,7 @@ def test_overwrite_does_not_follow_links(a_run, tmp_path):
     (a_run / "checkpoints" / "30" / "deep").symlink_to(mine)
     (a_run / "filters" / "nowhere").symlink_to(mine / "missing")
     with open_folder(a_run, run={"overwrite": True}):
-        assert {path.name for path in a_run.iterdir()} == {"config.toml", "lock"}
+        assert {path.name for path in a_run.iterdir()} == {"config.toml", "format", "lock"}
     assert contents(mine) == {"thesis.txt": "years of work"}
 
 
@@ -210,7 +225,7 @@ def test_overwrite_can_be_asked_again_when_it_was_cut_off(a_run, monkeypatch, fo
         with pytest.raises(KeyboardInterrupt):
             RunFolder(make_config(a_run, run={"overwrite": True}))
     with open_folder(a_run, run={"overwrite": True}):
-        assert contents(a_run).keys() == {"config.toml"}
+        assert contents(a_run).keys() == {"config.toml", "format"}
 
 
 def test_a_process_that_dies_while_writing_the_config_spoils_nothing(tmp_path):
@@ -229,7 +244,7 @@ def test_a_full_disk_spoils_nothing(a_run, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with open_folder(a_run) as folder, pytest.raises(OSError, match="No space left"):
-            folder.rewind(10)
+            rewind(folder, 10)
         with pytest.raises((OSError, RunFolderError), match="No space left"):
             RunFolder(make_config(tmp_path / "new"))
     assert contents(a_run)["metrics.jsonl"] == before
@@ -239,8 +254,8 @@ def test_a_full_disk_spoils_nothing(a_run, tmp_path, monkeypatch):
 
 def test_no_metrics_are_no_rows(tmp_path):
     with open_folder(tmp_path / "run") as folder:
-        assert folder.read_metrics() == []
-        assert folder.rewind(-1) == []
+        assert read_metrics(folder.path) == []
+        assert rewind(folder, -1) == []
 
 
 def test_a_last_line_cut_short_anywhere_is_left_out(a_run):
@@ -250,18 +265,102 @@ def test_a_last_line_cut_short_anywhere_is_left_out(a_run):
     with open_folder(a_run) as folder:
         for end in range(start, len(whole) - 1):
             metrics.write_text(whole[:end])
-            assert [row["step"] for row in folder.read_metrics()] == [0, 10, 20]
-        folder.rewind(20)
-        folder.append({"kind": "train", "step": 25})
-        assert [row["step"] for row in folder.read_metrics()] == [0, 10, 20, 25]
+            assert [row["step"] for row in read_metrics(folder.path)] == [0, 10, 20]
+        rewind(folder, 20)
+        folder.append(row(25))
+        assert [row["step"] for row in read_metrics(folder.path)] == [0, 10, 20, 25]
 
 
-@pytest.mark.parametrize("garbage", [b"{", b"oops", b"", b"3", b"null", b'"step"', b"\xff\xfe", b"{}"])
+GARBAGE = [
+    b"{",
+    b"oops",
+    b"",
+    b"3",
+    b"null",
+    b'"step"',
+    b"\xff\xfe",
+    b"{}",
+    b"[" * 2000,
+    b'{"a":' * 2000,
+    b'{"kind": "train", "step": 1e400}',
+    b'{"kind": "train", "step": Infinity}',
+    b'{"kind": "train", "step": "7"}',
+    b'{"kind": "train", "step": true}',
+    b'{"kind": "train", "step": -1}',
+    b'{"step": 15}',
+    b'{"kind": [], "step": 15}',
+    write_row(row(15, loss="low")).encode().strip(),
+    write_row(row(15, filters=[])).encode().strip(),
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: garbage[:40].decode("latin-1"))
 def test_garbage_between_rows_is_told_with_its_line(a_run, garbage):
     lines = (a_run / "metrics.jsonl").read_bytes().splitlines()
-    (a_run / "metrics.jsonl").write_bytes(b"\n".join([*lines[:2], garbage, *lines[2:], b""]))
-    with open_folder(a_run) as folder, pytest.raises(RunFolderError, match=r"metrics\.jsonl.*line 3"):
-        folder.rewind(20)
+    spoilt = b"\n".join([*lines[:2], garbage, *lines[2:], b""])
+    (a_run / "metrics.jsonl").write_bytes(spoilt)
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl, line 3: expected"):
+        read_metrics(a_run)
+    said = []
+    with open_folder(a_run) as folder:
+        assert [row["step"] for row in rewind(folder, 20, said.append)] == [0, 10, 20]
+        assert [row["step"] for row in read_metrics(a_run)] == [0, 10, 20]
+    assert "the rows before step 20 are not as they were written" in said[0]
+    assert (a_run / "metrics_damaged_1.jsonl").read_bytes() == spoilt
+
+
+DAMAGES = {
+    "deleted": lambda lines: None,
+    "emptied": lambda lines: [],
+    "cut": lambda lines: lines[:1],
+    "a row less": lambda lines: [lines[0], *lines[2:]],
+    "a row twice": lambda lines: [lines[0], lines[0], *lines[1:]],
+    "reversed": lambda lines: lines[::-1],
+    "a number changed": lambda lines: [lines[0].replace("0.5", "0.6"), *lines[1:]],
+    "a step changed": lambda lines: [lines[0].replace('"step": 0', '"step": 5'), *lines[1:]],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_rows_that_are_not_as_they_were_written_are_told_and_kept_aside(a_run, name):
+    path = a_run / "metrics.jsonl"
+    damaged = DAMAGES[name](path.read_text().splitlines(keepends=True))
+    path.unlink() if damaged is None else path.write_text("".join(damaged))
+    said = []
+    with open_folder(a_run) as folder:
+        rows = rewind(folder, 20, said.append)
+        assert len(said) == 1
+        assert "metrics.jsonl: the rows before step 20 are not as they were written" in said[0]
+        assert (a_run / "metrics_damaged_1.jsonl").read_text() == "".join(damaged or [])
+        steps = [row["step"] for row in rows]
+        assert steps == sorted(set(steps))
+        assert max(steps, default=0) <= 20
+        folder.append(row(25))
+    assert [row["step"] for row in read_metrics(a_run)] == [*steps, 25]
+
+
+def test_numbers_that_are_not_finite_are_null(a_run):
+    with open_folder(a_run) as folder:
+        folder.append(row(40, loss=float("nan"), filters={"layer": {"mass": [float("inf"), 1.0]}}))
+    assert read_metrics(a_run)[-1] == row(40, loss=None, filters={"layer": {"mass": [None, 1.0]}})
+
+
+@pytest.mark.parametrize(("text", "got"), [("2", "'2'"), ("", "''"), (None, "'none'")])
+def test_a_folder_of_another_format_is_refused(a_run, text, got):
+    (a_run / "format").unlink() if text is None else (a_run / "format").write_text(text)
+    with pytest.raises(RunFolderError, match=f"expected a run folder of format 1, got {got}"):
+        RunFolder(make_config(a_run))
+    with open_folder(a_run, run={"overwrite": True}):
+        assert (a_run / "format").read_text() == "1"
+
+
+def test_what_a_process_left_that_died_while_it_wrote_is_removed(a_run):
+    (a_run / "figures").mkdir()
+    for path in (a_run / ".report.html.123", a_run / "figures" / ".curves.png.7", a_run / "filters" / ".probes.json.9"):
+        path.write_text("half")
+    (a_run / ".notes.txt").write_text("mine")
+    with open_folder(a_run):
+        assert {path.name for path in a_run.rglob(".*")} == {".notes.txt"}
 
 
 @pytest.mark.parametrize(
@@ -276,7 +375,7 @@ def test_garbage_between_rows_is_told_with_its_line(a_run, garbage):
 )
 def test_rewinding_drops_what_came_later(a_run, step, rows, snapshots):
     with open_folder(a_run) as folder:
-        assert [row["step"] for row in folder.rewind(step)] == rows
+        assert [row["step"] for row in rewind(folder, step)] == rows
     written = (a_run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in written] == rows
     names = sorted(path.name for path in (a_run / "filters").iterdir())
@@ -288,14 +387,14 @@ def test_who_reads_while_metrics_are_rewound_sees_the_old_ones_whole(a_run):
     with open_folder(a_run) as folder, (a_run / "metrics.jsonl").open() as reader:
         before = reader.read()
         reader.seek(0)
-        folder.rewind(10)
+        rewind(folder, 10)
         assert reader.read() == before
 
 
 def test_rewinding_leaves_files_of_other_names(a_run):
     (a_run / "filters" / "step_best.npz").write_text("mine")
     with open_folder(a_run) as folder:
-        folder.rewind(0)
+        rewind(folder, 0)
     assert (a_run / "filters" / "step_best.npz").read_text() == "mine"
 
 
