@@ -1,5 +1,7 @@
 """What `train.py` does: a run, or a sweep of runs, from the arguments to the exit status."""
 
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,24 @@ from jattn.training.sweeps import Sweep, prepare, run_sweep
 def main(arguments: list[str]) -> int:
     """Does what `train.py` is asked for; returns the exit status.
 
-    0 done, 2 wrong config or arguments, 130 or 143 after saving on SIGINT or SIGTERM, 1 otherwise.
+    0 done, 2 wrong config or arguments, 129, 130 or 143 after saving on SIGHUP, SIGINT or SIGTERM, 1 otherwise.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console without a character shows its escape.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = answer(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read what is printed has seen enough. What is left in the buffer must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def answer(arguments: list[str]) -> int:
+    """Does what is asked for, and says in one line why it could not; returns the exit status."""
     # What is asked for comes first: a mistake in it is reported before anything slow is imported or compiled.
     try:
         sweep = sweep_from_arguments(arguments)
@@ -39,6 +57,8 @@ def main(arguments: list[str]) -> int:
     except (ConfigError, RunFolderError) as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except (TrainingFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1

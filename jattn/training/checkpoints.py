@@ -5,7 +5,12 @@ of it is read, and none is deleted before a later one is whole.
 """
 
 import contextlib
+import errno
+import io
+import os
+import re
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,6 +26,10 @@ from jattn.training.step import TrainState
 
 SPECIAL = "[]*?\\:"
 """Characters of a path that Orbax, or what it stores arrays with, takes for something else."""
+
+
+LEAST_ROOM = 200_000
+"""Bytes that a checkpoint takes at most besides its arrays."""
 
 
 class CheckpointError(OSError):
@@ -72,6 +81,7 @@ class Checkpoints:
         if self._digests(step) is not None:
             return
         with self._written(step):
+            self._check_room(state)
             self._set_aside(step)
             self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
         self._pending = step, score, history
@@ -113,6 +123,17 @@ class Checkpoints:
         step = self.latest_step()
         return "there is no checkpoint before it" if step is None else f"the checkpoint of step {step} is kept"
 
+    @contextlib.contextmanager
+    def naming_what_is_kept(self) -> Iterator[None]:
+        """Adds to an `OSError` of its body which checkpoint there is to go back to."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise OSError(f"{what}; {self.kept()}") from error
+
     @property
     def any(self) -> bool:
         """Whether there are checkpoints, whole or not."""
@@ -151,6 +172,12 @@ class Checkpoints:
                     self._say(f"the checkpoint of step {step} is not whole and not used: {error}")
         return self._whole[step]
 
+    def _check_room(self, state: TrainState) -> None:
+        needed = LEAST_ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are left, {needed:,} are needed")
+
     def _set_aside(self, step: int) -> None:
         """Moves what lies in the place of a checkpoint that is to be written."""
         if (self._folder / str(step)).exists():
@@ -170,14 +197,25 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _written(self, step: int) -> Iterator[None]:
+        """Makes one error of whatever goes wrong in the body, and drops the tracebacks that threads print with it."""
+        printed = io.StringIO()
         try:
-            yield
+            with contextlib.redirect_stderr(printed):
+                yield
         except Exception as error:
             self._pending = None
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
             raise CheckpointError(
-                f"the checkpoint of step {step} could not be written to {self._folder}: {reason}; {self.kept()}"
+                f"the checkpoint of step {step} could not be written to {self._folder}: {_reason(error)}; {self.kept()}"
             ) from error
+        sys.stderr.write(printed.getvalue())
+
+
+def _reason(error: Exception) -> str:
+    """Says in a few words what went wrong, where it was the system in the system's."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number is not None:
+        return os.strerror(int(number[1]))
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: save, then stop."""
+"""SIGINT, SIGTERM and SIGHUP: save, then stop."""
 
 import signal
 from collections.abc import Iterator
@@ -51,9 +51,12 @@ class Interrupts:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Handles SIGINT and SIGTERM for the time of a run."""
+    """Handles SIGINT, SIGTERM and, where it is not ignored as under `nohup`, SIGHUP for the time of a run."""
     waiting = Interrupts()
-    before = {number: signal.signal(number, waiting.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, waiting.receive) for number in numbers}
     try:
         yield waiting
     finally:

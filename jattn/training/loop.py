@@ -69,13 +69,15 @@ def train(
         state, rows = resume(setup, folder, checkpoints, report.line)
         journal = Journal(setup, folder, report, rows)
         # From here a signal waits until the state is saved.
-        with signals.waiting():
+        with signals.waiting(), checkpoints.naming_what_is_kept():
             state = take_steps(setup, state, journal, checkpoints, signals)
             checkpoints.wait()
         # Fresh examples, never seen in training or evaluation, have the last word.
-        result = journal.test(state)
+        with checkpoints.naming_what_is_kept():
+            result = journal.test(state)
     # The pictures and the page are made from the files in the folder alone.
-    render(folder.path, say=print)
+    with checkpoints.naming_what_is_kept():
+        render(folder.path, say=print)
     return result
 
 

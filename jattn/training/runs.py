@@ -2,24 +2,36 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from jattn.training.config import Config
+from jattn.training.reading import ConfigError
 
 
 def configure_jax(configs: Sequence[Config]) -> None:
-    """Sets what must be set before JAX first touches a device, so that it suits all of these runs."""
+    """Sets what must be set before JAX first touches a device, so that it suits all of these runs.
+
+    Raises:
+      ConfigError: if JAX finds no device, as with a ``JAX_PLATFORMS`` that is not there.
+    """
     import jax
 
     # On a CPU, a device per core takes small steps faster than one device with a thread per core.
     jax.config.update("jax_num_cpu_devices", max(config.run.devices or cpu_devices(config) for config in configs))
     cached = any(config.run.cache for config in configs)
     if cached and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        # Compiled programs are code: they belong in a folder that only this user writes to.
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "jattn" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        # Compiled programs are code: they belong in a folder that only this user writes to. A user without a home, as
+        # in some containers, has none.
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(os.path.join("~", ".cache"))
+        if os.path.isabs(home):
+            jax.config.update("jax_compilation_cache_dir", os.path.join(home, "jattn", "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        asked = f"JAX_PLATFORMS={platforms}: " if platforms else ""
+        raise ConfigError(f"{asked}JAX finds no device to run on: {str(error).partition(chr(10))[0]}") from None
 
 
 def cpu_devices(config: Config) -> int:
