@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NoReturn, Optional, get_origin
 
 import pydantic
 import tyro
@@ -15,9 +15,11 @@ from jattn.training.reading import (
     Given,
     check,
     in_folder,
+    kind_of,
     known_configs,
     merge,
     nearest_path,
+    parse_value,
     paths,
     read_toml,
     shown,
@@ -31,8 +33,9 @@ CONFIG is a TOML file (see configs/); options change single keys of it, for exam
 --sweep KEY VALUE ... makes a run of every value of a key, several of them a run of every combination:
   python train.py configs/reverse.toml --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
 
-Lists are written [16,32]. The run folders lie in run.folder, by default runs/, the config's name and _sweep, beside a
-table (sweep.csv, sweep.md) and a figure (sweep.png). The same command again goes on where it stopped."""
+Lists are written [16,32]. More than 100 runs are made with --yes. The run folders lie in run.folder, by default runs/,
+the config's name and _sweep, beside a table (sweep.csv, sweep.md) and a figure (sweep.png). The same command again goes
+on where it stopped."""
 
 
 def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -61,10 +64,11 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
         source, *options = arguments
         values = read_toml(Path(source))
     config = check(values, source, draft=True)
+    if wants_help:
+        _help(config, f"{program} CONFIG")
     if not options:
         return Given(values, source, source, values)
-    changes = _read_options(config, options, f"{program} CONFIG")
-    merged, left_out = merge(values, changes, "command line")
+    merged, left_out = merge(values, _read_options(options, f"{program} CONFIG"), "command line")
     tell_left_out(source, left_out)
     return Given(merged, "command line", source, values)
 
@@ -75,30 +79,70 @@ def tell_left_out(source: str, keys: Sequence[str]) -> None:
         print(f"{source}: left out, as nothing chosen uses it: {', '.join(keys)}", file=sys.stderr)
 
 
-def _read_options(config: Config, options: list[str], program: str) -> dict[str, Any]:
-    """Returns the nested values that the options give."""
-    # tyro parses into plain dataclasses, so that every value is judged, and every mistake worded, by `check` alone.
+def _help(config: Config, program: str) -> NoReturn:
+    """Prints every option with its meaning and its value in a config, and ends the process."""
     sections = {name: _plain(name, getattr(config, name)) for name in Config.model_fields}
     fields = [(name, type(section), dataclasses.field(default=section)) for name, section in sections.items()]
     options_type = dataclasses.make_dataclass("Options", fields, frozen=True)
-    parsed, unknown = tyro.cli(
-        options_type, args=options, prog=program, description=_DESCRIPTION, return_unknown_args=True
-    )
-    if unknown:
-        raise ConfigError(_unknown_option(options, unknown[0], program))
+    tyro.cli(options_type, args=["--help"], prog=program, description=_DESCRIPTION)
+    raise AssertionError("--help ends the process")
+
+
+def _read_options(options: Sequence[str], program: str) -> dict[str, Any]:
+    """Returns the nested values that the options give; they are checked as those of a file are, by `check`."""
     changes: dict[str, Any] = {}
-    for word in (option.split("=")[0].removeprefix("--").replace("-", "_") for option in options):
-        table, _, key = word.partition(".")
-        key = key if word in paths() else key.removeprefix("no_")
-        if f"{table}.{key}" in paths():
-            changes.setdefault(table, {})[key] = getattr(getattr(parsed, table), key)
+    for option, texts in _split(options, program):
+        table, key, says_no = _find_option(option, program)
+        if key in changes.setdefault(table, {}):
+            raise ConfigError(f"command line: {shown(option)}: expected each option once, got it twice")
+        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts, program)
+        if says_no and texts:
+            raise ConfigError(f"command line: {shown(option)} takes no value, got {shown(texts[0])}")
     return changes
 
 
-def _unknown_option(options: list[str], unknown: str, program: str) -> str:
-    before = options[options.index(unknown) - 1] if unknown in options[1:] else ""
-    if not unknown.startswith("-") and before.removeprefix("--").replace("-", "_") in paths():
-        return f"command line: {before} takes no value, got {shown(unknown)}"
+def _split(options: Sequence[str], program: str) -> list[tuple[str, list[str]]]:
+    """Splits options from the values that follow each of them."""
+    found: list[tuple[str, list[str]]] = []
+    for word in options:
+        if word.startswith("--"):
+            option, equals, text = word.partition("=")
+            found.append((option, [text] if equals else []))
+        elif (found and not word.startswith("-")) or _is_number(word):
+            found[-1][1].append(word)
+        else:
+            raise ConfigError(_unknown_option(word, program))
+    return found
+
+
+def _is_number(word: str) -> bool:
+    return word[1:2].isdigit() or word[1:2] == "."
+
+
+def _find_option(option: str, program: str) -> tuple[str, str, bool]:
+    """Returns the table and the key of an option, and whether it says no, as ``--run.no-cache`` does."""
+    table, _, key = option.removeprefix("--").replace("-", "_").partition(".")
+    says_no = f"{table}.{key}" not in paths() and key.startswith("no_")
+    key = key.removeprefix("no_") if says_no else key
+    if f"{table}.{key}" not in paths() or (says_no and kind_of(table, key) is not bool):
+        raise ConfigError(_unknown_option(option, program))
+    return table, key, says_no
+
+
+def _read_value(table: str, key: str, option: str, texts: list[str], program: str) -> Any:
+    kind = kind_of(table, key)
+    if kind is bool and not texts:
+        return True
+    if get_origin(kind) is tuple and not (len(texts) == 1 and texts[0].startswith("[")):
+        return tuple(parse_value(table, key, text) for text in texts)
+    if not texts:
+        raise ConfigError(f"command line: {shown(option)}: expected a value, got nothing")
+    if len(texts) > 1:
+        raise ConfigError(_unknown_option(texts[1], program))
+    return parse_value(table, key, texts[0])
+
+
+def _unknown_option(unknown: str, program: str) -> str:
     near = nearest_path(unknown.split("=")[0].lstrip("-"), "sweep")
     hint = f"did you mean --{near.replace('_', '-')}?" if near else f"see {program} --help"
     return f"command line: {shown(unknown)}: unknown option; {hint}"

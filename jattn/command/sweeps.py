@@ -1,5 +1,6 @@
 """Sweeps as they are asked for on the command line: ``--sweep KEY VALUE ...``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 from jattn.command.options import read_arguments, tell_left_out
 from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value
 from jattn.training.sweeps import Sweep, make_sweep
+
+MOST_UNASKED = 100
+"""Runs of a sweep that are made without being asked for with ``--yes``."""
 
 EXAMPLE = "--sweep model.num-heads 1 2 4"
 
@@ -22,12 +26,16 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     options, asked = _split(arguments)
     if not asked:
         return None
+    options, sure = [option for option in options if option != "--yes"], "--yes" in options
     swept: dict[tuple[str, str], list[Any]] = {}
     for word, *texts in asked:
         table, key = _find_new_key(word, swept, options)
         if not texts:
             raise ConfigError(f"--sweep {word}: expected values, for example {EXAMPLE}, got none")
         swept[table, key] = [parse_value(table, key, text) for text in texts]
+    runs = math.prod(map(len, swept.values()))
+    if runs > MOST_UNASKED and not sure:
+        raise ConfigError(f"--sweep: expected at most {MOST_UNASKED} runs, got {runs:,}; --yes makes them all")
     given = read_arguments(options, program)
     folder = given.values.get("run", {}).get("folder") or str(Path("runs") / f"{given.name}_sweep")
     sweep = make_sweep(given, swept, Path(folder))

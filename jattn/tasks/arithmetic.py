@@ -91,6 +91,7 @@ def modular_addition(modulus: int = 97) -> Task:
         symbols=(*numbers(modulus), "="),
         sample=sample,
         shortest=3,
+        longest=3,
         length=3,
         target_room=lambda room: 1,
         fills=lambda length: length == 3,

@@ -64,6 +64,7 @@ def pronoun(split: str = "all", read_at: str = "it") -> Task:
         symbols=_PRONOUN.text,
         sample=sample,
         shortest=_LONGEST_SENTENCE,
+        longest=_LONGEST_SENTENCE,
         length=_LONGEST_SENTENCE,
         target_room=lambda room: 1,
         fills=lambda length: False,

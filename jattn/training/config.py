@@ -82,12 +82,12 @@ class TrainingKeys(Section):
     )
     batch_size: int = Field(default=128, ge=1, le=1_048_576, description="examples per step")
     optimizer: OptimizerName = Field(default="adamw", description="what learns")
-    learning_rate: float = Field(default=1e-2, gt=0, description="its peak, after the warm-up")
+    learning_rate: float = Field(default=1e-2, gt=0, le=1e6, description="its peak, after the warm-up")
     schedule: ScheduleName = Field(
         default="cosine", description="how the learning rate goes on from its peak; all but constant end at zero"
     )
     warmup_steps: int = Field(default=50, ge=0, description="steps in which the learning rate rises from zero")
-    clip_norm: float = Field(default=1.0, gt=0, description="global norm beyond which a gradient is scaled down")
+    clip_norm: float = Field(default=1.0, gt=0, le=1e6, description="global norm beyond which gradients are scaled")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the computation; parameters are float32"
     )
@@ -156,6 +156,14 @@ class RunConfig(Section):
         default=False, description="look at every array of every step, on one device, and name the first not finite"
     )
     cache: bool = Field(default=True, description="keep compiled programs in your own cache folder")
+
+    @pydantic.field_validator("folder")
+    @classmethod
+    def _is_named(cls, folder: str) -> str:
+        """Refuses a name without a letter; the default, which is none, is not checked."""
+        if not folder.strip():
+            raise ValueError(f"run.folder: expected the name of a folder, got {folder!r}")
+        return folder
 
 
 class Config(Section):
@@ -304,6 +312,9 @@ def _task_problems(config: Config) -> list[str]:
                 f"{key}: {wanted} needs lengths from {task.shortest} to {min(task.longest, 4096)}, got {length}; "
                 f"nearest: {min(max(length, task.shortest), task.longest, 4096)}"
             )
+    for length in sorted(set(config.evaluation.test_lengths)):
+        if config.evaluation.test_lengths.count(length) > 1:
+            problems.append(f"evaluation.test_lengths: expected lengths that differ, got {length} twice")
     if section.min_length > section.max_length:
         problems.append(
             f"task.min_length: expected at most task.max_length {section.max_length}, got {section.min_length}"

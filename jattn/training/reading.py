@@ -16,6 +16,10 @@ HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.loc
 """The keys that say where and how a run is written: with others it is the same run."""
 
 
+LARGEST = 1_000_000
+"""Bytes that a config file may have."""
+
+
 class ConfigError(ValueError):
     """A mistake in a config file or on the command line; its text is meant for the person who made it."""
 
@@ -62,7 +66,10 @@ def read_toml(path: Path) -> dict[str, Any]:
       ConfigError: if there is no such file, or it is a folder, not UTF-8, empty or not TOML.
     """
     try:
-        text = find_config(path).read_bytes().decode("utf-8")
+        found = find_config(path)
+        if found.stat().st_size > LARGEST:
+            raise ConfigError(f"{path}: expected a config of at most {LARGEST:,} bytes, got {found.stat().st_size:,}")
+        text = found.read_bytes().decode("utf-8")
     except FileNotFoundError:
         folders = [path.parent, *([configs_folder()] if path.parent in (Path(), Path("configs")) else [])]
         names = [other.name for folder in folders for other in folder.glob("*.toml")]
@@ -75,8 +82,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x} at {error.start}"
         ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a readable config file, got: {error.strerror}") from None
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:  # a name with a null in it is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{shown(str(path))}: expected a readable config file, got: {reason}") from None
     try:
         values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
@@ -109,9 +119,9 @@ def check(values: dict[str, Any], source: str, draft: bool = False) -> Config:
     try:
         return Config.model_validate(values, context=DRAFT if draft else None)
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()]
-        more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
-        raise ConfigError("\n".join([*lines[:8], *more])) from None
+        lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()[:8]]
+        more = [f"... and {error.error_count() - 8} more"] if error.error_count() > 8 else []
+        raise ConfigError("\n".join([*lines, *more])) from None
 
 
 def merge(values: dict[str, Any], changes: dict[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
@@ -181,16 +191,26 @@ def parse_value(table: str, key: str, text: str) -> Any:
       >>> parse_value("model", "score", "cosine"), parse_value("evaluation", "test_lengths", "[16,32]")
       ('cosine', [16, 32])
     """
-    kind = get_section(table).model_fields[key].annotation
+    kind = kind_of(table, key)
+    if kind is str or get_origin(kind) is Literal:
+        return text
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    # What TOML would skip, digits that it does not know, and what only Python takes for a number are no value.
+    if not text.isascii() or not text.isprintable() or "#" in text or text != text.strip():
+        return text
     try:
         if kind is float:
             return float(text)
-        if kind is not str and get_origin(kind) is not Literal:
-            read = tomllib.loads(f"value = {text}")
-            return read["value"] if len(read) == 1 else text
+        read = tomllib.loads(f"value = {text}")
+        return read["value"] if len(read) == 1 else text
     except (ValueError, RecursionError):  # no number; no TOML; a number of thousands of digits, or lists nested as deep
-        pass
-    return text
+        return text
+
+
+def kind_of(table: str, key: str) -> Any:
+    """Returns the type of the values of a key."""
+    return get_section(table).model_fields[key].annotation
 
 
 def paths() -> list[str]:

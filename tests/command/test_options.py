@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 from jattn.command.options import config_from_arguments
+from jattn.command.sweeps import sweep_from_arguments
 from jattn.training import shipped
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError, check, differences, read_toml
@@ -157,6 +158,68 @@ def test_a_config_is_the_same_after_a_way_through_a_file(config_file):
 def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Config().model.width = 7
+
+
+NONSENSE = (
+    *(
+        "",
+        " ",
+        "None",
+        "null",
+        "nan",
+        "inf",
+        "-inf",
+        "-1",
+        "0",
+        "1e400",
+        "9" * 50,
+        "９",
+        "१",
+        "0.5.5",
+        "{}",
+        "true",
+        "'a'",
+    ),
+    *("[", "[]", "[1, 'a']", "a\0b", "1 # 2", "\u202e1", "x" * 3000, "1979-05-27", "--", "="),
+)
+
+
+def config_or_mistake(arguments):
+    try:
+        return config_from_arguments(arguments)
+    except ConfigError as refused:
+        return str(refused)
+
+
+@pytest.mark.parametrize("text", NONSENSE, ids=lambda text: ascii(text)[:20])
+def test_a_value_is_understood_as_it_stands_or_refused(config_file, text):
+    name = config_file("[task]\nsymbols = 7\n")
+    for table, key in KEYS:
+        found = config_or_mistake([name, f"--{table}.{key}={text}"])
+        if isinstance(found, str):
+            assert len(found) < 1500
+            assert found.replace("\n", "").isprintable()
+            continue
+        value = value_of(found, f"{table}.{key}")
+        assert value == text or str(value).lower() in (text, f"{text}.0") or (text == "[]" and value == ())
+
+
+@pytest.mark.parametrize("kind", ["large", "many keys", "deep"])
+def test_a_config_that_cannot_be_meant_is_refused_at_once(config_file, kind):
+    text = {
+        "large": "# \n" * 400_000,
+        "many keys": "[task]\n" + "".join(f"k{number} = 1\n" for number in range(60_000)),
+        "deep": "[" + ".".join("a" * 2000) + "]\nx = 1\n",
+    }[kind]
+    with pytest.raises(ConfigError) as refused:
+        config_from_arguments([config_file(text)])
+    assert len(str(refused.value).splitlines()) < 10
+
+
+def test_a_long_sweep_is_made_when_asked_for(config_file):
+    name = config_file("[task]\nsymbols = 7\n")
+    sweep = sweep_from_arguments([name, "--sweep", "training.seed", *map(str, range(101)), "--yes"])
+    assert len(sweep.combinations) == 101
 
 
 def test_the_longest_source_is_of_training_or_test():

@@ -244,3 +244,14 @@ def test_every_token_is_used(name):
     # Places and counts are there up to the longest lengths, which are not sampled here.
     expected = {"histogram": [str(count) for count in range(7, 17)], "permute": [str(place) for place in range(6, 33)]}
     assert unused <= set(expected.get(name, ()))
+
+
+@sampled("name", [name for name in NAMES if TASKS[name]().shortest < TASKS[name]().longest], keep=3)
+def test_a_longer_length_makes_longer_sources(name):
+    task = TASKS[name]()
+    rngs = jax.random.split(jax.random.key(0), 64)
+
+    def longest(length):
+        return max(jax.vmap(lambda rng: task.sample(rng, jnp.int32(length), length).source_length)(rngs))
+
+    assert longest(min(task.length + 6, task.longest)) > longest(task.shortest)

@@ -41,9 +41,7 @@ def test_a_file_system_without_locks_is_told_and_can_be_written_to_without(path,
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock_module.fcntl, "flock", refuse)
-    with pytest.raises(
-        Locked, match=r"this file system has no file locks \(.*\); .* --run\.lock False"
-    ) as told:
+    with pytest.raises(Locked, match=r"this file system has no file locks \(.*\); .* --run\.lock False") as told:
         Lock(path)
     assert "\n" not in str(told.value)
     with pytest.raises(RunFolderError, match=r"--run\.lock False"):
