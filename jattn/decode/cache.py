@@ -24,6 +24,7 @@ from jattn.rules.checks import check_float, check_integer
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.overlay import Overlay
+from jattn.rules.ranks import any_rank
 from jattn.rules.rule import rule
 
 UNWRITTEN = -1
@@ -122,6 +123,7 @@ class KVCache:
         """How many tokens the cache has room for at one time."""
         return self.key.shape[-2]
 
+    @any_rank
     def next_positions(self, n: int) -> Int[Array, "*batch n"]:
         """Computes the positions that the next ``n`` tokens of each batch entry will have."""
         return self.length[..., None] + jnp.arange(n, dtype=jnp.int32)

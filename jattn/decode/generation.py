@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jattn.decode.protocol import Decodable
 from jattn.rules.checks import check_float, check_integer
+from jattn.rules.ranks import any_rank
 
 
 def generate(
@@ -175,6 +176,7 @@ def truncate(
     return jnp.where(kept, logits, -jnp.inf)
 
 
+@any_rank
 def _loop(
     model: Any,
     max_new_tokens: int,

@@ -27,6 +27,7 @@ from jattn.rules.grids import Grid, whole_grid
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, forbid, softmax
 from jattn.rules.products import average, long_axis_last
+from jattn.rules.ranks import any_rank
 from jattn.rules.scores import ScoreLike, scaled_dot
 
 IMPLEMENTATIONS = ("dense", "blocked", *KERNELS)
@@ -105,7 +106,12 @@ def attend(
     if kernel is not None:
         return KERNELS[kernel](query, key, value, program)
     plan = choose_plan(shape, program, implementation, block_size)
-    return compiled(attend_by_rows, plan=plan)(query, key, value, program)[0]
+    return compiled(average_by_rows, plan=plan)(query, key, value, program)
+
+
+def average_by_rows(query: Array, key: Array, value: Array, program: RowProgram, plan: Plan) -> Array:
+    """Attends by the row program; returns the output alone."""
+    return attend_by_rows(query, key, value, program, plan)[0]
 
 
 def attend_by_rows(
@@ -184,9 +190,9 @@ def _attend_few(plan: Plan, program: RowProgram, query: Array, key: Array, value
 
 
 @_attend_few.defjvp
+@any_rank
 def _attend_few_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
-    with jax.numpy_rank_promotion("allow"):  # traced by whoever differentiates, in a context of their own
-        return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
+    return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
 
 
 def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch S K H"]) -> tuple[int, ...]:
@@ -311,6 +317,7 @@ def _average_by_exponentials(
 
 
 @average_by_softmax.defjvp
+@any_rank
 def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
     scores, value, sink = primals
     largest, exponentials, total = exponentials_of(scores, sink)

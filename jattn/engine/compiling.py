@@ -12,6 +12,7 @@ import jax
 from jax.core import Tracer
 
 from jattn.engine.plans import walks_heads
+from jattn.rules.ranks import any_rank
 
 
 def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
@@ -21,6 +22,7 @@ def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
     them has closed over a value that is being traced, which must not outlive its trace.
     """
 
+    @any_rank
     def call(*arguments: Any) -> Any:
         structure = jax.tree.structure(arguments)
         try:

@@ -9,7 +9,6 @@ import numbers
 import operator
 from typing import Any, Literal, overload
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -139,11 +138,10 @@ def dot_product_attention(
     if return_residual and implementation == "cudnn":
         raise ValueError("return_residual: expected implementation 'xla' or None with it, got 'cudnn'")
     score, out_shape = scaled_dot(scale), (*axes, value.shape[-1])
-    with jax.numpy_rank_promotion("allow"):  # masks and biases rely on it, and a caller may forbid it
-        if implementation != "xla" and not return_residual:
-            out = attend(query, key, value, score=score, bias=bias, mask=allowed, implementation=implementation)
-            return out.reshape(out_shape)
-        out, residual = _attend_without_kernels(query, key, value, score, bias, allowed, shape)
+    if implementation != "xla" and not return_residual:
+        out = attend(query, key, value, score=score, bias=bias, mask=allowed, implementation=implementation)
+        return out.reshape(out_shape)
+    out, residual = _attend_without_kernels(query, key, value, score, bias, allowed, shape)
     return (out.reshape(out_shape), residual.reshape(axes)) if return_residual else out.reshape(out_shape)
 
 

@@ -296,7 +296,7 @@ class Projection(nn.Module):
         flat = (math.prod(inputs), math.prod(self.features))
         kernel_init, bias_init = _flat(self.kernel_init, flat), _flat(self.bias_init, flat[1:])
         kernel = self.param("kernel", kernel_init, inputs + self.features, self.param_dtype).reshape(flat)
-        bias = self.param("bias", bias_init, self.features, self.param_dtype).ravel() if self.use_bias else None
+        bias = self.param("bias", bias_init, self.features, self.param_dtype).reshape(1, -1) if self.use_bias else None
         x, kernel, bias = promote_dtype(x.reshape(math.prod(leading), flat[0]), kernel, bias, dtype=self.dtype)
         out = jnp.matmul(x, kernel, precision=self.precision)
         out = out if bias is None else out + bias

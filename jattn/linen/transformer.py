@@ -72,7 +72,7 @@ class Transformer(nn.Module):
     ) -> Float[Array, "*batch T D"]:
         """Tells each vector where it stands, and drops some of it all."""
         places = self.places(x.shape[-2], name, at)
-        x = x if places is None else x + places.astype(x.dtype)
+        x = x if places is None else x + jnp.broadcast_to(places.astype(x.dtype), x.shape)
         return nn.Dropout(self.dropout_rate)(x, deterministic=deterministic)
 
     def places(

@@ -20,6 +20,7 @@ from jattn.rules.checks import check_integer
 from jattn.rules.functions import as_floats, check_takes
 from jattn.rules.grids import Grid, static
 from jattn.rules.parameters import Parameter, as_parameter
+from jattn.rules.ranks import any_rank
 from jattn.rules.rule import Rule, rule, write
 
 NormalizerLike = Union["Normalizer", Callable[[Array, Array], Any]]
@@ -213,6 +214,7 @@ def _softmax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
 
 
 @_softmax.defjvp
+@any_rank
 def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     weights = _softmax(*primals)
     return weights, weights * (tangents[0] - _sum(weights * tangents[0]))
@@ -231,6 +233,7 @@ def _softmax_and_sink(
 
 
 @_softmax_and_sink.defjvp
+@any_rank
 def _softmax_and_sink_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Any, Any]:
     weights, of_sink = _softmax_and_sink(*primals)
     mean_change = _sum(weights * tangents[0]) + of_sink * tangents[1]
@@ -268,6 +271,7 @@ def _sparsemax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
 
 
 @_sparsemax.defjvp
+@any_rank
 def _sparsemax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     weights = _sparsemax(*primals)
     support = weights > 0
@@ -290,6 +294,7 @@ def _entmax15_root(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
 
 
 @_entmax15_root.defjvp
+@any_rank
 def _entmax15_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     roots = _entmax15_root(*primals)
     mean_change = _sum(roots * tangents[0]) / _nonzero(_sum(roots))

@@ -23,10 +23,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jattn.rules.checks import check_float, check_integer
+from jattn.rules.ranks import any_rank
 
 LAYOUTS = ("interleaved", "half")
 
 
+@any_rank
 def sinusoidal(positions: Int[Array, "*batch T"], width: int) -> Float[Array, "*batch T width"]:
     """Encodes positions as sines and cosines of wavelengths from ``2π`` to ``10000 · 2π``.
 
@@ -59,6 +61,7 @@ def sinusoidal(positions: Int[Array, "*batch T"], width: int) -> Float[Array, "*
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*angles.shape[:-1], width)
 
 
+@any_rank
 def rotary(
     x: Float[Array, "*batch T N H"],
     positions: Int[Array, "*batch T"],

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jattn.rules.ranks import any_rank
+
 SMALL = 16
 """Rows or keys, below which the order of a product's axes is left to XLA."""
 
@@ -32,6 +34,7 @@ def dot(query: Float[Array, "... R H"], key: Float[Array, "... S H"], precision:
 
 
 @dot.defjvp
+@any_rank
 def _dot_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     query, key = primals
     tangent = dot(tangents[0], key, precision) + dot(query, long_axis_last(tangents[1], query), precision)
@@ -54,6 +57,7 @@ def average(
 
 
 @average.defjvp
+@any_rank
 def _average_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     weights, value = primals
     tangent = average(tangents[0], value, precision) + average(weights, long_axis_last(tangents[1], weights), precision)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jattn.rules.products import dot
+from jattn.rules.ranks import any_rank
 
 
 def wide(x: Array) -> Array:
@@ -64,6 +65,7 @@ def nearness(query: Float[Array, "... R H"], key: Float[Array, "... S H"], preci
 
 
 @nearness.defjvp
+@any_rank
 def _nearness_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
     (query, key), (query_change, key_change) = primals, tangents
     # Products compute the derivative -2 (q - k)·(dq - dk) at once. They see vectors from a point in their midst, which

@@ -56,7 +56,8 @@ class PatternMeans(HeadFold):
 
         def means(sums: dict[str, Array]) -> dict[str, Array]:
             sums = {what: jnp.sum(x, axis=batch) for what, x in sums.items()}
-            queries = jnp.where(sums["queries"] == 0, jnp.nan, sums["queries"])
+            queries = sums["queries"].astype(sums["mass"].dtype)
+            queries = jnp.where(queries == 0, jnp.nan, queries)
             return sums | {what: sums[what] / queries for what in ("mass", "chance")}
 
         return {name: means(sums) for name, sums in total.items()}
