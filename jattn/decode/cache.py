@@ -128,6 +128,7 @@ class KVCache:
         """Computes the positions that the next ``n`` tokens of each batch entry will have."""
         return self.length[..., None] + jnp.arange(n, dtype=jnp.int32)
 
+    @any_rank
     def append(
         self,
         key: Float[Array, "*batch n K H"],
@@ -162,6 +163,7 @@ class KVCache:
         """
         return self._write(*self._new_tokens(key, value, lengths))
 
+    @any_rank
     def extend(
         self,
         key: Float[Array, "*batch n K H"],
@@ -283,6 +285,7 @@ class KVCache:
         )
 
 
+@any_rank
 def attend_cached(
     query: Float[Array, "*batch n N H"],
     cache: KVCache,

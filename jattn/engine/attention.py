@@ -264,7 +264,16 @@ def as_dropout(rate: float, rng: PRNGKeyArray | None) -> Dropout | None:
     if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
         got = type(rng).__name__ if dtype is None else f"shape {shape}, dtype {dtype}"
         raise TypeError(f"dropout_rng: expected one key, as jax.random.key makes it, got {got}")
-    return Dropout(rng if typed else jax.random.wrap_key_data(rng), rate) if rate > 0 else None
+    return Dropout(_counted(rng if typed else jax.random.wrap_key_data(rng)), rate) if rate > 0 else None
+
+
+def _counted(rng: PRNGKeyArray) -> PRNGKeyArray:
+    """Returns a threefry key of a key of whatever kind: others draw other bits in a batch than one by one."""
+    if str(jax.random.key_impl(rng)) == "threefry2x32":
+        return rng
+    words = jax.random.key_data(rng)
+    pairs = jnp.pad(words, (0, words.size % 2)).reshape(-1, 2)
+    return jax.random.wrap_key_data(lax.reduce_xor(pairs, (0,)), impl="threefry2x32")
 
 
 def _attend_block(

@@ -17,11 +17,12 @@ from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.progress import reporter
 from jattn.training.restore import resume
 from jattn.training.run_folder import RunFolder
-from jattn.training.runs import on_its_devices
+from jattn.training.runs import in_float32, on_its_devices
 from jattn.training.setup import Setup, make_setup
 from jattn.training.step import TrainState, check_finite, make_train_chunk
 
 
+@in_float32()
 def train(
     config: Config,
     *,

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.run_folder import CONFIG, RunFolder, RunFolderError, read_config, refuse_other_parts
+from jattn.training.runs import in_float32
 from jattn.training.setup import Setup, make_setup
 from jattn.training.step import TrainState, initial_state
 
@@ -32,6 +33,7 @@ def resume(
     return state, folder.rewind(-1, None, say)
 
 
+@in_float32()
 def restore(
     folder: Path | str,
     best: bool = False,

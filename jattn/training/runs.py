@@ -1,7 +1,8 @@
 """How a run uses the machine: devices, and the cache of compiled programs. Imports JAX late."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError
@@ -32,6 +33,15 @@ def configure_jax(configs: Sequence[Config]) -> None:
         platforms = os.environ.get("JAX_PLATFORMS")
         asked = f"JAX_PLATFORMS={platforms}: " if platforms else ""
         raise ConfigError(f"{asked}JAX finds no device to run on: {str(error).partition(chr(10))[0]}") from None
+
+
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """Computes as a run does, whatever JAX is told for other code: in 32 bits, with ranks and dtypes promoted."""
+    import jax
+
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def cpu_devices(config: Config) -> int:
