@@ -25,6 +25,7 @@ from jattn.rules.checks import check_float
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import Grid, whole_grid
 from jattn.rules.mask import MaskLike
+from jattn.rules.meshes import check_sequence
 from jattn.rules.normalizers import NormalizerLike, forbid, softmax
 from jattn.rules.products import average, long_axis_last
 from jattn.rules.ranks import any_rank
@@ -201,6 +202,7 @@ def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch 
         check_float(name, array)
         if array.ndim < 3:
             raise ValueError(f"{name}: expected at least 3 axes {axes}, got shape {array.shape}")
+        check_sequence(name, array)
     batches = query.shape[:-3], key.shape[:-3]
     if query.ndim != key.ndim or any(ours not in (1, whole) for whole, ours in zip(*batches, strict=True)):
         raise ValueError(

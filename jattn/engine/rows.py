@@ -24,6 +24,7 @@ from jattn.rules.edits import Edit, EditLike, as_edit
 from jattn.rules.functions import as_floats
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import Mask, MaskLike, as_mask
+from jattn.rules.meshes import varying_as
 from jattn.rules.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.rules.scores import Score, ScoreLike, as_score
 
@@ -190,5 +191,5 @@ def sees_broken(
     if walks_heads():
         # On one CPU device: look again only where something is broken. On several it would be a question to all.
         broken = jnp.any(broken_query) | jnp.any(broken_key)
-        return lax.cond(broken, tainted, lambda: jnp.zeros(shape, bool))
+        return lax.cond(broken, tainted, lambda: varying_as(jnp.zeros(shape, bool), broken, allowed))
     return tainted()

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jattn.engine.plans import Plan, Strip
 from jattn.rules.grids import Grid, whole_grid
+from jattn.rules.meshes import varying_axes
 from jattn.rules.overlay import Overlay
 
 Program = TypeVar("Program")
@@ -82,7 +83,7 @@ def _filled_like(x: Any, number: Any) -> Array:
     mesh = None if x.sharding is None else x.sharding.mesh
     if mesh is not None and not mesh.empty and not mesh.are_all_axes_auto:
         filled = jax.sharding.reshard(filled, x.sharding)
-    varying = tuple(getattr(x, "vma", None) or ())
+    varying = tuple(sorted(varying_axes(x)))
     return lax.pcast(filled, varying, to="varying") if varying else filled
 
 

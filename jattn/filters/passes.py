@@ -19,6 +19,7 @@ from jattn.engine.walk import Prepare, Reduction, cut_stream, fold_blocks
 from jattn.filters.blocks import FilterBlock, Fold, HeadFold
 from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.grids import Grid
+from jattn.rules.meshes import gathered
 
 
 def sweep(filter: VirtualMatrix, folds: dict[str, Fold], streams: Int[Array, " M"] | None = None) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def sweep(filter: VirtualMatrix, folds: dict[str, Fold], streams: Int[Array, " M
       streams: of which heads, each an index among all of ``batch x N``; results have one axis ``M`` for them. None for
         all, with the axes ``[*batch, N]``.
     """
+    filter = filter if streams is None else gathered(filter)
     of_heads = {name: fold for name, fold in folds.items() if isinstance(fold, HeadFold)}
     whole_rows = any(fold.whole_rows for fold in folds.values())
     plan = choose_plan(filter.shape, filter.program, None, filter.block_size, whole_rows)
@@ -151,6 +153,7 @@ def some_rows(
     Returns:
       ``[*batch, N, R, W]`` for all heads, ``[M, R, W]`` for some, ``[M, W]`` for pairs.
     """
+    filter = filter if streams is None else gathered(filter)
     shape, sides = filter.shape, _sides(filter)
     # Scores hold their own NaN; weights must not hand one to keys that a row may not see.
     sides = sides if scores else _prepare(filter)(*sides)
@@ -179,6 +182,7 @@ def some_cells(
     filter: VirtualMatrix, streams: Int[Array, " M"], rows: Int[Array, " M"], keys: Int[Array, " M"]
 ) -> Float[Array, "M 1"]:
     """Computes one weight of each of some rows: of a head, a query and a key."""
+    filter = gathered(filter)
 
     def one(cell: Any) -> Array:
         return some_rows(filter, cell[0][None], cell[1][None], cell[2], pairs=True, width=1)[0]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from jattn.rules.checks import check_integer
 from jattn.rules.functions import as_floats, check_takes
 from jattn.rules.grids import Grid, static
+from jattn.rules.meshes import varying_as
 from jattn.rules.parameters import Parameter, as_parameter
 from jattn.rules.ranks import any_rank
 from jattn.rules.rule import Rule, rule, write
@@ -253,7 +254,7 @@ def _descend(step: Callable[[Array], Array], start: Float[Array, "... 1"]) -> Fl
         deeper = jnp.minimum(depth, step(depth))
         return deeper, jnp.any(deeper < depth)
 
-    return lax.while_loop(lambda state: state[1], go, (start, jnp.bool_(True)))[0]
+    return lax.while_loop(lambda state: state[1], go, (start, varying_as(jnp.bool_(True), start)))[0]
 
 
 @jax.custom_jvp

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jattn.rules.functions import as_floats, check_takes, count_indices
 from jattn.rules.grids import Grid, static
+from jattn.rules.meshes import varying_as
 from jattn.rules.parameters import HeadParameter, Parameter, as_head_parameter, as_parameter
 from jattn.rules.products import dot
 from jattn.rules.rule import Rule, rule, write
@@ -327,7 +328,8 @@ class Additive(Score):
         # Of a forbidden key even a projection that overflows must leave no trace in the gradient.
         (of_query, broken_query), (of_key, broken_key) = finite(of_query), finite(of_key)
         units = tuple(jnp.moveaxis(x.astype(dtype), -1, 0) for x in (of_query, of_key, vector))
-        total = lax.scan(add_unit, jnp.zeros((*of_query.shape[:-1], key.shape[-2]), dtype), units)[0]
+        start = varying_as(jnp.zeros((*of_query.shape[:-1], key.shape[-2]), dtype), *units)
+        total = lax.scan(add_unit, start, units)[0]
         return jnp.where(broken_query[..., :, None] | broken_key[..., None, :], jnp.nan, total)
 
 

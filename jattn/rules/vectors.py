@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jattn.rules.meshes import varying_as
 from jattn.rules.products import dot
 from jattn.rules.ranks import any_rank
 
@@ -60,7 +61,7 @@ def nearness(query: Float[Array, "... R H"], key: Float[Array, "... S H"], preci
 
     components = jnp.moveaxis(query, -1, 0), jnp.moveaxis(key, -1, 0)
     dtype = jnp.result_type(query, key)
-    start = jnp.zeros((*query.shape[:-1], key.shape[-2]), dtype)
+    start = varying_as(jnp.zeros((*query.shape[:-1], key.shape[-2]), dtype), query, key)
     return lax.scan(add, start, components, unroll=8)[0]
 
 
