@@ -65,7 +65,8 @@ def attend(
       value: what is averaged; its dim may differ from the head dim.
       score: how a query and a key are compared; an object of `jattn.scores`, or a function.
       bias: floats added to the scores; an array that broadcasts to ``[*batch, N, T, S]``, of `jattn.biases`, or a
-        function of indices as `biases.from_function` takes it.
+        function of indices as `biases.from_function` takes it. Minus infinity gives a key weight 0, which a NaN in its
+        value outlives: 0 times NaN is NaN. What must not be seen at all is for a mask to say.
       mask: True = may attend; an array that broadcasts to ``[*batch, N, T, S]``, of `jattn.masks`, or a function of
         indices. A query that may attend to nothing gets output zero and gradient zero. With a mask, NaN or inf in a key
         or value reaches only the queries that may attend to it (their output is NaN).

@@ -19,7 +19,12 @@ ROOT = "attention"
 
 
 def capture_filters(
-    module: nn.Module, variables: Mapping[str, Any], *args: Any, mutable: Any = False, **kwargs: Any
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    *args: Any,
+    mutable: Any = False,
+    allow_none: bool = False,
+    **kwargs: Any,
 ) -> tuple[Any, dict[str, AttentionFilter]]:
     """Applies a flax module and returns, besides its output, the filter of every attention in it.
 
@@ -27,6 +32,7 @@ def capture_filters(
       module: any linen module that contains `jattn.MultiHeadAttention` layers.
       variables: its variables.
       *args, **kwargs: what ``module.apply`` takes further.
+      allow_none: whether a module without any attention of jattn's may be given; its filters are ``{}``.
       mutable: as ``module.apply`` takes it: collections that the call may change, such as a ``cache``.
 
     Returns:
@@ -36,6 +42,9 @@ def capture_filters(
       that the call used, dropout included; `AttentionFilter.without_dropout` leaves it out. Only queries, keys and what
       else makes the weights are kept, memory linear in length. Under flax's ``scan`` over layers (with
       ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis.
+
+    Raises:
+      ValueError: if there is no filter to capture.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -58,6 +67,11 @@ def capture_filters(
         *names, call = (getattr(part, "key", getattr(part, "idx", None)) for part in path)
         name = "/".join(map(str, names[:-1])) or ROOT
         filters[name if call == 0 else f"{name}#{call}"] = entry
+    if not filters and not allow_none:
+        raise ValueError(
+            f"capture_filters: {type(module).__name__} has no attention of jattn's, or has it under a transformation "
+            f"that keeps filters to itself: flax's scan over layers needs variable_axes={{{COLLECTION!r}: 0}}"
+        )
     return output if mutable is False else (output, others), in_order(filters)
 
 
@@ -79,7 +93,7 @@ class LinenModel:
 
     def capture(self, variables: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, AttentionFilter]]:
         """Captures the filters; see `capture_filters`."""
-        return capture_filters(self.module, variables, *args, **kwargs)
+        return capture_filters(self.module, variables, *args, allow_none=True, **kwargs)
 
     def with_edits(self, variables: Any, edits: Mapping[str, Edit]) -> dict[str, Any]:
         """Returns the variables with edits in a collection that attention layers read."""

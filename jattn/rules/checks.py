@@ -6,14 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_float(name: str, array: Any) -> None:
     """Raises `TypeError` unless the argument is an array of floats."""
-    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
-        raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
+    if not isinstance(array, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+        hint = f"; jnp.from_dlpack({name.rpartition(' ')[2]}) converts it" if hasattr(array, "__dlpack__") else ""
+        raise TypeError(f"{name}: expected an array, got {type(array).__name__}{hint}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: expected a float dtype, got {array.dtype}")
+    if array.dtype.itemsize < 2:
+        raise TypeError(f"{name}: expected floats of 16 bits or more, got {array.dtype}; convert them first")
 
 
 def check_integer(name: str, number: Any, least: int | None = None, expected: str = "an int") -> int:

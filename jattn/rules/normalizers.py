@@ -188,7 +188,7 @@ def as_normalizer(normalizer: NormalizerLike) -> Normalizer:
 def _below_infinity(name: str, value: Any) -> Parameter:
     if isinstance(value, int | float) and not value < np.inf:
         raise ValueError(f"{name} must be a number below infinity, got {value}")
-    return as_parameter(name, value)
+    return as_parameter(name, value, may_be_minus_infinity=True)
 
 
 def forbid(scores: Float[Array, "... R S"], allowed: Bool[Array, "..."] | None) -> Float[Array, "... R S"]:

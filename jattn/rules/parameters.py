@@ -1,6 +1,7 @@
 """Numbers and learned arrays that scores and normalizers are made with."""
 
 import dataclasses
+import math
 import numbers
 from typing import Any
 
@@ -125,9 +126,11 @@ class Integer:
         return dataclasses.replace(self, array=Overlay.per_batch(self.name, self.array, shape))
 
 
-def as_parameter(name: str, value: Any) -> Parameter:
-    """Returns a `Parameter` for a number or a float array; refuses anything else."""
+def as_parameter(name: str, value: Any, may_be_minus_infinity: bool = False) -> Parameter:
+    """Returns a `Parameter` for a finite number or a float array; refuses anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value) and not (may_be_minus_infinity and value == -math.inf):
+            raise ValueError(f"{name} must be a finite number, got {value}")
         return Parameter(None, name, float(value))
     expected = f"{name} must be a real number or a float array"
     if not hasattr(value, "dtype"):

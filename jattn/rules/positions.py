@@ -135,6 +135,8 @@ def _as_positions(caller: str, positions: Any) -> Int[Array, "..."]:
     array = jnp.asarray(positions)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{caller}: positions must be integers, got dtype {array.dtype}")
+    if array.ndim == 0:
+        raise ValueError(f"{caller}: positions must have an axis, such as jnp.arange({positions}), got a scalar")
     return array.astype(jnp.int32)
 
 

@@ -69,7 +69,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             batch = setup.training_batch(rng, indices)
         else:
             batch = make_batch(setup.task, setup.layout, rng, indices, (shortest, longest), room)
-        logits, filters = capture_filters(setup.model, {"params": params}, **batch.inputs)
+        logits, filters = capture_filters(setup.model, {"params": params}, allow_none=True, **batch.inputs)
         correct = is_correct(logits, batch)
         sums = {
             "loss": jnp.sum(cross_entropy(logits, batch)),

@@ -297,7 +297,11 @@ def is_list(part):
     return isinstance(part, list)
 
 
-@sampled("index", INDICES, keep=3)
+@sampled(
+    "index",
+    INDICES,
+    keep=[*list(INDICES)[::13], "one key of rows in a list", "a list of keys", "a diagonal", "lists in pairs"],
+)
 def test_a_filter_is_indexed_as_numpy_does(index):
     found = filter_of(**VARIANTS["cosine, bias, combination"].call)[INDICES[index]]
     expected = weights_of("cosine, bias, combination")[

@@ -265,7 +265,6 @@ def test_keys_that_a_mask_rules_out_are_not_computed_by_folds():
     assert flops(masks.sliding_window(63)) < 0.6 * flops(masks.from_function(lambda query, key: key <= query))
 
 
-@pytest.mark.exhaustive
 def test_some_heads_are_asked_alone():
     query, key, _ = inputs()
     filter = attention_filter(query, key, bias=biases.alibi(), mask=masks.causal(1), block_size=3)

@@ -116,7 +116,6 @@ def test_more_heads_than_fit_are_left_out_and_counted():
     assert notes(figure) == "16 of 20 heads"
 
 
-@pytest.mark.exhaustive
 def test_given_axes_are_drawn_in_and_returned():
     filter = random_filter(6, 40, heads=2)
     left, right = Figure().subplots(1, 2)

@@ -404,3 +404,11 @@ def test_what_is_captured_takes_memory_linear_in_length():
         assert filter.shape == (2, 2, length, length)
         most = 2 * (2 * length * 8) + 2 + 1  # queries and keys, lengths, the rng of dropout
         assert 2 * (2 * length * 8) < sum(leaf.size for leaf in jax.tree.leaves(filter)) <= most
+
+
+def test_a_module_without_attention_is_told():
+    dense = nn.Dense(3)
+    variables = dense.init(jax.random.key(0), jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"Dense has no attention of jattn's, .* variable_axes=\{'filters': 0\}"):
+        capture_filters(dense, variables, jnp.ones((2, 4)))
+    assert capture_filters(dense, variables, jnp.ones((2, 4)), allow_none=True)[1] == {}

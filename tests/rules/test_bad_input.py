@@ -740,3 +740,52 @@ def test_masks_say_what_is_wrong(name):
     function, kind, text = MASKS[name]
     with pytest.raises(kind, match=text):
         function()
+
+
+class Foreign:
+    """An array of another library."""
+
+    dtype, shape, ndim = "float32", (2, 5, 4, 6), 4
+
+    def __dlpack__(self):
+        raise AssertionError("not asked for")
+
+
+ARRAYS = {
+    "a list": ([[1.0]], "query: expected an array, got list"),
+    "another library's": (Foreign(), r"query: expected an array, got Foreign; jnp.from_dlpack\(query\) converts it"),
+    "eight bits": (jnp.ones((2, 5, 4, 6), jnp.float8_e4m3fn), "query: expected floats of 16 bits or more, got float8"),
+    "masked": (np.ma.masked_array(np.ones((2, 5, 4, 6), np.float32), mask=True), "masked arrays"),
+    "big-endian": (np.ones((2, 5, 4, 6), ">f4"), "not a valid JAX array type"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_that_jax_does_not_know_are_refused_by_name(name):
+    array, message = ARRAYS[name]
+    for call in (lambda: attention(query=array), lambda: attention_filter(array, KEY).weights()):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+
+
+NOT_FINITE = {
+    "scale": (scores.scaled_dot, "scaled_dot: scale must be a finite number"),
+    "distance": (scores.negative_squared_distance, "scale must be a finite number"),
+    "sink": (normalizers.softmax_plus_one, "sink must be a"),
+    "bias": (normalizers.sigmoid, "bias must be a"),
+    "cap": (lambda cap: scores.soft_cap(scores.scaled_dot(), cap), "cap must be"),
+    "temperature": (scores.cosine, "temperature must be"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_numbers_that_are_not_finite_are_refused(name):
+    make, message = NOT_FINITE[name]
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=message):
+            make(number)
+
+
+def test_positions_must_have_an_axis():
+    with pytest.raises(ValueError, match=r"sinusoidal: positions must have an axis, such as jnp.arange\(16\)"):
+        positions.sinusoidal(16, 32)

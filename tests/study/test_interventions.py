@@ -169,7 +169,11 @@ WRONG_EDITS = {
     "nothing like it": ({"zzz": edits.knock_out()}, ValueError, "among inner/attention, .* got 'zzz'$"),
     "a later call": ({"shared#1": edits.knock_out()}, ValueError, "got 'shared#1'; did you mean 'shared'"),
     "an edit without a layer": (edits.knock_out(), TypeError, "edits: expected a dict of an edit per layer, got"),
-    "a layer without an edit": ({"shared": None}, TypeError, r"edit: expected a function .* got NoneType"),
+    "a layer without an edit": (
+        {"shared": None},
+        TypeError,
+        r"edit: expected a jattn edit or a function .* got NoneType",
+    ),
     "heads": ({"shared": edits.knock_out([2])}, ValueError, "heads: head index 2 is out of range for 2 heads"),
     "sizes": (
         {"shared": edits.swap(attention_filter(jnp.zeros((4, 2, 4)), jnp.zeros((4, 2, 4))))},

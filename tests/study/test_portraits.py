@@ -520,7 +520,6 @@ def portraits_of(*layers, num_heads=2, **call):
     return head_portraits(filters)
 
 
-@pytest.mark.exhaustive
 def test_portraits_of_different_layers_are_joined():
     self_attention = portraits_of("decoder/attention", mask=masks.causal())
     cross = jattn.attention_filter(*inputs(5, 9)[:2])
