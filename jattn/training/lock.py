@@ -80,7 +80,7 @@ class Lock:
             reason = f"this file system has no file locks ({os.strerror(error.errno or 0)})"
         if reason is not None:
             raise Locked(
-                f"{path.parent}: {reason}; where no other process writes to this run folder, --run.lock False goes on "
+                f"{path.parent}: {reason}; where no other process writes to this run folder, --run.no-lock goes on "
                 "without"
             )
         silent = self._now() - os.fstat(self._file.fileno()).st_mtime

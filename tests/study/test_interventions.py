@@ -172,7 +172,7 @@ WRONG_EDITS = {
     "a layer without an edit": (
         {"shared": None},
         TypeError,
-        r"edit: expected a jattn edit or a function .* got NoneType",
+        r"edit: expected a jattn edit or .* got NoneType",
     ),
     "heads": ({"shared": edits.knock_out([2])}, ValueError, "heads: head index 2 is out of range for 2 heads"),
     "sizes": (

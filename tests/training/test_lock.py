@@ -41,10 +41,10 @@ def test_a_file_system_without_locks_is_told_and_can_be_written_to_without(path,
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock_module.fcntl, "flock", refuse)
-    with pytest.raises(Locked, match=r"this file system has no file locks \(.*\); .* --run\.lock False") as told:
+    with pytest.raises(Locked, match=r"this file system has no file locks \(.*\); .* --run\.no-lock") as told:
         Lock(path)
     assert "\n" not in str(told.value)
-    with pytest.raises(RunFolderError, match=r"--run\.lock False"):
+    with pytest.raises(RunFolderError, match=r"--run\.no-lock"):
         RunFolder(check({"run": {"folder": str(path.parent)}}, "test"))
     RunFolder(check({"run": {"folder": str(path.parent), "lock": False}}, "test")).close()
     RunFolder(check({"run": {"folder": str(path.parent), "lock": False}}, "test")).close()
@@ -52,7 +52,7 @@ def test_a_file_system_without_locks_is_told_and_can_be_written_to_without(path,
 
 def test_a_system_without_fcntl_is_told(path, monkeypatch):
     monkeypatch.setattr(lock_module, "fcntl", None)
-    with pytest.raises(Locked, match=r"this system has no file locks; .* --run\.lock False"):
+    with pytest.raises(Locked, match=r"this system has no file locks; .* --run\.no-lock"):
         Lock(path)
     Lock(path, needed=False).close()
 

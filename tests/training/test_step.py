@@ -15,7 +15,16 @@ import pytest
 from jattn.tasks import Batch
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
-from jattn.training.step import cross_entropy, initial_state, is_correct, make_train_chunk, train_step
+from jattn.training.step import (
+    TrainingFailed,
+    check_finite,
+    cross_entropy,
+    initial_state,
+    is_correct,
+    make_train_chunk,
+    mark_broken,
+    train_step,
+)
 from tests.sampled import sampled
 
 TINY = {"task": {"min_length": 4, "max_length": 4}, "model": {"width": 8, "hidden": 8}, "training": {"batch_size": 8}}
@@ -97,6 +106,26 @@ def test_the_loop_ends_at_a_loss_that_is_not_finite_and_says_at_which_step():
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params)
     state = chunk_of()(dataclasses.replace(state, step=jnp.int32(3), params=broken), jnp.int32(10))
     assert (int(state.broken_step), int(state.step)) == (3, 4)
+
+
+@pytest.mark.parametrize("part", ["params", "opt_state"])
+def test_a_divergence_in_the_last_update_is_seen(part):
+    setup = setup_of()
+    state = initial_state(setup)
+    assert int(mark_broken(setup, state).broken_step) == -1
+    spoilt = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf) if x.ndim else x, getattr(state, part))
+    state = mark_broken(setup, dataclasses.replace(state, step=jnp.int32(7), **{part: spoilt}))
+    with pytest.raises(
+        TrainingFailed, match="^the state of training is not finite at step 7; nothing is kept; a lower"
+    ):
+        check_finite(state, setup.seeds, lambda: "nothing is kept")
+
+
+def test_what_an_optimizer_begins_with_need_not_be_finite():
+    setup = dataclasses.replace(setup_of(), optimizer=optax.contrib.reduce_on_plateau())
+    state = initial_state(setup)
+    assert any(np.isinf(x).any() for x in jax.tree.leaves(state.opt_state))
+    assert int(mark_broken(setup, state).broken_step) == -1
 
 
 @pytest.mark.exhaustive
