@@ -11,7 +11,7 @@ import numpy as np
 from jattn.drawing.bins import oracle_mass
 from jattn.drawing.heat_maps import draw_ramp, outline_cells, paint_cells
 from jattn.drawing.ink import Ink
-from jattn.drawing.look import FAINT, GREY, INK, save_figure
+from jattn.drawing.look import FAINT, GREY, INK, in_own_style, save_figure
 from jattn.drawing.view import View, counted
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class HeadsPicture:
         axes.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False, wrap=True)
         return axes
 
+    @in_own_style
     def draw_figure(self) -> "Figure":
         """Draws the heads in rows of up to four, and beside them what the inks mean."""
         count, (left, below) = len(self.view.heads), map(self._room_for_labels, (0, 1))

@@ -4,13 +4,18 @@ The ramp runs in even steps of lightness and its hue stays blue, so that it read
 the accent differs from it in hue and, where both meet, in form: the oracle is an outline.
 """
 
+import functools
 import warnings
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO, ParamSpec, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 RAMP = ("#ffffff", "#c9d8e7", "#94b1d0", "#628bb7", "#3a6698", "#1e4270", "#0d2240")
 """Colours of weight 0 to weight 1 on light paper."""
@@ -30,6 +35,19 @@ DPI = 120
 DARK_RAMP = ("#161a21", "#273a50", "#3c5c7e", "#5b81a7", "#86a7ca", "#b7cee5", "#eff5fc")
 DARK_ACCENT = "#ff9350"
 DARK_INVALID = "#5b574f"
+
+
+def in_own_style(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Lets a function draw with Matplotlib's defaults, whatever style its caller, or a `matplotlibrc`, has chosen."""
+
+    @functools.wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Result:
+        from matplotlib import style
+
+        with style.context("default"):
+            return function(*args, **kwargs)
+
+    return drawn
 
 
 def ramp_colours(count: int) -> np.ndarray:
@@ -77,6 +95,7 @@ def _variables(ramp: tuple[str, ...], accent: str, invalid: str) -> str:
     return f"--ramp: {' '.join(ramp)}; --none: {ramp[0]}; --ink: {ramp[-1]}; --oracle: {accent}; --invalid: {invalid};"
 
 
+@in_own_style
 def save_figure(figure: "Figure", file: BinaryIO) -> None:
     """Writes a figure as PNG. A token that the font cannot draw becomes a box, without a warning."""
     with warnings.catch_warnings():

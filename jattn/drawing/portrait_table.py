@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jattn.drawing.look import ACCENT, GREY, INK, INVALID, ramp_colours
+from jattn.drawing.look import ACCENT, GREY, INK, INVALID, in_own_style, ramp_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +56,7 @@ def _times(lift: float) -> str:
     return f"{lift:.1f}x" if lift < 9.95 else f"{lift:.0f}x"
 
 
+@in_own_style
 def draw(portraits: Any, axes: "Axes | None") -> "Axes":
     """Draws a row per head and a column per pattern; see `HeadPortraits.plot`."""
     shown, names = columns(portraits), portraits.names()

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jattn.drawing.bins import bin_labels, tick_bins
 from jattn.drawing.images import cell_pixels, palette
-from jattn.drawing.look import ACCENT, token_label
+from jattn.drawing.look import ACCENT, in_own_style, token_label
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import RunRecord
 from jattn.report.selection import Head, choose_heads, choose_snapshots, omission
@@ -62,6 +62,7 @@ class _Tile:
         return self.y + self.oracle.shape[0] * self.cell
 
 
+@in_own_style
 def draw_frames(record: RunRecord) -> list[Image.Image]:
     """Draws the filters of the first example at each snapshot, the oracle outlined; at most `FRAMES` frames."""
     tiles, size = _plan_tiles(record)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from jattn.drawing.lines import PALETTE, STYLES, style_panel
-from jattn.drawing.look import GREY, ramp_colours
+from jattn.drawing.look import GREY, in_own_style, ramp_colours
 from jattn.report.outcomes import Outcome, Spread, value_text
 
 TITLES = {"exact_accuracy": "exact accuracy", "filter_score": "filter score: mass on the oracle"}
@@ -71,6 +71,7 @@ class _Panel:
         return not self.numeric and sum(len(value_text(value)) + 2 for value in self.values) > LETTERS
 
 
+@in_own_style
 def draw_comparison(outcomes: Sequence[Outcome]) -> Figure:
     """Draws accuracy and filter score over the first key, a line for each combination of the others.
 

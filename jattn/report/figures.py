@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from jattn.drawing.bins import bin_labels, bin_starts, tick_bins
 from jattn.drawing.heat_maps import draw_ramp, paint_cells
 from jattn.drawing.lines import style_panel
-from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, RAMP, token_label
+from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, RAMP, in_own_style, token_label
 from jattn.report.curves import Curve, Panel, run_panels
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.record import Layer, RunRecord
@@ -61,6 +61,7 @@ class _Sheet:
         return axes
 
 
+@in_own_style
 def draw_filters(record: RunRecord) -> Figure:
     """Draws the filters of the first example: one row per head; first, halfway and last snapshot, and the oracle."""
     heads = choose_heads(record, HEADS)
@@ -187,6 +188,7 @@ def _draw_colour_bar(sheet: _Sheet) -> None:
     draw_ramp(axes, sheet.record.ink, ticks, [f"{tick:g}" for tick in ticks])
 
 
+@in_own_style
 def draw_curves(record: RunRecord) -> Figure:
     """Draws loss, accuracy and, where there are any, filter score and entropy over training steps, a panel each."""
     panels = run_panels(record)

@@ -254,7 +254,10 @@ def _as_toml(value: Any) -> str:
     """Writes a value as it stands in a config file, shortened."""
     if isinstance(value, bool):
         return str(value).lower()
-    return shown(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
+    try:
+        return shown(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
+    except RecursionError:
+        return "tables in tables without end"
 
 
 def shown(text: str) -> str:

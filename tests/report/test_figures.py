@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib import style
 from PIL import Image, ImageDraw
 
 from jattn.drawing.look import ACCENT, DPI, save_figure
@@ -10,6 +11,7 @@ from jattn.report.animation import FRAME_MS, FRAMES, LAST_FRAME_MS, draw_frames,
 from jattn.report.figures import HEADS, draw_curves, draw_filters
 from jattn.report.record import Example, Layer, Probes, read_record, save_probes
 from jattn.report.snapshots import save_snapshot
+from tests.sampled import sampled
 
 HOSTILE = ["<img onerror=x>", "</script>", "$x^{2$", "\n", "\u2028", "\u202e", "日本", "", " ", "\\", "{}"]
 
@@ -30,6 +32,30 @@ def test_render_writes_every_file_and_returns_the_page(make_run):
     assert render(run_dir) == run_dir / "report.html"
     assert sorted(path.name for path in (run_dir / "figures").iterdir()) == ["curves.png", "filters.gif", "filters.png"]
     assert not list(run_dir.glob(".*"))
+
+
+STYLES = {
+    "TeX that is not there": {"text.usetex": True},
+    "ggplot": "ggplot",
+    "images upside down and blurred": {"image.origin": "lower", "image.interpolation": "bilinear", "image.cmap": "jet"},
+    "grids and tight boxes": {"axes.grid": True, "savefig.bbox": "tight", "savefig.dpi": 30},
+    "dark": "dark_background",
+    "seaborn": "seaborn-v0_8",
+}
+
+
+@sampled("name", STYLES, keep=3)
+def test_a_style_of_ones_own_changes_no_pixel(make_run, name):
+    record = read_record(make_run())
+
+    def pixels():
+        figures = np.asarray(png(draw_curves(record))), np.asarray(png(draw_filters(record)))
+        return *figures, np.asarray(draw_frames(record)[-1])
+
+    before = pixels()
+    with style.context(STYLES[name]):
+        for found, expected in zip(pixels(), before, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_render_draws_a_run_just_begun(make_run):

@@ -115,9 +115,7 @@ def test_a_divergence_in_the_last_update_is_seen(part):
     assert int(mark_broken(setup, state).broken_step) == -1
     spoilt = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf) if x.ndim else x, getattr(state, part))
     state = mark_broken(setup, dataclasses.replace(state, step=jnp.int32(7), **{part: spoilt}))
-    with pytest.raises(
-        TrainingFailed, match="^the state of training is not finite at step 7; nothing is kept"
-    ):
+    with pytest.raises(TrainingFailed, match=r"^the state of training is not finite at step 7; nothing is kept"):
         check_finite(state, setup.seeds, lambda: "nothing is kept")
 
 
