@@ -89,6 +89,8 @@ def odds_first(num_symbols: int = 10) -> Task:
       . . . . #  5
       . # . . .  9
       . . . # .  4
+
+    Source: Delétang et al., "Neural networks and the Chomsky hierarchy", 2022, whose code says the other half first.
     """
 
     def place(index: Int[Array, " L"], length: Int[Array, ""]) -> Int[Array, " L"]:
@@ -203,7 +205,8 @@ def selective_copy(num_symbols: int = 10, items: int = 4) -> Task:
       # . . . . . . .  0
       . . . # . . . .  0
 
-    Source: Gu and Dao, "Mamba", 2023, section 3.1.
+    Source: Gu and Dao, "Mamba", 2023, section 3.1. The published generator has one kind of copy token, and its last
+    item always stands last.
     """
     check_at_least("num_symbols", 1, num_symbols)
     check_at_least("items", 1, items)

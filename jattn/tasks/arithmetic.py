@@ -27,6 +27,8 @@ def addition(base: int = 10) -> Task:
       # # . . # # .  1
       . # # . . # #  7
       . . # . . . #  0
+
+    Published generators often let both numbers differ in length, and end the answer with a token of its own.
     """
     check_at_least("base", 2, base)
 
@@ -76,7 +78,8 @@ def modular_addition(modulus: int = 97) -> Task:
       #  #  .  88
 
     Source: Power et al., "Grokking", 2022; Nanda et al., "Progress measures for grokking via mechanistic
-    interpretability", 2023, with the modulus 113.
+    interpretability", 2023, with the modulus 113. There training sees a fixed share of all pairs; here every pair may
+    come, so nothing is left to grok.
     """
     check_at_least("modulus", 2, modulus)
 

@@ -37,7 +37,8 @@ def associative_recall(num_keys: int = 20, num_values: int = 10) -> Task:
       q 0 d 0 f 5 f
       . . . . . # .  5
 
-    Source: Ba et al., "Using fast weights to attend to the recent past", 2016, section 4.1.
+    Source: Ba et al., "Using fast weights to attend to the recent past", 2016, section 4.1. Later published
+    generators repeat keys.
     """
     check_at_least("num_keys", 1, num_keys)
     check_at_least("num_values", 1, num_values)
@@ -86,7 +87,8 @@ def mqar(vocabulary: int = 8192, pairs: int = 4) -> Task:
       .  .  .  #  .  .  .  .  .  .   v1
 
     Source: Arora et al., "Zoology: Measuring and improving recall in efficient language models", 2023, with lengths and
-    pairs (64, 4), (128, 8) and (256, 16). There a filler may be a key.
+    pairs (64, 4), (128, 8) and (256, 16). There fillers come from both halves of the vocabulary and may equal a key,
+    and a vocabulary that is not larger than the sequence is refused.
     """
     check_at_least("pairs", 1, pairs)
     check_at_least("vocabulary", 2 * pairs, vocabulary)
@@ -134,7 +136,7 @@ def induction(num_symbols: int = 20) -> Task:
       .  . . . # .  4
 
     Source: Olsson et al., "In-context learning and induction heads", 2022; length 30 in Fu et al., "Hungry hungry
-    hippos", 2022, table 1.
+    hippos", 2022, table 1, whose generator has one trigger token for all sequences and counts the loss at every place.
     """
     check_at_least("num_symbols", 2, num_symbols)
 
