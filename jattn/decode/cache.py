@@ -16,16 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from jattn.decode.cache_mask import CacheMask
 from jattn.engine.attention import attend
 from jattn.rules.biases import Bias
 from jattn.rules.checks import check_float, check_integer
-from jattn.rules.grids import Grid, static
+from jattn.rules.grids import static
 from jattn.rules.mask import Mask, MaskLike, as_mask
-from jattn.rules.overlay import Overlay
 from jattn.rules.ranks import any_rank
-from jattn.rules.rule import rule
 
 UNWRITTEN = -1
 """The position of a slot that holds no token yet."""
@@ -378,27 +377,3 @@ def _set_slots(
 
 def _set_positions(held: Int[Array, " slots"], new: Int[Array, " n"], slots: Int[Array, " n"]) -> Int[Array, " slots"]:
     return held.at[slots].set(new, mode="drop", unique_indices=True)
-
-
-@rule()
-class CacheMask(Mask):
-    query_positions: Int[Array, "*batch 1 T 1"] | Overlay
-    key_positions: Int[Array, "*batch 1 1 S"] | Overlay
-    window: int | None = static()
-
-    def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        query, key = grid.part(self.query_positions), grid.part(self.key_positions)
-        allowed = (key >= 0) & (key <= query)
-        return allowed if self.window is None else allowed & (key > query - self.window)
-
-    def fit(self, shape: tuple[int, ...]) -> Mask:
-        query, key = self.query_positions, self.key_positions
-        if isinstance(query, Overlay) or isinstance(key, Overlay):
-            return self
-        batch, num_queries, num_keys = shape[:-3], shape[-2], shape[-1]
-        if (query.shape, key.shape) != ((*batch, 1, num_queries, 1), (*batch, 1, 1, num_keys)):
-            raise ValueError(
-                f"mask: expected a cache mask of the batch {batch}, {num_queries} queries and {num_keys} slots, "
-                f"got {query.shape[:-3]}, {query.shape[-2]} and {key.shape[-1]}"
-            )
-        return dataclasses.replace(self, query_positions=Overlay(query), key_positions=Overlay(key))
