@@ -70,7 +70,7 @@ def generate(
       >>> from jattn.decode.generation import generate
       >>> from jattn.linen.models import Decoder
       >>> model, prompt = Decoder(vocabulary=10, width=8), jnp.array([[1, 2, 3], [4, 0, 0]])
-      >>> variables = model.init(jax.random.key(0), prompt)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), prompt)
       >>> generate(model, variables, prompt, lengths=jnp.array([3, 1]), max_new_tokens=5).shape
       (2, 5)
     """

@@ -32,8 +32,8 @@ class Encoder(Transformer):
       >>> import jax, jax.numpy as jnp
       >>> from jattn import Encoder
       >>> model, tokens = Encoder(vocabulary=10), jnp.zeros((2, 16), jnp.int32)
-      >>> variables = model.init(jax.random.key(0), tokens)
-      >>> model.apply(variables, tokens).shape
+      >>> variables = jax.jit(model.init)(jax.random.key(0), tokens)
+      >>> jax.jit(model.apply)(variables, tokens).shape
       (2, 16, 10)
     """
 
@@ -64,11 +64,12 @@ class Decoder(Transformer):
       >>> import jax, jax.numpy as jnp
       >>> from jattn import Decoder
       >>> model, tokens = Decoder(vocabulary=10), jnp.array([[3, 1, 4, 1]])
-      >>> variables = model.init(jax.random.key(0), tokens)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), tokens)
       >>> cache = model.empty_cache(batch=(1,), slots=4)
-      >>> _, cache = model.apply(variables, tokens[:, :3], cache=cache)
-      >>> logits, cache = model.apply(variables, tokens[:, 3:], cache=cache)
-      >>> bool(jnp.allclose(logits, model.apply(variables, tokens)[:, 3:], atol=1e-5))
+      >>> read = jax.jit(model.apply)
+      >>> _, cache = read(variables, tokens[:, :3], cache=cache)
+      >>> logits, cache = read(variables, tokens[:, 3:], cache=cache)
+      >>> bool(jnp.allclose(logits, read(variables, tokens)[:, 3:], atol=1e-5))
       True
     """
 
@@ -150,8 +151,8 @@ class EncoderDecoder(Transformer):
       >>> import jax, jax.numpy as jnp
       >>> from jattn import EncoderDecoder
       >>> model, image, caption = EncoderDecoder(vocabulary=10), jnp.ones((6, 4)), jnp.array([9, 2, 5])
-      >>> variables = model.init(jax.random.key(0), image, caption)
-      >>> model.apply(variables, image, caption).shape
+      >>> variables = jax.jit(model.init)(jax.random.key(0), image, caption)
+      >>> jax.jit(model.apply)(variables, image, caption).shape
       (3, 10)
     """
 
@@ -205,8 +206,8 @@ class PooledEncoder(Transformer):
       >>> import jax, jax.numpy as jnp
       >>> from jattn import PooledEncoder
       >>> model, sentences, answers = PooledEncoder(vocabulary=10), jnp.ones((2, 7), int), jnp.zeros((2, 3), int)
-      >>> variables = model.init(jax.random.key(0), sentences, answers)
-      >>> model.apply(variables, sentences, answers).shape
+      >>> variables = jax.jit(model.init)(jax.random.key(0), sentences, answers)
+      >>> jax.jit(model.apply)(variables, sentences, answers).shape
       (2, 3, 10)
       >>> model.apply(variables, sentences, method="vector").shape
       (2, 32)

@@ -53,8 +53,8 @@ class RecurrentEncoderDecoder(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> from jattn import RecurrentEncoderDecoder
       >>> model, source, tokens = RecurrentEncoderDecoder(vocabulary=10), jnp.ones((2, 7), int), jnp.ones((2, 5), int)
-      >>> variables = model.init(jax.random.key(0), source, tokens)
-      >>> model.apply(variables, source, tokens).shape
+      >>> variables = jax.jit(model.init)(jax.random.key(0), source, tokens)
+      >>> jax.jit(model.apply)(variables, source, tokens).shape
       (2, 5, 10)
 
     Source: the fixed state: Sutskever et al. 2014, "Sequence to sequence learning with neural networks", section 2; Cho

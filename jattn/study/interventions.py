@@ -53,7 +53,7 @@ def apply_with_edits(
       >>> import jattn
       >>> from jattn import edits
       >>> model, tokens, other = jattn.Encoder(vocabulary=10), jnp.array([[1, 2, 3]]), jnp.array([[4, 5, 6]])
-      >>> variables = model.init(jax.random.key(0), tokens)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), tokens)
       >>> _, filters = jattn.capture_filters(model, variables, other)
       >>> swapped = edits.swap(filters["block_0/attention"])
       >>> jattn.apply_with_edits(model, variables, tokens, edits={"block_0/attention": swapped}).shape
@@ -115,7 +115,7 @@ def judge(
       ...     likely = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["labels"][..., None], axis=-1)
       ...     return -jnp.mean(likely)
       >>> model = jattn.Encoder(vocabulary=10)
-      >>> variables = model.init(jax.random.key(0), **batch["inputs"])
+      >>> variables = jax.jit(model.init)(jax.random.key(0), **batch["inputs"])
       >>> bool(jattn.judge(model, variables, batch, loss=loss).loss > 0)
       True
     """
@@ -185,7 +185,7 @@ def knock_out(
       >>> layout, lengths = tasks.LAYOUTS["encoder"], (8, 8)
       >>> batch = tasks.make_batch(tasks.reverse(10), layout, jax.random.key(0), jnp.arange(32), lengths, room=8)
       >>> model = jattn.Encoder(vocabulary=11, num_heads=2)
-      >>> variables = model.init(jax.random.key(1), **batch.inputs)
+      >>> variables = jax.jit(model.init)(jax.random.key(1), **batch.inputs)
       >>> print(jattn.knock_out(model, variables, batch))
       knocked out                token accuracy ...
       nothing ...

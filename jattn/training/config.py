@@ -82,12 +82,12 @@ class TrainingKeys(Section):
     )
     batch_size: int = Field(default=128, ge=1, le=1_048_576, description="examples per step")
     optimizer: OptimizerName = Field(default="adamw", description="what learns")
-    learning_rate: float = Field(default=1e-2, gt=0, le=1e6, description="its peak, after the warm-up")
+    learning_rate: float = Field(default=1e-2, gt=0, le=1e38, description="its peak, after the warm-up")
     schedule: ScheduleName = Field(
         default="cosine", description="how the learning rate goes on from its peak; all but constant end at zero"
     )
     warmup_steps: int = Field(default=50, ge=0, description="steps in which the learning rate rises from zero")
-    clip_norm: float = Field(default=1.0, gt=0, le=1e6, description="global norm beyond which gradients are scaled")
+    clip_norm: float = Field(default=1.0, gt=0, le=1e38, description="global norm beyond which gradients are scaled")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the computation; parameters are float32"
     )

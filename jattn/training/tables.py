@@ -56,7 +56,7 @@ POSITIONS: dict[str, Entry] = {
 
 SCORES: dict[str, Entry] = {
     "scaled_dot": entry("jattn.rules.scores:scaled_dot"),
-    "cosine": entry("jattn.rules.scores:cosine", temperature=Option(0.1, "what divides cosines", above=0, most=1e6)),
+    "cosine": entry("jattn.rules.scores:cosine", temperature=Option(0.1, "what divides cosines", above=0, most=1e38)),
 }
 """How queries and keys are compared; the options are arguments of the function."""
 
@@ -70,7 +70,7 @@ NORMALIZERS: dict[str, Entry] = {
 """What makes weights of scores."""
 
 OPTIMIZERS: dict[str, Entry] = {
-    "adamw": entry("optax:adamw", weight_decay=Option(0.0, "decay of weights; 0 is plain Adam", least=0, most=1e6)),
+    "adamw": entry("optax:adamw", weight_decay=Option(0.0, "decay of weights; 0 is plain Adam", least=0, most=1e38)),
     "sgd": entry("optax:sgd", momentum=Option(0.9, "how much of the last step goes on", least=0, below=1)),
 }
 """What learns; the function takes a schedule of the learning rate first."""

@@ -88,7 +88,7 @@ TRACED = {
 """Settings that make a difference while a function is traced."""
 
 
-@pytest.mark.parametrize("setting", TRACED)
+@sampled("setting", TRACED, keep=["ranks", "dtypes"])
 def test_every_call_can_be_traced(setting):
     for name, call in CALLS.items():
         with TRACED[setting]():

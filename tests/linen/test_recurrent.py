@@ -90,7 +90,7 @@ def restated(parameters, cell, source, tokens, attention):
 @sampled("kind", KINDS, ids=str, keep=1)
 def test_the_model_is_that_of_loops_over_real_items(kind):
     model, variables, _ = made(kind)
-    capture = jax.jit(functools.partial(capture_filters, model, variables))
+    capture = jax.jit(functools.partial(capture_filters, model, variables, allow_none=True))
     logits, filters = capture(SOURCE, TOKENS, LENGTHS)
     parameters = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
     assert list(filters) == ["cross_attention"] * kind["attention"]
@@ -147,7 +147,9 @@ def test_without_attention_a_state_of_fixed_size_is_all_the_decoder_gets(cell, s
         state, states = apply(source, method="encode")
         assert (state.shape, states) == ((2, size), None)
         close(apply(state, None, TOKENS, method="decode"), apply(source, TOKENS))
-    assert jax.eval_shape(functools.partial(capture_filters, model), variables, SOURCE, TOKENS)[1] == {}
+    assert (
+        jax.eval_shape(functools.partial(capture_filters, model, allow_none=True), variables, SOURCE, TOKENS)[1] == {}
+    )
 
 
 @pytest.mark.exhaustive
