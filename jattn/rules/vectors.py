@@ -69,9 +69,10 @@ def nearness(query: Float[Array, "... R H"], key: Float[Array, "... S H"], preci
 @any_rank
 def _nearness_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
     (query, key), (query_change, key_change) = primals, tangents
-    # Products compute the derivative -2 (q - k)·(dq - dk) at once. They see vectors from a point in their midst, which
-    # changes no difference, so that what cancels is small.
-    middle = lax.stop_gradient(jnp.sum(key / max(1, key.shape[-2]), axis=-2, keepdims=True))
+    # Products compute the derivative -2 (q - k)·(dq - dk) at once. They see vectors from the smallest query, which
+    # changes no difference, so that what cancels is small; a key that is forbidden, however large, has no say in it.
+    smallest = jnp.argmin(jnp.max(jnp.abs(query), axis=-1, initial=0), axis=-1, keepdims=True)
+    middle = lax.stop_gradient(jnp.take_along_axis(query, smallest[..., None], axis=-2)) if query.shape[-2] else 0.0
     from_query, from_key = query - middle, key - middle
     of_query = jnp.sum(from_query * query_change, axis=-1)[..., :, None]
     of_key = jnp.sum(from_key * key_change, axis=-1)[..., None, :]
