@@ -31,7 +31,7 @@ def draw_report(run_folder: Path) -> int:
     from jattn.report import render
 
     try:
-        print(f"see {render(run_folder)}")
+        print(f"see {render(run_folder, say=lambda problem: print(problem, file=sys.stderr))}")
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

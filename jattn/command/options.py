@@ -108,7 +108,7 @@ def _split(options: Sequence[str], program: str) -> list[tuple[str, list[str]]]:
         if word.startswith("--"):
             option, equals, text = word.partition("=")
             found.append((option, [text] if equals else []))
-        elif (found and not word.startswith("-")) or _is_number(word):
+        elif found and (not word.startswith("-") or _is_number(word)):
             found[-1][1].append(word)
         else:
             raise ConfigError(_unknown_option(word, program))
@@ -116,6 +116,7 @@ def _split(options: Sequence[str], program: str) -> list[tuple[str, list[str]]]:
 
 
 def _is_number(word: str) -> bool:
+    """Says whether a word that begins with a minus goes on like a number."""
     return word[1:2].isdigit() or word[1:2] == "."
 
 

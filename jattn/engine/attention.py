@@ -106,7 +106,7 @@ def attend(
     key, value = repeat_batch(query, key, value)
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
     if kernel is not None:
-        return KERNELS[kernel](query, key, value, program)
+        return any_rank(KERNELS[kernel])(query, key, value, program)
     plan = choose_plan(shape, program, implementation, block_size)
     return compiled(average_by_rows, plan=plan)(query, key, value, program)
 

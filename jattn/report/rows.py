@@ -62,18 +62,19 @@ def read_row(line: bytes) -> dict[str, Any]:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Reads all rows of a file, none where there is no file; a last line that a crash cut short is left out.
 
+    A last line that is whole but for its end is none that was cut short.
+
     Raises:
       ValueError: if another line is no row, naming the line and what was expected.
     """
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     rows = []
     for number, line in enumerate(lines, start=1):
-        if number == len(lines):
-            # Every line that was written whole has an end.
-            break
         try:
             rows.append(read_row(line))
         except ValueError as error:
+            if number == len(lines):
+                break
             got = line[:60].decode("utf-8", "replace")
             raise ValueError(f"{path}, line {number}: {error}, got {got!r}") from None
     return rows

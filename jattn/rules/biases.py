@@ -226,7 +226,7 @@ def as_bias(bias: BiasLike) -> Bias:
         return bias
     if not isinstance(bias, jax.Array | np.ndarray | float | np.floating):
         if callable(bias) and not isinstance(bias, Rule | type) and not is_factory(bias):
-            return from_function(bias)
+            return FromFunction(bias, count_indices(bias, "bias"))
         raise TypeError(f"bias: expected a float array or a jattn bias, got {called(bias, Bias)}")
     array = jnp.asarray(bias)
     if not jnp.issubdtype(array.dtype, jnp.floating):

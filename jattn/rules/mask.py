@@ -79,7 +79,7 @@ def as_mask(mask: MaskLike) -> Mask:
         return mask
     if not isinstance(mask, jax.Array | np.ndarray | np.bool_ | bool):
         if callable(mask) and not isinstance(mask, Rule | type) and not is_factory(mask):
-            return from_function(mask)
+            return FromFunction(mask, count_indices(mask, "mask"))
         got = called(mask, Mask)
         raise TypeError(f"mask: expected a boolean array or a jattn mask (True = may attend), got {got}")
     array = jnp.asarray(mask)

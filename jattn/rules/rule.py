@@ -139,9 +139,9 @@ def called(value: Any, kind: type[Rule] | None = None) -> str:
     if is_factory(value):
         return f"the function {value.__name__} itself; call it: {_sample_call(value)}"
     if isinstance(value, str) and kind is not None:
-        factories = {
-            name: made for name, made in vars(sys.modules[f"jattn.rules.{kind.wing}"]).items() if _makes(made, kind)
-        }
+        # Whoever has not imported the module cannot have meant its functions.
+        here = getattr(sys.modules.get(f"jattn.rules.{kind.wing}"), "__dict__", {})
+        factories = {name: made for name, made in here.items() if _makes(made, kind)}
         close = difflib.get_close_matches(value, factories, n=1)
         return f"{value!r}" + (f"; did you mean {_sample_call(factories[close[0]])}?" if close else "")
     return type(value).__name__

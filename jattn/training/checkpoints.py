@@ -128,7 +128,7 @@ class Checkpoints:
         """Adds to an `OSError` of its body which checkpoint there is to go back to."""
         try:
             yield
-        except CheckpointError:
+        except (CheckpointError, BrokenPipeError):
             raise
         except OSError as error:
             what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -136,8 +136,8 @@ class Checkpoints:
 
     @property
     def any(self) -> bool:
-        """Whether there are checkpoints, whole or not."""
-        return bool(self._steps())
+        """Whether any checkpoint was whole once: one that a kill left without digests never was."""
+        return any(self._folder.glob("digests_*.json"))
 
     def history(self, step: int) -> History:
         """Returns the rows that come before a checkpoint that is whole."""

@@ -160,6 +160,8 @@ OPTIONS = [
     (["--run.folder", ""], "run.folder: expected the name of a folder, got ''"),
     (["--"], "--: unknown option"),
     (["-x"], "-x: unknown option"),
+    (["a1"], "a1: unknown option"),
+    (["-5"], "-5: unknown option"),
     (["--sweep", "model.width", "8 # x", "16"], "model.width: expected an integer, got '8 # x'"),
     (["--sweep", "training.seed", *map(str, range(101))], "expected at most 100 runs, got 101; --yes makes them all"),
     (["--yes"], "--yes: unknown option"),

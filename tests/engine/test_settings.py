@@ -1,7 +1,5 @@
 """JAX's settings: whatever a caller tells JAX for other code, jattn's functions do what they say."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -115,7 +113,7 @@ def test_the_same_weights_drop_in_one_block_and_in_several(kind):
 
 
 def test_settings_of_a_caller_are_as_they_were():
-    with jax.numpy_rank_promotion("raise"), contextlib.ExitStack():
+    with jax.numpy_rank_promotion("raise"):
         attend(QUERY, KEY, VALUE, mask=masks.causal())
         with pytest.raises(ValueError, match="rank"):
             jnp.ones((2, 2)) + jnp.ones(2)

@@ -84,6 +84,14 @@ def test_a_last_line_cut_short_is_left_out(make_run, cut):
     assert len(read_record(run_dir).metrics) == whole.count(b"\n")
 
 
+def test_a_last_line_that_lacks_nothing_but_its_end_is_read(make_run):
+    run_dir = make_run()
+    path = run_dir / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.rstrip(b"\n"))
+    assert len(read_record(run_dir).metrics) == whole.count(b"\n")
+
+
 @pytest.mark.parametrize("garbage", [b"{", b"\xff\xfe", b"3", b'{"kind": "train"}', b""])
 def test_garbage_in_the_middle_is_told_with_file_and_line(make_run, garbage):
     run_dir = make_run()

@@ -235,6 +235,17 @@ def test_what_is_no_such_function_is_refused_in_words(name):
             call()
 
 
+def test_a_set_of_keys_that_is_no_such_function_is_named_as_what_it_is():
+    filter = attention_filter(jnp.zeros((3, 1, 4)), jnp.zeros((3, 1, 4)))
+    assert_allclose(filter.mass(lambda query, key: key == 0), np.full((1, 3), 1 / 3), rtol=1e-6)
+    with pytest.raises(TypeError, match=r"^mass: keys: expected a function of \(query, key\), .* got <lambda>\(key\)"):
+        filter.mass(lambda key: key == 0)
+    with pytest.raises(TypeError, match=r"^mass: keys: .* got the function causal itself; call it: masks.causal\(\)"):
+        filter.mass(masks.causal)
+    with pytest.raises(TypeError, match=r"^forbid: keys: expected a function of \(query, key\)"):
+        edits.forbid(lambda: True)
+
+
 @pytest.mark.parametrize("function", [lambda score: score, lambda s, b, h, q, k, more: s, "soft_cap"])
 def test_what_cannot_modify_a_score_is_refused(function):
     with pytest.raises(TypeError, match=r"modified: expected a function of \(score, query, key\)"):

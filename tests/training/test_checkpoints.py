@@ -123,11 +123,27 @@ def test_the_newest_whole_one_is_used_and_what_is_damaged_is_told_once(copy):
     assert said[0].startswith("the checkpoint of step 30 is not whole and not used: 30/")
     assert said[0].endswith(f"{array.name} has changed")
     for step in (10, 20):
-        (copy / f"digests_{step}.json").unlink()
+        (copy / f"digests_{step}.json").write_text("")
     none = Checkpoints(copy, None, said.append)
     assert none.latest_step() is None
     assert none.best_step() is None
     assert none.any
+
+
+def test_one_that_a_kill_left_without_digests_was_never_whole(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.save(at(10), 0.5, HISTORY)
+    checkpoints._manager.wait_until_finished()
+    said = []
+    again = Checkpoints(tmp_path, 2, said.append)
+    assert (tmp_path / "10").is_dir()
+    assert again.latest_step() is None
+    assert not again.any
+    assert said == ["the checkpoint of step 10 is not whole and not used: digests_10.json is missing"]
+    again.save(at(10), 0.5, HISTORY)
+    again.wait()
+    assert again.latest_step() == 10
+    assert again.any
 
 
 def test_a_damaged_one_gives_way_to_a_new_one_and_is_kept_aside(copy):
