@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jattn.engine.implementations import explain_implementation as explain_implementation
     from jattn.filters import folds as folds
     from jattn.filters.filter import AttentionFilter as AttentionFilter, attention_filter as attention_filter
+    from jattn.linen.as_flax import MultiHeadDotProductAttention as MultiHeadDotProductAttention
     from jattn.linen.capture import capture_filters as capture_filters
     from jattn.linen.layers import (
         Block as Block,
@@ -56,6 +57,7 @@ _WHERE = {
     "KVCache": "jattn.decode.cache:KVCache",
     "LearnedPositions": "jattn.linen.layers:LearnedPositions",
     "MultiHeadAttention": "jattn.linen.layers:MultiHeadAttention",
+    "MultiHeadDotProductAttention": "jattn.linen.as_flax:MultiHeadDotProductAttention",
     "PatchEmbedding": "jattn.linen.layers:PatchEmbedding",
     "PooledEncoder": "jattn.linen.models:PooledEncoder",
     "RecurrentEncoderDecoder": "jattn.linen.recurrent:RecurrentEncoderDecoder",

@@ -46,6 +46,7 @@ def attend(
     edit: EditLike | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: PRNGKeyArray | None = None,
+    broadcast_dropout: bool = False,
     implementation: str | None = None,
     block_size: int | None = None,
     precision: Any = None,
@@ -75,6 +76,7 @@ def attend(
       dropout_rate: the chance of each weight to be dropped; the others are scaled by ``1/(1 - rate)``. Which ones drop
         depends on `dropout_rng` alone, not on how the call is computed.
       dropout_rng: needed where `dropout_rate` is above zero.
+      broadcast_dropout: whether all heads and batch entries drop the same weights, which draws less.
       implementation: ``"dense"`` (one block), ``"blocked"``, a fused kernel (``"cudnn"`` on NVIDIA GPUs, ``"splash"``
         on TPUs), or None to choose; the result is the same up to rounding. A kernel has reverse-mode first
         derivatives only, and keeps NaN and inf from a query only where no query may see them; if that is too little,
@@ -101,7 +103,7 @@ def attend(
     """
     shape = filter_shape(query, key)
     check_value(key, value)
-    dropout = as_dropout(dropout_rate, dropout_rng)
+    dropout = as_dropout(dropout_rate, dropout_rng, broadcast_dropout)
     program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
     key, value = repeat_batch(query, key, value)
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
@@ -254,10 +256,12 @@ def check_value(key: Array, value: Array) -> None:
         )
 
 
-def as_dropout(rate: float, rng: PRNGKeyArray | None) -> Dropout | None:
+def as_dropout(rate: float, rng: PRNGKeyArray | None, broadcast: bool) -> Dropout | None:
     """Makes what drops weights of the chance and the rng of a call, or None where nothing is dropped."""
     if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
         raise ValueError(f"dropout_rate: expected a number in [0, 1), got {rate!r}")
+    if not isinstance(broadcast, bool):
+        raise TypeError(f"broadcast_dropout: expected a bool, got {broadcast!r}")
     if rate > 0 and rng is None:
         raise ValueError(f"dropout_rng: needed for dropout_rate {rate}, got None")
     if rng is None:
@@ -267,7 +271,7 @@ def as_dropout(rate: float, rng: PRNGKeyArray | None) -> Dropout | None:
     if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
         got = type(rng).__name__ if dtype is None else f"shape {shape}, dtype {dtype}"
         raise TypeError(f"dropout_rng: expected one key, as jax.random.key makes it, got {got}")
-    return Dropout(_counted(rng if typed else jax.random.wrap_key_data(rng)), rate) if rate > 0 else None
+    return Dropout(_counted(rng if typed else jax.random.wrap_key_data(rng)), rate, broadcast) if rate > 0 else None
 
 
 def _counted(rng: PRNGKeyArray) -> PRNGKeyArray:

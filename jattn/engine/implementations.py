@@ -50,6 +50,7 @@ def explain_implementation(
     edit: EditLike | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: PRNGKeyArray | None = None,
+    broadcast_dropout: bool = False,
     implementation: str | None = None,
     block_size: int | None = None,
     precision: Any = None,
@@ -60,8 +61,8 @@ def explain_implementation(
       query: an array, or a `jax.ShapeDtypeStruct`.
       key: likewise.
       value: likewise.
-      score, bias, mask, normalizer, edit, dropout_rate, dropout_rng, implementation, block_size, precision: as in
-        `attend`.
+      score, bias, mask, normalizer, edit, dropout_rate, dropout_rng, broadcast_dropout, implementation, block_size,
+        precision: as in `attend`.
 
     Raises:
       ValueError, TypeError: what `attend` raises for the same call.
@@ -83,7 +84,7 @@ def explain_implementation(
     shape = filter_shape(query, key)
     check_value(key, value)
     key, value = jax.eval_shape(repeat_batch, query, key, value)
-    as_dropout(dropout_rate, dropout_rng)
+    as_dropout(dropout_rate, dropout_rng, broadcast_dropout)
     program = jax.eval_shape(functools.partial(row_program, score, bias, mask, normalizer, edit, precision, shape))
     call = (query, key, value, program, dropout_rate, block_size)
     kernel = choose_kernel(implementation, *call)

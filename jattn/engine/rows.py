@@ -34,11 +34,13 @@ from jattn.rules.scores import Score, ScoreLike, as_score
 class Dropout:
     """Drops weights, each with the chance `rate`, and scales the others by ``1/(1 - rate)``.
 
-    Which ones drop is a pure function of rng, batch entry, head, query and key, whatever the block.
+    Which ones drop is a pure function of rng, batch entry, head, query and key, whatever the block; or, where it is
+    broadcast, of rng, query and key.
     """
 
     rng: PRNGKeyArray
     rate: float = static()
+    broadcast: bool = static(default=False)
 
     def apply(self, weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
         """Drops weights of one block."""
@@ -48,12 +50,15 @@ class Dropout:
         of_each = max(1, heads // rngs.shape[0])
 
         def row(stream: Array, index: Array) -> Array:
-            rng_of_head = jax.random.fold_in(rngs[stream // of_each], stream % of_each)
+            head = 0 if self.broadcast else stream % of_each
+            rng_of_head = jax.random.fold_in(rngs[stream // of_each], head)
             rng_of_row = jax.random.fold_in(rng_of_head, index)
             return grid.take_keys(jax.random.bernoulli(rng_of_row, 1 - self.rate, grid.shape[-1:]))
 
-        streams = jnp.arange(heads) if grid.stream is None else grid.stream[None]
+        every = of_each if self.broadcast else 1
+        streams = jnp.arange(0, heads, every) if grid.stream is None else grid.stream[None]
         kept = jax.vmap(lambda stream: jax.vmap(lambda index: row(stream, index))(grid.rows))(streams)
+        kept = jnp.repeat(kept, every, axis=0) if kept.shape[0] < heads and grid.stream is None else kept
         return jnp.where(kept.reshape(weights.shape), weights / (1 - self.rate), 0)
 
 

@@ -44,6 +44,7 @@ def attention_filter(
     edit: EditLike | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: PRNGKeyArray | None = None,
+    broadcast_dropout: bool = False,
     block_size: int | None = None,
     precision: Any = None,
 ) -> "AttentionFilter":
@@ -67,7 +68,7 @@ def attention_filter(
       [[0.5  0.5  0.  ]
        [0.33 0.33 0.33]]
     """
-    dropout = as_dropout(dropout_rate, dropout_rng)
+    dropout = as_dropout(dropout_rate, dropout_rng, broadcast_dropout)
     program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key), dropout)
     check_block_size(block_size)
     return AttentionFilter(query, repeat_batch(query, key)[0], program, block_size)

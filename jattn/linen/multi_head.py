@@ -45,12 +45,11 @@ class MultiHeadAttention(nn.Module):
 
         outᵢ = Wₒ [head₁; …; headₙ]ᵢ + bₒ        headₙ = attend(W_q xq + b_q, W_k xk + b_k, W_v xv + b_v)
 
-    Stands in for `flax.linen.MultiHeadDotProductAttention` (alias ``MultiHeadAttention``): parameters, their first
-    values, the cache, sown weights and, with the same parameters, the outputs agree. It differs where flax
-    averages forbidden values (a query that may attend to nothing gets the bias of ``out``), draws one dropout mask for
-    all heads and batch entries (here each weight is drawn), or sows weights in the dtype of the computation (here
-    float32 or wider). Complex inputs, ``inputs_kv``, ``broadcast_dropout``, ``attention_fn``,
-    ``force_fp32_for_softmax`` (always so) and the ``dot_general`` and ``einsum`` hooks are left out.
+    Stands in for `flax.linen.MultiHeadAttention`: parameters, their first values, the cache, sown weights and, with the
+    same parameters, the outputs agree. It differs where flax averages forbidden values (a query that may attend to
+    nothing gets the bias of ``out``), or sows weights in the dtype of the computation (here float32 or wider); each
+    weight is drawn for dropout unless `broadcast_dropout` is given, and complex inputs are refused.
+    `MultiHeadDotProductAttention` takes all of flax's arguments.
 
     If the collection ``"filters"`` is mutable, the layer sows its `AttentionFilter` there; see `capture_filters`. If
     the variables hold the collection ``"edits"``, its ``edit`` comes after that of the layer; see `apply_with_edits`.
@@ -61,6 +60,7 @@ class MultiHeadAttention(nn.Module):
       param_dtype: of the parameters.
       qkv_features: the width of all query heads together; that of the queries by default.
       out_features: the width of the output; that of the queries by default.
+      broadcast_dropout: whether all heads and batch entries drop the same weights.
       dropout_rate: the chance of each weight to be dropped, where not `deterministic`; takes the rng ``dropout``.
       deterministic: whether dropout is off; may be given at the call instead.
       precision: as in `jax.lax.dot_general`.
@@ -95,6 +95,7 @@ class MultiHeadAttention(nn.Module):
     param_dtype: Any = jnp.float32
     qkv_features: int | None = None
     out_features: int | None = None
+    broadcast_dropout: bool = False
     dropout_rate: float = 0.0
     deterministic: bool | None = None
     precision: Any = None
@@ -251,7 +252,7 @@ class MultiHeadAttention(nn.Module):
         program = {"score": self.score, "bias": bias, "mask": mask, "normalizer": self.normalizer, "edit": edit}
         how = {"block_size": self.block_size, "precision": self.precision}
         if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
-            how |= {"dropout_rate": self.dropout_rate}
+            how |= {"dropout_rate": self.dropout_rate, "broadcast_dropout": self.broadcast_dropout}
             how |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}
         given = program
         if held is not None:

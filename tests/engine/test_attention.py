@@ -394,6 +394,21 @@ def test_the_same_weights_drop_whatever_the_block(heads):
     close(dropped(block_size=7)[0], dropped()[0])
 
 
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
+def test_broadcast_dropout_drops_the_same_weights_of_all_heads_and_entries(heads):
+    query, key, _ = inputs(9, 6)
+    call = {"dropout_rate": 0.4, "dropout_rng": jax.random.key(0), "broadcast_dropout": True}
+    filter = attention_filter(query, key, **call)
+    kept = np.asarray(filter.weights()) != 0
+    assert np.all(kept == kept[:1, :1])
+    assert 0.4 < kept.mean() < 0.8
+    assert len(np.unique(kept[0, 0], axis=0)) > 4, "every row should draw its own"
+    value = jnp.broadcast_to(jnp.eye(6)[:, None], (*key.shape[:-1], 6))
+    for block_size in (None, 2):
+        close(jnp.swapaxes(attend(query, key, value, block_size=block_size, **call), -3, -2), filter.weights())
+    close(filter[1, 1:, 2], filter.weights()[1, 1:, 2])
+
+
 def test_dropout_depends_on_its_rng():
     assert np.any(dropped(seed=0)[0] != dropped(seed=1)[0])
 

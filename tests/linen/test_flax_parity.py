@@ -13,7 +13,8 @@ import pytest
 from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import MultiHeadAttention, biases, capture_filters, masks
+from jattn import MultiHeadAttention, MultiHeadDotProductAttention, biases, capture_filters, masks
+from jattn.linen.as_flax import INSTEAD
 from tests.sampled import sampled
 from tests.variants import drawn_like
 
@@ -110,7 +111,44 @@ def test_parameters_have_the_first_values_of_flax(name):
 
 def test_the_first_fields_have_the_order_of_flax():
     ours, theirs = (list(kind.__dataclass_fields__) for kind in (MultiHeadAttention, nn.MultiHeadAttention))
-    assert ours[:5] == theirs[:5]
+    last = theirs.index("use_bias") + 1
+    assert ours[:last] == theirs[:last]
+    swapped = MultiHeadDotProductAttention.__dataclass_fields__
+    assert swapped.keys() >= set(theirs)
+
+
+class Stack(nn.Module):
+    """Two layers that flax names by their class."""
+
+    kind: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, x, context):
+        x = x + self.kind(num_heads=2)(x, mask=CAUSAL)
+        return x + self.kind(num_heads=2, force_fp32_for_softmax=True)(x, inputs_k=context)
+
+
+def test_swapping_one_import_keeps_names_and_weights():
+    variables = drawn_like(Stack(nn.MultiHeadDotProductAttention), X, CONTEXT)
+    assert list(variables["params"]) == ["MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1"]
+    expected = Stack(nn.MultiHeadDotProductAttention).apply(variables, X, CONTEXT)
+    out, filters = capture_filters(Stack(MultiHeadDotProductAttention), variables, X, CONTEXT)
+    close(out, expected)
+    assert [filter.shape for filter in filters.values()] == [(2, 2, 5, 5), (2, 2, 5, 7)]
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_what_would_replace_attention_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"{name}: expected None, because .* say"):
+        MultiHeadDotProductAttention(num_heads=2, **{name: nn.softmax})
+
+
+def test_flax_names_of_what_is_computed_anyway_are_taken():
+    layer = MultiHeadDotProductAttention(num_heads=2, attention_fn=nn.dot_product_attention)
+    variables = drawn_like(layer, X, CONTEXT)
+    assert_array_equal(layer.apply(variables, X, inputs_kv=CONTEXT), layer.apply(variables, X, CONTEXT))
+    with pytest.raises(ValueError, match="inputs_kv: expected None where inputs_k or inputs_v is given"):
+        layer.apply(variables, X, CONTEXT, inputs_kv=CONTEXT)
 
 
 def test_partitioned_parameters_keep_their_names():
@@ -211,6 +249,17 @@ def test_a_dropout_rng_of_the_call_comes_first():
         MultiHeadAttention(2, dropout_rate=0.5).apply(variables, X, dropout_rng=first, deterministic=True),
         both()[0].apply(variables, X),
     )
+
+
+@pytest.mark.parametrize("kind", [MultiHeadDotProductAttention, nn.MultiHeadDotProductAttention])
+def test_broadcast_dropout_drops_the_same_weights_in_all_heads_and_entries(kind):
+    layer = kind(num_heads=2, dropout_rate=0.5, deterministic=False, bias_init=nn.initializers.ones)
+    same = jnp.tile(X[:1, :1], (3, 5, 1))  # each weight is 1/5, or 2/5, or dropped
+    variables = layer.init({"params": RNG, "dropout": RNG}, same)
+    out = layer.apply(variables, same, rngs={"dropout": RNG})
+    assert_array_equal(out[0], out[1])
+    assert_array_equal(out[0], out[2])
+    assert np.any(out[0, 0] != out[0, 1])
 
 
 # Sown weights

@@ -161,6 +161,7 @@ ATTEND_CALLS = {
         TypeError,
         r"dropout_rng: expected one key, .* got shape \(2,\), dtype key",
     ),
+    "broadcast_dropout, a number": ({"broadcast_dropout": 1}, TypeError, "broadcast_dropout: expected a bool, got 1"),
     "dropout without rng": ({"dropout_rate": 0.1}, ValueError, r"dropout_rng: needed for dropout_rate 0\.1, got None"),
 }
 
