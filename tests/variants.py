@@ -72,6 +72,7 @@ def join(*variants):
 LENGTHS, QUERY_LENGTHS = np.array([4, 9]), np.array([7, 3])
 HOLES = rng(3).random((QUERIES, KEYS)) < 0.3
 OFFSETS = np.array([-2, 3])
+WIDTHS = np.array([3, 1])
 QUERY_IDS, KEY_IDS = np.array([[0, 0, 1, 1, 1, 4, 2], [7, 2, 2, 2, 0, 0, 0]]), np.array([0, 0, 0, 1, 1, 2, 2, 2, 3])
 SCALES = np.array([0.1, 0.5, 1.0, 2.0], np.float32)
 UNITS = 5
@@ -93,13 +94,14 @@ MASKS = {
     "window, later": Variant(
         {"mask": masks.sliding_window(1, offset=4)}, {"mask": lambda entry, head, i, j: i + 3 <= j <= i + 4}
     ),
-    "window, open to the right, later by entry": Variant(
-        {"mask": masks.sliding_window(1, None, OFFSETS)},
-        {"mask": lambda entry, head, i, j: i + OFFSETS[entry] - 1 <= j},
+    "window, open to the right, later and wider by entry": Variant(
+        {"mask": masks.sliding_window(WIDTHS, None, OFFSETS)},
+        {"mask": lambda entry, head, i, j: i + OFFSETS[entry] - WIDTHS[entry] <= j},
     ),
     "chunked": Variant({"mask": masks.chunked(3, 1)}, {"mask": lambda entry, head, i, j: (i + 1) // 3 == j // 3}),
-    "chunked, later by entry": Variant(
-        {"mask": masks.chunked(3, OFFSETS)}, {"mask": lambda entry, head, i, j: (i + OFFSETS[entry]) // 3 == j // 3}
+    "chunked, later and larger by entry": Variant(
+        {"mask": masks.chunked(WIDTHS, OFFSETS)},
+        {"mask": lambda entry, head, i, j: (i + OFFSETS[entry]) // WIDTHS[entry] == j // WIDTHS[entry]},
     ),
     "prefix": Variant({"mask": masks.prefix(4)}, {"mask": lambda entry, head, i, j: j < 4}),
     "prefix by entry or causal": Variant(

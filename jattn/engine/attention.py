@@ -23,7 +23,7 @@ from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import check_float
 from jattn.rules.edits import EditLike
-from jattn.rules.grids import Grid, whole_grid
+from jattn.rules.grids import Grid, fixed_sizes, whole_grid
 from jattn.rules.mask import MaskLike
 from jattn.rules.meshes import check_sequence
 from jattn.rules.normalizers import NormalizerLike, forbid, softmax
@@ -145,7 +145,7 @@ def attend_heads_first(
       each row was divided by, ``ln Σ exp(s)``, in float32 or wider, and minus infinity for a row without keys; else
       zeros.
     """
-    few = plan.whole and query.shape[-2] <= FEW_ROWS and program.mask is not None and walks_heads()
+    few = plan.whole and has_few_rows(query) and program.mask is not None and walks_heads()
     few = few and program.score.shows_what_is_broken and program.dropout is None
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     if few and not closes_over_tracers(jax.tree.structure(program)):
@@ -158,7 +158,7 @@ def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value
     sides = {"query": query}, {"key": key, "value": value}
     # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
     # step of decoding would take longer to widen what it reads than to compute with it.
-    widen = walks_heads() and query.shape[-2] > FEW_ROWS
+    widen = walks_heads() and not has_few_rows(query)
     prepare = functools.partial(prepare_sides, widen, program.mask is not None)
     out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare)
     return out.astype(value.dtype), log_normalizer
@@ -239,11 +239,22 @@ def choose_plan(
     check_block_size(block_size)
     if implementation == "dense" and block_size is not None:
         raise ValueError(f"block_size: implementation 'dense' has one block, got block_size {block_size}")
-    small = math.prod(shape) <= DENSE_WEIGHTS and block_size is None
+    fixed = fixed_sizes(shape)
+    small = math.prod(fixed) <= DENSE_WEIGHTS and block_size is None
     if implementation == "dense" or (implementation is None and small):
         return dense_plan(shape)
+    if fixed[-2:] != shape[-2:]:
+        raise ValueError(
+            "block_size, implementation: expected None or 'dense' where lengths are symbolic, because blocks are "
+            f"planned for given lengths, got {block_size!r}, {implementation!r}"
+        )
     mask = None if whole_rows or program.needs_whole_rows else program.mask
-    return blocked_plan(shape, mask, block_size, walks_heads())
+    return blocked_plan(fixed, mask, block_size, walks_heads() and fixed == shape)
+
+
+def has_few_rows(query: Float[Array, "*batch N T H"]) -> bool:
+    """Says whether there are as few queries as in a step of decoding; a symbolic number is many."""
+    return isinstance(query.shape[-2], int) and query.shape[-2] <= FEW_ROWS
 
 
 def check_value(key: Array, value: Array) -> None:

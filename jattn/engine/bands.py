@@ -96,12 +96,15 @@ def _add(band: Band, part: Mask) -> Band:
         return dataclasses.replace(band, unread=repr(part))
     if not part.offset.known:
         return dataclasses.replace(band, unread="an offset that is an array")
-    lows = [band.low, None if part.left is None else _near(part.offset.number - part.left)]
-    highs = [band.high, None if part.right is None else _near(part.offset.number + part.right)]
+    if not all(side is None or side.known for side in (part.left, part.right)):
+        return dataclasses.replace(band, unread="a width that is an array")
+    lows, highs = (
+        [side, _near(distance)] for side, distance in zip((band.low, band.high), part.distances, strict=True)
+    )
     low = max((x for x in lows if x is not None), default=None)
     return dataclasses.replace(band, low=low, high=min((x for x in highs if x is not None), default=None))
 
 
-def _near(distance: int) -> int:
+def _near(distance: int | None) -> int | None:
     """Keeps a distance within int32; all that are longer than a sequence mean the same."""
-    return max(-FARTHEST, min(FARTHEST, distance))
+    return None if distance is None else max(-FARTHEST, min(FARTHEST, distance))

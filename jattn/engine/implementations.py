@@ -14,6 +14,7 @@ from jattn.engine.plans import DENSE_WEIGHTS, Plan
 from jattn.engine.rows import row_program
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike
+from jattn.rules.grids import fixed_sizes
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
@@ -92,7 +93,7 @@ def explain_implementation(
         chosen, how = kernel, "one fused kernel, with reverse-mode first derivatives only"
     else:
         plan = choose_plan(shape, program, implementation, block_size)
-        small = math.prod(shape) <= DENSE_WEIGHTS and block_size is None
+        small = math.prod(fixed_sizes(shape)) <= DENSE_WEIGHTS and block_size is None
         chosen = implementation or ("dense" if small else "blocked")
         how = _describe(plan, shape)
     others = [name for name in IMPLEMENTATIONS if name != chosen]

@@ -55,10 +55,11 @@ class Dropout:
             rng_of_row = jax.random.fold_in(rng_of_head, index)
             return grid.take_keys(jax.random.bernoulli(rng_of_row, 1 - self.rate, grid.shape[-1:]))
 
-        every = of_each if self.broadcast else 1
-        streams = jnp.arange(0, heads, every) if grid.stream is None else grid.stream[None]
+        shared = self.broadcast and grid.stream is None
+        every = jnp.arange(0, heads, of_each) if shared else jnp.arange(heads)
+        streams = every if grid.stream is None else grid.stream[None]
         kept = jax.vmap(lambda stream: jax.vmap(lambda index: row(stream, index))(grid.rows))(streams)
-        kept = jnp.repeat(kept, every, axis=0) if kept.shape[0] < heads and grid.stream is None else kept
+        kept = jnp.broadcast_to(kept[:, None], (kept.shape[0], of_each, *kept.shape[1:])) if shared else kept
         return jnp.where(kept.reshape(weights.shape), weights / (1 - self.rate), 0)
 
 

@@ -27,7 +27,7 @@ from jattn.filters.passes import chosen_rows, multiply, multiply_transposed, one
 from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike
-from jattn.rules.grids import Grid
+from jattn.rules.grids import Grid, fixed_sizes
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
@@ -100,9 +100,13 @@ class AttentionFilter(VirtualMatrix, folds.FoldMethods):
 
         Raises:
           IndexError: if the index does not fit the shape.
-          TypeError: if it is traced, or nothing that NumPy takes.
+          TypeError: if it is traced, or nothing that NumPy takes, or the filter has symbolic sizes.
           ValueError: if the result is larger than `limit_gb`.
         """
+        if fixed_sizes(self.shape) != self.shape:
+            raise TypeError(
+                f"index: expected a filter of known sizes, got {self.shape}; ask for weights, rows or a fold"
+            )
         wanted = select(index, self.shape, functools.partial(self._check_size, "index"))
         table = chosen_rows(self, wanted.streams, wanted.rows, pairs=not wanted.outer, keys=wanted.keys)
         return wanted.arrange(table.reshape(math.prod(table.shape[:-1]), table.shape[-1]))
@@ -283,12 +287,12 @@ class AttentionFilter(VirtualMatrix, folds.FoldMethods):
 
     def _some_rows(self, name: str, indices: Any, keys: slice, scores: bool = False) -> Array:
         rows = _as_row_indices(name, indices, self.shape[-2])
-        width = len(range(*keys.indices(self.shape[-1])))
+        width = self.shape[-1] if keys == slice(None) else len(range(*keys.indices(self.shape[-1])))
         self._check_size(name, (*self.shape[:-2], rows.shape[0], width))
         return chosen_rows(self, None, rows, keys=keys, scores=scores)
 
     def _check_size(self, name: str, shape: tuple[int, ...]) -> None:
-        size = math.prod(shape) * np.dtype(self.dtype).itemsize / 1e9
+        size = math.prod(fixed_sizes(shape)) * np.dtype(self.dtype).itemsize / 1e9
         if size > self.limit_gb:
             raise ValueError(
                 f"{name}: expected an array of at most {self.limit_gb:g} GB, got {shape} = {size:,.1f} GB; ask for "
@@ -317,7 +321,7 @@ def _as_row_indices(name: str, indices: Any, num_rows: int) -> Int[Array, " R"]:
         raise TypeError(f"{name}: expected a list of query indices, got {indices!r}") from None
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"{name}: expected a list of query indices, got shape {array.shape}, dtype {array.dtype}")
-    if not isinstance(array, Tracer):
+    if not isinstance(array, Tracer) and isinstance(num_rows, int):
         wrong = [int(i) for i in np.asarray(array) if not -num_rows <= i < num_rows]
         if wrong:
             raise ValueError(f"{name}: query index {wrong[0]} is out of range for {num_rows} queries")

@@ -50,6 +50,8 @@ class Pool(HeadFold[Float[Array, "*batch N q_bins k_bins"]]):
             ("q_bins", self.q_bins, shape[-2], "queries"),
             ("k_bins", self.k_bins, shape[-1], "keys"),
         ):
+            if not isinstance(most, int):
+                raise TypeError(f"pool: expected a known number of {what}, got {most}")
             if bins > most:
                 raise ValueError(f"pool: expected {name} to be at most the {most} {what} of the filter, got {bins}")
         return self

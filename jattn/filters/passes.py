@@ -18,7 +18,7 @@ from jattn.engine.rows import finite, repeat_heads, taint
 from jattn.engine.walk import Prepare, Reduction, cut_stream, fold_blocks
 from jattn.filters.blocks import FilterBlock, Fold, HeadFold
 from jattn.filters.virtual import VirtualMatrix
-from jattn.rules.grids import Grid
+from jattn.rules.grids import Grid, fixed_sizes
 from jattn.rules.meshes import gathered
 
 
@@ -119,8 +119,8 @@ def chosen_rows(
     """
     if not isinstance(keys, slice):
         return compiled(some_cells)(filter, streams, rows, keys)
-    kept = range(*keys.indices(filter.shape[-1]))
-    if len(kept) == filter.shape[-1] and kept.step == 1:
+    kept = range(0) if keys == slice(None) else range(*keys.indices(filter.shape[-1]))
+    if keys == slice(None) or (len(kept) == filter.shape[-1] and kept.step == 1):
         return compiled(some_rows, pairs=pairs, scores=scores)(filter, streams, rows, None)
     if kept.step == 1:
         # Where the keys begin is data, so that the next ones need no other program.
@@ -168,9 +168,10 @@ def some_rows(
             return whole
         return jnp.take(whole, keys, axis=-1) if width is None else lax.dynamic_slice_in_dim(whole, keys, width, -1)
 
-    heads, walked = math.prod(shape[:-2]), walks_heads()
-    if streams is None and (not walked or heads * rows.shape[0] * shape[-1] <= WALKED_BLOCK_WEIGHTS):
-        return _by_rows(functools.partial(one, None), rows, heads * shape[-1], len(shape) - 2, walked)
+    fixed = fixed_sizes(shape)
+    heads, walked = math.prod(fixed[:-2]), walks_heads() and fixed == shape
+    if streams is None and (not walked or heads * rows.shape[0] * fixed[-1] <= WALKED_BLOCK_WEIGHTS):
+        return _by_rows(functools.partial(one, None), rows, heads * fixed[-1], len(shape) - 2, walked)
     if pairs:
         return lax.map(lambda pair: one(pair[0], pair[1][None])[0], (streams, rows))
     every = jnp.arange(heads, dtype=jnp.int32) if streams is None else streams

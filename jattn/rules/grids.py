@@ -150,6 +150,11 @@ class Grid:
         return array
 
 
+def fixed_sizes(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """Returns a shape with 1 for sizes that are symbolic, as they are while a function is exported for all of them."""
+    return tuple(size if isinstance(size, int) else 1 for size in shape)
+
+
 def whole_grid(shape: tuple[int, ...]) -> Grid:
     """Makes the grid of a whole filter of shape ``(*batch, N, T, S)``: one block that holds every row."""
     return Grid(rows=jnp.arange(shape[-2], dtype=jnp.int32), shape=shape, row_unit=0)

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jattn.rules.checks import check_integer
-from jattn.rules.grids import Grid, static, whole_grid
+from jattn.rules.grids import Grid, whole_grid
 from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask, from_function as from_function
 from jattn.rules.overlay import Overlay
 from jattn.rules.parameters import Integer, as_integer
@@ -43,17 +42,22 @@ def causal(offset: int | Int[Array, "*batch"] = 0) -> Mask:
       ##.
       ###
     """
-    return Window(as_integer("causal: offset", offset), None, 0)
+    return Window(as_integer("causal: offset", offset), None, as_integer("causal: right", 0))
 
 
-def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Array, "*batch"] = 0) -> Mask:
+def sliding_window(
+    left: int | Int[Array, "*batch"] | None,
+    right: int | Int[Array, "*batch"] | None = 0,
+    offset: int | Int[Array, "*batch"] = 0,
+) -> Mask:
     """Lets each query attend to its neighbours: ``query + offset - left <= key <= query + offset + right``.
 
-    A window of ``w`` keys costs in proportion to ``T w``, not ``T S``, if the offset is an int.
+    A window of ``w`` keys costs in proportion to ``T w``, not ``T S``, if all three are ints.
 
     Args:
-      left: how many earlier keys a query sees; None for all of them.
-      right: how many later ones; None for all of them. The default, 0, makes the window causal.
+      left: how many earlier keys a query sees; None for all of them. An array holds one for each batch entry, and may
+        be traced.
+      right: how many later ones; likewise. The default, 0, makes the window causal.
       offset: as in `causal`.
 
     Example:
@@ -66,16 +70,16 @@ def sliding_window(left: int | None, right: int | None = 0, offset: int | Int[Ar
 
     Source: Child et al. 2019, "Generating long sequences with sparse transformers"; Beltagy et al. 2020, "Longformer".
     """
-    left = None if left is None else check_integer("sliding_window: left", left, 0, "an int or None")
-    right = None if right is None else check_integer("sliding_window: right", right, 0, "an int or None")
-    return Window(as_integer("sliding_window: offset", offset), left, right)
+    reach = {name: side for name, side in {"left": left, "right": right}.items() if side is not None}
+    sides = {name: as_integer(f"sliding_window: {name}", side, least=0) for name, side in reach.items()}
+    return Window(as_integer("sliding_window: offset", offset), sides.get("left"), sides.get("right"))
 
 
-def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
+def chunked(size: int | Int[Array, "*batch"], offset: int | Int[Array, "*batch"] = 0) -> Mask:
     """Lets each query attend within its own chunk of the sequence: ``⌊(query + offset)/size⌋ = ⌊key/size⌋``.
 
     Args:
-      size: the number of positions in a chunk.
+      size: the number of positions in a chunk; an array holds one for each batch entry, and may be traced.
       offset: as in `causal`.
 
     Example:
@@ -86,7 +90,7 @@ def chunked(size: int, offset: int | Int[Array, "*batch"] = 0) -> Mask:
       ..##
       ..##
     """
-    return Chunked(as_integer("chunked: offset", offset), check_integer("chunked: size", size, 1))
+    return Chunked(as_integer("chunked: offset", offset), as_integer("chunked: size", size, least=1))
 
 
 def prefix(lengths: int | Int[Array, "*batch"]) -> Mask:
@@ -182,52 +186,62 @@ def _as_ids(name: str, ids: Any) -> Array:
 @rule()
 class Window(Mask):
     offset: Integer
-    left: int | None = static()
-    right: int | None = static()
+    left: Integer | None
+    right: Integer | None
 
     def __repr__(self) -> str:
-        factory = causal if (self.left, self.right) == (None, 0) else sliding_window
-        return write_call(factory, self.arguments())
+        is_causal = self.left is None and self.right is not None and self.right.as_written == 0
+        return write_call(causal if is_causal else sliding_window, self.arguments())
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         center = grid.query + self.offset.part(grid)
-        allowed = None if self.right is None else grid.key <= center + self.right
+        allowed = None if self.right is None else grid.key <= center + self.right.part(grid)
         if self.left is None:
             return jnp.broadcast_to(True, (grid.rows.shape[0], grid.width)) if allowed is None else allowed
-        return grid.key >= center - self.left if allowed is None else (grid.key >= center - self.left) & allowed
+        near = grid.key >= center - self.left.part(grid)
+        return near if allowed is None else near & allowed
+
+    @property
+    def distances(self) -> tuple[int | None, int | None]:
+        """From a query to the first and the last key it sees, where they are numbers."""
+        offset = self.offset.number if self.offset.known else None
+        left, right = (None if side is None or not side.known else side.number for side in (self.left, self.right))
+        if offset is None:
+            return None, None
+        return None if left is None else offset - left, None if right is None else offset + right
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         begin, end = super().allowed_span(first, last, num_keys)
-        if self.offset.known and self.left is not None:
-            begin = first + self.offset.number - self.left
-        if self.offset.known and self.right is not None:
-            end = last + self.offset.number + self.right + 1
-        return begin, end
+        low, high = self.distances
+        return begin if low is None else first + low, end if high is None else last + high + 1
 
     def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         begin, end = super().forbidden_span(first, last, num_keys)
-        if self.offset.known and self.left is None and self.right is None:
+        low, high = self.distances
+        if self.left is None and self.right is None:
             return begin, begin
-        if self.offset.known and self.left is None and self.right is not None:
-            begin = first + self.offset.number + self.right + 1
-        if self.offset.known and self.left is not None and self.right is None:
-            end = last + self.offset.number - self.left
+        if self.left is None and high is not None:
+            begin = first + high + 1
+        if self.right is None and low is not None:
+            end = last + low
         return begin, end
 
 
 @rule(chunked)
 class Chunked(Mask):
     offset: Integer
-    size: int = static()
+    size: Integer
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        return (grid.query + self.offset.part(grid)) // self.size == grid.key // self.size
+        size = self.size.part(grid)
+        return (grid.query + self.offset.part(grid)) // size == grid.key // size
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
-        if not self.offset.known:
+        if not (self.offset.known and self.size.known):
             return super().allowed_span(first, last, num_keys)
-        first_chunk, last_chunk = ((row + self.offset.number) // self.size for row in (first, last))
-        return first_chunk * self.size, (last_chunk + 1) * self.size
+        size = self.size.number
+        first_chunk, last_chunk = ((row + self.offset.number) // size for row in (first, last))
+        return first_chunk * size, (last_chunk + 1) * size
 
 
 @rule(prefix)

@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_float
+from jattn.rules.checks import check_float, check_integer
 from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay
 
@@ -151,13 +153,15 @@ def as_head_parameter(name: str, value: Any, *axes: str) -> HeadParameter:
     return HeadParameter(array, name, axes)
 
 
-def as_integer(name: str, value: Any) -> "Integer":
-    """Returns an `Integer` for an int or an array of integers; refuses anything else."""
+def as_integer(name: str, value: Any, least: int | None = None) -> "Integer":
+    """Returns an `Integer` for an int or an array of integers; refuses anything else, and what is known to be less."""
     expected = f"{name} must be an int, or an array of integers with one per batch entry"
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return Integer(None, name, int(value))
+        return Integer(None, name, check_integer(name, value, least))
     if not hasattr(value, "dtype"):
         raise TypeError(f"{expected}, got {value!r}")
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{expected}, got dtype {value.dtype}")
+    if least is not None and not isinstance(value, Tracer) and np.any(np.asarray(value) < least):
+        raise ValueError(f"{name} must be at least {least}, got {np.min(value)}")
     return Integer(jnp.asarray(value), name, 0)

@@ -85,6 +85,6 @@ def _by_head(x: Float[Array, "... K GR X"], of_queries: Float[Array, "... N R H"
 
 def long_axis_last(tangent: Float[Array, "... S H"], rows: Float[Array, "... R X"]) -> Float[Array, "... S H"]:
     """Returns the tangent; transposed, it makes a gradient that sums over rows be computed as ``[H, S]`` first."""
-    if min(rows.shape[-2], tangent.shape[-2]) < SMALL:
+    if any(isinstance(size, int) and size < SMALL for size in (rows.shape[-2], tangent.shape[-2])):
         return tangent
     return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, -1, -2)), -1, -2)

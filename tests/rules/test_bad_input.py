@@ -643,17 +643,22 @@ MASKS = {
     "window, a float": (
         lambda: masks.sliding_window(1.0),
         TypeError,
-        r"sliding_window: left must be an int or None, got 1\.0",
+        r"sliding_window: left must be an int, or an array .* got 1\.0",
     ),
     "window, a boolean": (
         lambda: masks.sliding_window(1, True),
         TypeError,
-        "sliding_window: right must be an int or None, got True",
+        "sliding_window: right must be an int, or an array .* got True",
     ),
-    "window, an array": (
-        lambda: masks.sliding_window(jnp.array(1)),
+    "window, floats": (
+        lambda: masks.sliding_window(jnp.array(1.0)),
         TypeError,
-        "sliding_window: left must be an int or None, got Array",
+        "sliding_window: left must be .* got dtype float32",
+    ),
+    "window, an array below 0": (
+        lambda: masks.sliding_window(jnp.array([2, -3])),
+        ValueError,
+        "sliding_window: left must be at least 0, got -3",
     ),
     "window, left below 0": (
         lambda: masks.sliding_window(-1),
@@ -670,9 +675,14 @@ MASKS = {
         TypeError,
         "sliding_window: offset must be an int, or an array .* got '1'",
     ),
+    "chunked, an array with 0": (
+        lambda: masks.chunked(np.array([1, 0])),
+        ValueError,
+        "chunked: size must be at least 1, got 0",
+    ),
     "chunked, 0": (lambda: masks.chunked(0), ValueError, "chunked: size must be at least 1, got 0"),
-    "chunked, a float": (lambda: masks.chunked(2.0), TypeError, r"chunked: size must be an int, got 2\.0"),
-    "chunked, a boolean": (lambda: masks.chunked(True), TypeError, "chunked: size must be an int, got True"),
+    "chunked, a float": (lambda: masks.chunked(2.0), TypeError, r"chunked: size must be an int, .* got 2\.0"),
+    "chunked, a boolean": (lambda: masks.chunked(True), TypeError, "chunked: size must be an int, .* got True"),
     "chunked, offset of floats": (
         lambda: masks.chunked(2, jnp.ones(2)),
         TypeError,
