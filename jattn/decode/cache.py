@@ -146,8 +146,8 @@ class KVCache:
 
         Raises:
           ValueError: if shapes do not fit, or a cache without a window has no room. Lengths that are traced cannot be
-            looked at: under jit the tokens beyond the last slot are dropped, those before stay, and `length` goes on
-            counting.
+            looked at: under jit the tokens beyond the last slot are dropped, `length` goes on counting, and whoever
+            attends to that batch entry gets NaN.
 
         Example: two prompts, of which the second has one token.
           >>> import jax.numpy as jnp
@@ -262,7 +262,10 @@ class KVCache:
         new = 0 if isinstance(new, Tracer) else new
         most = int(np.max(np.asarray(seen) + np.asarray(new), initial=0))
         if most > self.slots:
-            raise ValueError(f"cache: expected room for {most} tokens, got {self.slots} slots and no window")
+            raise ValueError(
+                f"cache: expected room for {most} tokens, got {self.slots} slots and no window; make the cache with "
+                "more slots, or with a window, which keeps the last ones"
+            )
 
     def _write(self, key: Array, value: Array, lengths: Array) -> "KVCache":
         n = key.shape[-2]
@@ -305,11 +308,13 @@ def attend_cached(
         the queries stand: ``biases.alibi(offset=lengths)`` with the `KVCache.length` before they were appended.
 
     Returns:
-      The averaged values, in the dtype of the cache.
+      The averaged values, in the dtype of the cache; NaN for a batch entry with more tokens than there was room for,
+      where that is not known before the program runs.
 
     Raises:
-      ValueError: if shapes do not fit, a ring of slots has already overwritten what the first of so many queries sees
-        (``n > slots - window + 1``), or mask or bias is another object: it would take slots for positions.
+      ValueError: if shapes do not fit, the cache has more tokens than room, a ring of slots has already overwritten
+        what the first of so many queries sees (``n > slots - window + 1``), or mask or bias is another object: it would
+        take slots for positions.
 
     Example:
       >>> import jax.numpy as jnp
@@ -335,11 +340,15 @@ def attend_cached(
                 f"{name}: expected an array [*batch, N, n, slots] or None with a cache, which is causal and knows its "
                 f"window; got {option!r}, which knows no positions but the indices of queries and slots"
             )
+    cache._check_room(0)
     allowed = cache.mask(query_positions)
     if mask is not None:
         allowed = allowed & as_mask(mask)
     key, value = (jnp.swapaxes(x, -3, -2) for x in (cache.key, cache.value))
-    return attend(query, key, value, mask=allowed, **options)
+    out = attend(query, key, value, mask=allowed, **options)
+    if cache.window is not None or not isinstance(cache.length, Tracer):
+        return out
+    return jnp.where((cache.length <= cache.slots)[..., None, None, None], out, jnp.nan)
 
 
 def _as_lengths(lengths: Any, batch: tuple[int, ...], n: int) -> Int[Array, "*batch"]:

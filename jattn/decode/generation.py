@@ -171,7 +171,8 @@ def truncate(
     if top_p is not None:
         shares = jax.nn.softmax(likeliest.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
         before = jnp.pad(jnp.cumsum(shares, axis=-1)[..., :-1], [(0, 0)] * (logits.ndim - 1) + [(1, 0)])
-        stays = (before < top_p) | (jnp.asarray(top_p) >= 1)
+        # Where it is traced, it may be 0 or not a number: the likeliest token stays.
+        stays = ((before < top_p) | (jnp.asarray(top_p) >= 1)).at[..., 0].set(True)
     kept = jnp.put_along_axis(jnp.zeros(logits.shape, bool), tokens, stays, axis=-1, inplace=False)
     return jnp.where(kept, logits, -jnp.inf)
 

@@ -26,6 +26,7 @@ from jattn.filters.indexing import select
 from jattn.filters.passes import chosen_rows, multiply, multiply_transposed, one_block, sweep
 from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.biases import BiasLike
+from jattn.rules.checks import as_own
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import Grid, fixed_sizes
 from jattn.rules.mask import MaskLike
@@ -71,6 +72,7 @@ def attention_filter(
     dropout = as_dropout(dropout_rate, dropout_rng, broadcast_dropout)
     program = row_program(score, bias, mask, normalizer, edit, precision, filter_shape(query, key), dropout)
     check_block_size(block_size)
+    query, key = as_own(query), as_own(key)
     return AttentionFilter(query, repeat_batch(query, key)[0], program, block_size)
 
 

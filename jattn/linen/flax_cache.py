@@ -58,7 +58,10 @@ class DecodeCache:
         known = not isinstance(start, Tracer)
         room = length - int(start) if known else length
         if tokens > room:
-            raise ValueError(f"decode: expected at most {room} tokens, the room left in the cache, got {tokens}")
+            raise ValueError(
+                f"decode: expected at most {room} tokens, the room left in the cache, got {tokens}; the length given "
+                "to init is the room of the cache"
+            )
         for variable, more in ((self.key, key), (self.value, value)):
             more = more.astype(variable.value.dtype)
             variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, more, start, axis=-3)

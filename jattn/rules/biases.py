@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_float, check_integer
+from jattn.rules.checks import as_own, check_float, check_integer
 from jattn.rules.functions import count_indices, of_indices
 from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay, fit_array
@@ -228,7 +228,7 @@ def as_bias(bias: BiasLike) -> Bias:
         if callable(bias) and not isinstance(bias, Rule | type) and not is_factory(bias):
             return FromFunction(bias, count_indices(bias, "bias"))
         raise TypeError(f"bias: expected a float array or a jattn bias, got {called(bias, Bias)}")
-    array = jnp.asarray(bias)
+    array = as_own(bias)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         hint = "; a boolean array is a mask" if array.dtype == jnp.bool_ else ""
         raise TypeError(f"bias: expected a float dtype, got {array.dtype}{hint}")

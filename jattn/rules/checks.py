@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 
 def check_float(name: str, array: Any) -> None:
@@ -18,6 +19,11 @@ def check_float(name: str, array: Any) -> None:
         raise TypeError(f"{name}: expected a float dtype, got {array.dtype}")
     if array.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected floats of 16 bits or more, got {array.dtype}; convert them first")
+
+
+def as_own(array: Any) -> Array:
+    """Returns an array that stays what it is; of others than JAX's a copy, whose memory JAX might share else."""
+    return jnp.asarray(array) if isinstance(array, jax.Array) else jnp.array(array)
 
 
 def check_integer(name: str, number: Any, least: int | None = None, expected: str = "an int") -> int:

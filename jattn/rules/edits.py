@@ -24,6 +24,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jattn.rules.checks import as_own
 from jattn.rules.functions import check_takes
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import Mask, MaskLike, as_keys
@@ -98,7 +99,7 @@ def force(weights: Float[Array, "..."] | MaskLike, heads: Heads = None) -> Edit:
       [[[1.0, 0.0], [1.0, 0.0]]]
     """
     if _is_float_array(weights):
-        return _limited(Force(jnp.asarray(weights)), heads)
+        return _limited(Force(as_own(weights)), heads)
     return _limited(ForceAlike(as_keys("force: weights", "a float array, booleans", weights)), heads)
 
 
@@ -136,7 +137,7 @@ def _limited(edit: Edit, heads: Heads) -> Edit:
     if heads is None:
         return edit
     if _is_float_array(heads):
-        return Limited(edit, jnp.asarray(heads), None)
+        return Limited(edit, as_own(heads), None)
     known = isinstance(heads, jax.Array | np.ndarray) and not isinstance(heads, Tracer)
     indices = np.asarray(heads).tolist() if known else heads
     if not isinstance(indices, Sequence) or not all(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jattn.rules.checks import as_own
 from jattn.rules.functions import count_indices, of_indices
 from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay
@@ -82,7 +83,7 @@ def as_mask(mask: MaskLike) -> Mask:
             return FromFunction(mask, count_indices(mask, "mask"))
         got = called(mask, Mask)
         raise TypeError(f"mask: expected a boolean array or a jattn mask (True = may attend), got {got}")
-    array = jnp.asarray(mask)
+    array = as_own(mask)
     if array.dtype != jnp.bool_:
         raise TypeError(
             f"mask: expected dtype bool (True = may attend), got {array.dtype}; give additive terms as bias"

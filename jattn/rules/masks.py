@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jattn.rules.checks import as_own
 from jattn.rules.grids import Grid, whole_grid
 from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask, from_function as from_function
 from jattn.rules.overlay import Overlay
@@ -166,7 +167,7 @@ def _as_lengths(name: str, lengths: Any) -> Array:
     expected = f"padding: {name} must be integers, one per batch entry"
     if isinstance(lengths, str) or lengths is None:
         raise TypeError(f"{expected}, got {type(lengths).__name__}")
-    array = jnp.asarray(lengths)
+    array = as_own(lengths)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{expected}, got dtype {array.dtype}")
     return array
@@ -180,7 +181,7 @@ def _as_ids(name: str, ids: Any) -> Array:
         raise TypeError(f"{expected}, got dtype {ids.dtype}")
     if ids.ndim == 0:
         raise ValueError(f"{expected}, got a scalar")
-    return jnp.asarray(ids)
+    return as_own(ids)
 
 
 @rule()
@@ -269,7 +270,12 @@ class Segments(Mask):
         return {"query_ids": self.query_ids, "key_ids": None if self.key_ids is self.query_ids else self.key_ids}
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
-        return grid.part(self.query_ids) == grid.part(self.key_ids)
+        ours, theirs = grid.part(self.query_ids), grid.part(self.key_ids)
+        if ours.dtype == theirs.dtype:
+            return ours == theirs
+        # A common type may not hold both: the same bits of the same sign are the same number.
+        bits = f"uint{8 * max(ours.dtype.itemsize, theirs.dtype.itemsize)}"
+        return (ours.astype(bits) == theirs.astype(bits)) & ((ours < 0) == (theirs < 0))
 
     def fit(self, shape: tuple[int, ...]) -> Self:
         *batch, _, num_queries, num_keys = shape

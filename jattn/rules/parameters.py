@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from jattn.rules.checks import check_float, check_integer
+from jattn.rules.checks import as_own, check_float, check_integer
 from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay
 
@@ -137,7 +137,7 @@ def as_parameter(name: str, value: Any, may_be_minus_infinity: bool = False) -> 
     expected = f"{name} must be a real number or a float array"
     if not hasattr(value, "dtype"):
         raise TypeError(f"{expected}, got {type(value).__name__}")
-    array = jnp.asarray(value)
+    array = as_own(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{expected}, got dtype {array.dtype}")
     return Parameter(array, name, None)
@@ -146,7 +146,7 @@ def as_parameter(name: str, value: Any, may_be_minus_infinity: bool = False) -> 
 def as_head_parameter(name: str, value: Any, *axes: str) -> HeadParameter:
     """Returns a `HeadParameter` for a float array with at least the named axes; refuses anything else."""
     check_float(name, value)
-    array = jnp.asarray(value)
+    array = as_own(value)
     if array.ndim < len(axes):
         named = ", ".join(axes)
         raise ValueError(f"{name}: expected shape [{named}] or [N, {named}], got {array.shape}")
@@ -164,4 +164,4 @@ def as_integer(name: str, value: Any, least: int | None = None) -> "Integer":
         raise TypeError(f"{expected}, got dtype {value.dtype}")
     if least is not None and not isinstance(value, Tracer) and np.any(np.asarray(value) < least):
         raise ValueError(f"{name} must be at least {least}, got {np.min(value)}")
-    return Integer(jnp.asarray(value), name, 0)
+    return Integer(as_own(value), name, 0)

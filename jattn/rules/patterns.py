@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jattn.rules import masks
-from jattn.rules.checks import check_integer
+from jattn.rules.checks import as_own, check_integer
 from jattn.rules.mask import Mask
 
 PATTERNS = (
@@ -182,4 +182,4 @@ def as_tokens(name: str, tokens: Any) -> Int[Array, "*batch length"]:
         raise TypeError(f"{expected}, got dtype {tokens.dtype}")
     if tokens.ndim == 0:
         raise ValueError(f"{expected}, got a scalar")
-    return jnp.asarray(tokens)
+    return as_own(tokens)

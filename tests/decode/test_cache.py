@@ -266,7 +266,7 @@ def test_a_loop_writes_in_place(window):
 # Bad input
 
 
-def test_a_full_cache_says_so_and_under_jit_keeps_what_it_has():
+def test_a_full_cache_says_so_and_under_jit_attends_to_nan():
     cache = empty(6).append(KEY[:, :5], VALUE[:, :5])
     for more in (2, 3):
         with pytest.raises(ValueError, match=f"cache: expected room for {5 + more} tokens, got 6 slots and no window"):
@@ -276,6 +276,17 @@ def test_a_full_cache_says_so_and_under_jit_keeps_what_it_has():
     assert_array_equal(full.key, np.swapaxes(KEY[:, :6], 1, 2))
     assert_array_equal(full.positions, [range(6)] * 2)
     assert_array_equal(full.length, [9, 9])
+    with pytest.raises(ValueError, match=r"cache: expected room for 9 tokens, .* with more slots, or with a window"):
+        attend_cached(QUERY[:, :1], full, jnp.array([[8], [8]]))
+
+    @jax.jit
+    def step(cache, lengths):
+        at = cache.next_positions(1)
+        return attend_cached(QUERY[:, :1], cache.append(KEY[:, :1], VALUE[:, :1], lengths), at)
+
+    almost = cache.append(KEY[:, :1], VALUE[:, :1], lengths=jnp.array([0, 1]))
+    assert_array_equal(np.isnan(step(almost, jnp.array([1, 1]))).all((1, 2, 3)), [False, True])
+    assert not np.isnan(step(almost, jnp.array([1, 0]))).any()
     with pytest.raises(ValueError, match="cache: expected room for 7 tokens"):
         jax.eval_shape(KVCache.append, cache, KEY[:, :7], VALUE[:, :7])
 

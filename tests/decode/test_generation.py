@@ -169,6 +169,13 @@ def test_of_equals_the_first_stay():
     assert_array_equal(truncate(jnp.zeros(4), top_p=0.5) > -jnp.inf, [True, True, False, False])
 
 
+def test_one_token_stays_whatever_a_traced_top_p_is():
+    draws = jnp.array([[0.1, 3.0, 2.0], [5.0, 5.0, 4.0]])
+    for top_p in (0.0, -1.0, np.nan):
+        kept = jax.jit(lambda top_p: truncate(draws, top_p=top_p))(top_p) > -jnp.inf
+        assert_array_equal(kept, [[False, True, False], [True, False, False]])
+
+
 def test_the_smallest_set_with_enough_mass():
     draws = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
     kept = np.asarray(truncate(jnp.asarray(draws), top_p=0.7)) > -np.inf

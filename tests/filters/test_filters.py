@@ -84,6 +84,17 @@ def test_a_filter_of_a_call_with_dropout_holds_the_weights_that_are_left(heads, 
     close(filter.without_dropout().weights(), weights_of("mask: no mask"))
 
 
+def test_what_happens_to_arrays_later_changes_no_filter():
+    query, key, _ = (np.array(x) for x in inputs())
+    mask, bias = np.ones(key.shape[-3], bool), np.zeros(key.shape[-3], np.float32)
+    filter = attention_filter(query, key, mask=mask, bias=bias)
+    before = np.array(filter.weights())
+    for array in (query, key, mask, bias):
+        array[...] = np.flip(array) * 2
+    mask[0], bias[0] = False, 5
+    assert_array_equal(filter.weights(), before)
+
+
 def test_old_and_new_keys_drop_the_same():
     old, new = (filter_of(dropout_rate=0.5, dropout_rng=make(3)) for make in (jax.random.PRNGKey, jax.random.key))
     assert_array_equal(old.weights(), new.weights())

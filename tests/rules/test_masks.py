@@ -375,6 +375,23 @@ def test_the_causal_mask_of_packed_sequences_is_a_block_for_each():
     assert masks.draw(masks.segments(ids) & masks.causal(), 6, 6) == masks.draw(expected, 6, 6)
 
 
+IDS_OF_TWO_TYPES = {
+    "one byte": (np.array([-1, 0, 127], np.int8), np.array([255, 0, 127], np.uint8), [False, True, True]),
+    "four bytes": (np.array([2**32 - 1, 2**31, 3], np.uint32), np.array([-1, -(2**31), 3]), [False, False, True]),
+    "one and two": (np.array([-1, -128, 5], np.int8), np.array([-1, -128, 5], np.int16), [True, True, True]),
+    "one and four": (np.array([-1, 7, 0], np.int32), np.array([255, 7, 0], np.uint8), [False, True, True]),
+}
+
+
+@pytest.mark.parametrize("name", IDS_OF_TWO_TYPES)
+def test_segments_of_different_types_are_compared_by_value(name):
+    query_ids, key_ids, same = IDS_OF_TWO_TYPES[name]
+    with jax.numpy_dtype_promotion("strict"):
+        mask = masks.segments(query_ids, jnp.asarray(key_ids, key_ids.dtype if key_ids.itemsize < 8 else np.int32))
+        drawn = masks.draw(mask, 3, 3).split("\n")
+    assert [drawn[place][place] == "#" for place in range(3)] == same
+
+
 def test_lengths_may_be_traced():
     query = jnp.zeros((3, 2, 1, 4))
     weights = jax.jit(lambda lengths: attention_filter(query, query, mask=masks.padding(lengths)).weights())
