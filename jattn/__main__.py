@@ -5,6 +5,8 @@ import difflib
 import sys
 from pathlib import Path
 
+from jattn.drawing.plain import in_plain
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one of the commands; returns the exit status."""
@@ -31,9 +33,10 @@ def draw_report(run_folder: Path) -> int:
     from jattn.report import render
 
     try:
-        print(f"see {render(run_folder, say=lambda problem: print(problem, file=sys.stderr))}")
+        page = render(run_folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
+        print(in_plain(f"see {page}"))
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(in_plain(str(error)), file=sys.stderr)
         return 2
     return 0
 

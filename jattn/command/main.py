@@ -8,6 +8,7 @@ from typing import Any
 
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
+from jattn.drawing.plain import in_plain
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts, Stopped, interrupts
 from jattn.training.reading import ConfigError
@@ -43,7 +44,7 @@ def answer(arguments: list[str]) -> int:
         configs = [one.config for one in sweep.combinations] if sweep else [config_from_arguments(arguments)]
         configure_jax(configs)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(in_plain(str(error)), file=sys.stderr)
         return 2
 
     from jattn.training.step import TrainingFailed
@@ -55,12 +56,12 @@ def answer(arguments: list[str]) -> int:
         print(f"stopped by {stopped}; the same command resumes", file=sys.stderr)
         return stopped.status
     except (ConfigError, RunFolderError) as error:
-        print(error, file=sys.stderr)
+        print(in_plain(str(error)), file=sys.stderr)
         return 2
     except BrokenPipeError:
         raise
     except (TrainingFailed, OSError) as error:
-        print(error, file=sys.stderr)
+        print(in_plain(str(error)), file=sys.stderr)
         return 1
 
 
@@ -72,14 +73,14 @@ def do_run(config: Config, signals: Interrupts) -> int:
     print(f"test on {result['examples']} fresh sequences: {result['exact_accuracy']:.2%} right{filter_score(result)}")
     for length, found in result["by_length"].items():
         print(f"    length {length:>4}: {found['exact_accuracy']:8.2%} right{filter_score(found)}")
-    print(f"see {Path(config.run.folder) / 'report.html'}")
+    print(in_plain(f"see {Path(config.run.folder) / 'report.html'}"))
     return 0
 
 
 def do_sweep(sweep: Sweep, signals: Interrupts) -> int:
     """Does the runs of a sweep, once all are known to be right, and prints their results; returns the exit status."""
     outcomes = run_sweep(prepare(sweep), signals)
-    print(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it")
+    print(in_plain(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it"))
     return 1 if any(outcome.test is None for outcome in outcomes) else 0
 
 

@@ -160,9 +160,11 @@ class RunConfig(Section):
     @pydantic.field_validator("folder")
     @classmethod
     def _is_named(cls, folder: str) -> str:
-        """Refuses a name without a letter; the default, which is none, is not checked."""
+        """Refuses a name without a letter or with control characters; the default, which is none, is not checked."""
         if not folder.strip():
             raise ValueError(f"run.folder: expected the name of a folder, got {folder!r}")
+        if any(letter < " " or letter == "\x7f" for letter in folder):
+            raise ValueError(f"run.folder: expected a name without control characters, got {folder!r}")
         return folder
 
 

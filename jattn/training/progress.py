@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jattn.drawing.plain import in_plain
+
 
 class Reporter:
     """Prints lines, and shows how far training is."""
@@ -16,8 +18,8 @@ class Reporter:
         self._bar = progress.add_task("training", total=steps, rate="") if progress else None
 
     def line(self, text: str = "") -> None:
-        """Prints a line, as it is."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Prints a line, as it is but for what a terminal would obey."""
+        self._console.print(in_plain(text), markup=False, highlight=False, soft_wrap=True)
 
     def row(self, row: dict[str, Any]) -> None:
         """Shows a row of training metrics: on the bar, where there is one."""

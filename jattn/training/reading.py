@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 
+from jattn.drawing.plain import in_plain
 from jattn.training.config import DRAFT, Config
 from jattn.training.shipped import configs_folder, find_config
 
@@ -261,7 +262,7 @@ def _as_toml(value: Any) -> str:
 
 
 def shown(text: str) -> str:
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = in_plain(text).replace("\n", "\\n")
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jattn.drawing.plain import in_plain
 from jattn.report.comparison import write_comparison
 from jattn.report.outcomes import Outcome, value_text
 from jattn.training.config import Config
@@ -131,15 +132,15 @@ def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
         heading, folder = f"[{number}/{len(sweep.combinations)}] {one.label}", Path(one.config.run.folder)
         test = finished_test(one.config)
         if test is not None:
-            print(f"{heading}: done before in {folder}")
+            print(in_plain(f"{heading}: done before in {folder}"))
             if not (folder / "report.html").exists():
                 render(folder)
         else:
-            print(heading, flush=True)
+            print(in_plain(heading), flush=True)
             try:
                 test = train(one.config, signals=signals)
             except TrainingFailed as error:
-                print(f"{one.label}: {error}", file=sys.stderr)
+                print(in_plain(f"{one.label}: {error}"), file=sys.stderr)
             # Each run has programs of its own, of which a process can hold only so many.
             jax.clear_caches()
         outcomes.append(Outcome(one.values, folder.name, test))
@@ -206,7 +207,7 @@ def _find_runs(folder: Path) -> dict[Path, Config]:
 def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*header, title=title or None, title_justify="left", box=box.MARKDOWN)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(in_plain, row))
     # A file has no width that a table must fit in.
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(table)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jattn import __main__
 from jattn.command import main
 from tests.sampled import sampled
 
@@ -158,6 +159,8 @@ OPTIONS = [
     (["--run.overwrite", "yes"], "run.overwrite: expected true or false, got 'yes'"),
     (["--run.no-overwrite", "true"], "--run.no-overwrite takes no value, got true"),
     (["--run.folder", ""], "run.folder: expected the name of a folder, got ''"),
+    (["--run.folder", "a\x1b[2Jb"], r"run.folder: expected a name without control characters, got 'a\x1b[2Jb'"),
+    (["--run.folder", "a\nb"], r"run.folder: expected a name without control characters, got 'a\nb'"),
     (["--"], "--: unknown option"),
     (["-x"], "-x: unknown option"),
     (["a1"], "a1: unknown option"),
@@ -325,3 +328,11 @@ def test_help_ends_with_status_0(tmp_path):
 
 def test_there_are_enough_mistakes():
     assert len(MISTAKES) + len(OPTIONS) >= 60
+
+
+def test_a_terminal_is_shown_names_and_obeys_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(["report", "a\x1b[2J\u202egnp\u2066"]) == 2
+    told = capsys.readouterr().err
+    assert told.rstrip("\n").isprintable()
+    assert r"a\x1b[2J\u202egnp\u2066" in told

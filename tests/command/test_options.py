@@ -136,7 +136,7 @@ def test_the_run_folder_is_named_after_the_config(config_file, name, options, fo
 def test_a_config_is_the_same_after_a_way_through_a_file(config_file):
     config = config_from_arguments(
         [
-            config_file('[evaluation]\ntest_lengths = [4, 30]\n[run]\nfolder = "a \\"quoted\\" é\\\\\\n"\n'),
+            config_file('[evaluation]\ntest_lengths = [4, 30]\n[run]\nfolder = "a \\"quoted\\" é\\\\\\u202e"\n'),
             *(
                 "--training.learning-rate",
                 "0.1",
@@ -152,7 +152,7 @@ def test_a_config_is_the_same_after_a_way_through_a_file(config_file):
     )
     text = tomli_w.dumps(config.model_dump())
     assert config_from_arguments([config_file(text)]) == config
-    assert tomllib.loads(text)["run"]["folder"] == 'a "quoted" é\\\n'
+    assert tomllib.loads(text)["run"]["folder"] == 'a "quoted" é\\\u202e'
 
 
 def test_a_config_cannot_be_changed():
