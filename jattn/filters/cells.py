@@ -6,7 +6,6 @@ the weights, so that a row of cells sums to what rows of the filter sum to. Only
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from jattn.engine.compiling import compiled
 from jattn.filters.folds import pool
 from jattn.filters.passes import chosen_rows, sweep
 from jattn.filters.virtual import VirtualMatrix
+from jattn.rules.checks import check_integer
 from jattn.rules.mask import MaskLike, as_mask
 
 CELLS = 256
@@ -85,17 +85,8 @@ def trouble_with(filter: VirtualMatrix) -> str | None:
     return None
 
 
-def whole_number(name: str, value: Any) -> int:
-    try:
-        if not isinstance(value, bool | np.bool_):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"{name}: expected an int, got {value!r}")
-
-
 def _index(name: str, value: Any, size: int) -> int:
-    index = whole_number(name, value)
+    index = check_integer(name, value)
     if not -size <= index < size:
         raise ValueError(f"{name}: expected an index from 0 to {size - 1}, got {value}")
     return index % size
@@ -109,7 +100,7 @@ def _range(name: str, part: Any, size: int) -> range:
     if part.step not in (None, 1):
         raise ValueError(f"{name}: expected a slice of neighbours, got step {part.step}")
     start, stop = (
-        default if end is None else whole_number(name, end) for end, default in ((part.start, 0), (part.stop, size))
+        default if end is None else check_integer(name, end) for end, default in ((part.start, 0), (part.stop, size))
     )
     start, stop = (end + size if end < 0 else end for end in (start, stop))
     if not 0 <= start < stop <= size:

@@ -12,8 +12,9 @@ from jattn.drawing.files import replacing
 from jattn.drawing.images import cell_image, image_notes, map_figure
 from jattn.drawing.ink import SCALES, check_scale
 from jattn.drawing.view import counted
-from jattn.filters.cells import HEADS, compute_cells, make_view, trouble_with, whole_number
+from jattn.filters.cells import HEADS, compute_cells, make_view, trouble_with
 from jattn.filters.virtual import VirtualMatrix
+from jattn.rules.checks import check_integer
 
 LARGEST = 8192
 """The most pixels on a side of a file of `save_map`."""
@@ -100,7 +101,7 @@ def _pixels(size: Any) -> tuple[int, int]:
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2:
         raise ValueError(f"size: expected a number of pixels or (high, wide), got {size!r}")
-    high, wide = (whole_number("size", side) for side in sides)
+    high, wide = (check_integer("size", side) for side in sides)
     if not (1 <= high <= LARGEST and 1 <= wide <= LARGEST):
         raise ValueError(f"size: expected 1 to {LARGEST} pixels on a side, got {size!r}")
     return high, wide

@@ -1,7 +1,7 @@
 """What a caller gets wrong, said in the caller's words: the argument, what was expected, what came."""
 
 import functools
-import numbers
+import operator
 from typing import Any
 
 import jax
@@ -27,17 +27,21 @@ def as_own(array: Any) -> Array:
 
 
 def check_integer(name: str, number: Any, least: int | None = None, expected: str = "an int") -> int:
-    """Returns an integer as an int.
+    """Returns an integer, which may be an array without axes, as an int.
 
     Raises:
       TypeError: if it is none; a boolean and a float are none.
       ValueError: if it is below `least`.
     """
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+    try:
+        whole = None if isinstance(number, bool | np.bool_) else operator.index(number)
+    except TypeError:
+        whole = None
+    if whole is None:
         raise TypeError(f"{name} must be {expected}, got {number!r}")
-    if least is not None and number < least:
+    if least is not None and whole < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
-    return int(number)
+    return whole
 
 
 def check_precision(precision: Any) -> None:
