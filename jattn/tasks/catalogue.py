@@ -89,8 +89,8 @@ FAMILIES: dict[str, dict[str, Entry]] = {
         "modular_addition": entry(
             "jattn.tasks.arithmetic:modular_addition",
             modulus=Option(97, "how many different numbers there are", least=2, most=10_000),
-            train_share=Option(1.0, "the share of all pairs that training draws from; the others judge", above=0, most=1),
-            split_seed=Option(0, "decides which pairs training draws from, where not from all", least=0, most=2**32 - 1),
+            train_share=Option(1.0, "the share of all pairs to train on; the others judge", above=0, most=1),
+            split_seed=Option(0, "decides which pairs to train on, where not on all", least=0, most=2**32 - 1),
         ),
         "listops": entry(
             "jattn.tasks.nested_lists:listops",
