@@ -69,7 +69,8 @@ class Trial:
         task = self.setup.config.task
         shortest, longest = (task.min_length, task.max_length) if length is None else (length, length)
         rng = jax.random.fold_in(self.setup.rng("test"), 2**31 - 1)
-        return make_batch(self.setup.task, self.setup.layout, rng, jnp.arange(examples), (shortest, longest), longest)
+        held_out = self.setup.task.as_judged()
+        return make_batch(held_out, self.setup.layout, rng, jnp.arange(examples), (shortest, longest), longest)
 
     def for_each_seed(self, function: Callable[[Any], Any], params: Any = None) -> Any:
         """Maps a function of parameters over the seeds, compiled once; by default, of what was trained."""

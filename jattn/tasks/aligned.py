@@ -20,7 +20,7 @@ from jattn.tasks.sampling import (
     uniform_token,
     uniform_tokens,
 )
-from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
+from jattn.tasks.sequences import Sequence, Task, check_at_least, check_generator, one_answer
 
 Place = Callable[[Int[Array, " L"], Int[Array, ""]], Int[Array, " L"]]
 
@@ -75,10 +75,14 @@ def shift(num_symbols: int = 10, by: int = 1) -> Task:
     return _placed("shift", num_symbols, lambda index, length: (index - by) % length)
 
 
-def odds_first(num_symbols: int = 10) -> Task:
+def odds_first(num_symbols: int = 10, generator: str = "jattn") -> Task:
     """Says the first, third, fifth ... token, then the others: ``4 1 5 2 6 -> 4 5 6 1 2``.
 
     With ``h = ⌈n / 2⌉``, ``place(i, n)`` is ``2 i`` where ``i < h``, and ``2 (i - h) + 1`` from there on.
+
+    Args:
+      num_symbols: how many different tokens there are.
+      generator: ``"chomsky"`` says the other half first, as the published code does: ``4 1 5 2 6 -> 1 2 4 5 6``.
 
     Example:
       >>> from jattn import tasks
@@ -92,10 +96,12 @@ def odds_first(num_symbols: int = 10) -> Task:
 
     Source: Delétang et al., "Neural networks and the Chomsky hierarchy", 2022, whose code says the other half first.
     """
+    check_generator(generator, "chomsky")
+    first = 0 if generator == "jattn" else 1
 
     def place(index: Int[Array, " L"], length: Int[Array, ""]) -> Int[Array, " L"]:
-        half = (length + 1) // 2
-        return jnp.where(index < half, 2 * index, 2 * (index - half) + 1)
+        half = (length + 1 - first) // 2
+        return jnp.where(index < half, 2 * index + first, 2 * (index - half) + 1 - first)
 
     return _placed("odds_first", num_symbols, place)
 
@@ -188,7 +194,7 @@ def permute(num_symbols: int = 10, num_places: int = 32) -> Task:
     )
 
 
-def selective_copy(num_symbols: int = 10, items: int = 4) -> Task:
+def selective_copy(num_symbols: int = 10, items: int = 4, generator: str = "jattn") -> Task:
     """Says the tokens that stand among blanks, in order: ``. 3 . . 1 > > -> 3 1``.
 
     The last `items` places ask: the i-th ``>`` for the i-th token. The places of the tokens are any others, all choices
@@ -197,6 +203,8 @@ def selective_copy(num_symbols: int = 10, items: int = 4) -> Task:
     Args:
       num_symbols: how many different tokens there are.
       items: how many tokens stand in each source.
+      generator: ``"mad"`` puts each blank before one of the tokens, all alike, so that the last token is never followed
+        by one, and then a single ``>`` and `items` blanks, where the answers are read: ``. 3 . . 1 > . . -> 3 1``.
 
     Example:
       >>> from jattn import tasks
@@ -205,20 +213,31 @@ def selective_copy(num_symbols: int = 10, items: int = 4) -> Task:
       # . . . . . . .  0
       . . . # . . . .  0
 
-    Source: Gu and Dao, "Mamba", 2023, section 3.1. The published generator has one kind of copy token, and its last
-    item always stands last.
+    Source: Gu and Dao, "Mamba", 2023, section 3.1; drawn as in the authors' code for S4. In that of Poli et al.,
+    "Mechanistic design and scaling of hybrid architectures", 2024, there is one copy token, and the last item is
+    always last.
     """
     check_at_least("num_symbols", 1, num_symbols)
     check_at_least("items", 1, items)
+    check_generator(generator, "mad")
     blank, asked = num_symbols, num_symbols + 1
+    shortest = 2 * items if generator == "jattn" else 2 * items + 2
+
+    def draw_places(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Int[Array, " items"]:
+        if generator == "jattn":
+            places = distinct(rng, length - items, items)
+            return nth_true(jnp.any(places[:, None] == jnp.arange(room), axis=0), items)
+        item, blanks = jnp.arange(items, dtype=jnp.int32), length - 2 * items - 1
+        before = jnp.where(jnp.arange(room) < blanks, uniform_tokens(rng, items, room), items)
+        return item + jnp.sum(before <= item[:, None], axis=-1, dtype=jnp.int32)
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         token_rng, rng_of_places = jax.random.split(rng)
         index, count = jnp.arange(room, dtype=jnp.int32), jnp.int32(items)
-        places = distinct(rng_of_places, length - items, items)
-        places = nth_true(jnp.any(places[:, None] == index, axis=0), items)
+        places = draw_places(rng_of_places, length, room)
         target = uniform_tokens(token_rng, num_symbols, items)
-        source = put(places, target, jnp.where(index < length - items, blank, asked))
+        asks = index >= length - items if generator == "jattn" else index == length - items - 1
+        source = put(places, target, jnp.where(asks, asked, blank))
         read_at = length - items + jnp.arange(items, dtype=jnp.int32)
         return Sequence(source, length, target, count, places[:, None] == index, read_at)
 
@@ -226,8 +245,8 @@ def selective_copy(num_symbols: int = 10, items: int = 4) -> Task:
         name="selective_copy",
         symbols=(*numbers(num_symbols), ".", ">"),
         sample=sample,
-        shortest=2 * items,
-        length=max(16, 2 * items),
+        shortest=shortest,
+        length=max(16, shortest),
         target_room=lambda room: items,
         layouts=("encoder", "causal", "decoder", "encoder_decoder"),
     )

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 SYMBOLS = Option(10, "how many different symbols there are", least=2, most=10_000)
 VALUES = Option(10, "how many different values", least=1, most=10_000)
+GENERATOR = Option(
+    "jattn",
+    "whose rule draws the examples: jattn's own, or that of the published code which the task names",
+    choices=("jattn", "chomsky", "mad", "safari", "zoology"),
+)
 
 FAMILIES: dict[str, dict[str, Entry]] = {
     "aligned": {
@@ -23,7 +28,7 @@ FAMILIES: dict[str, dict[str, Entry]] = {
             symbols=SYMBOLS,
             by=Option(1, "how many places to the right", least=-4096, most=4096),
         ),
-        "odds_first": entry("jattn.tasks.aligned:odds_first", symbols=SYMBOLS),
+        "odds_first": entry("jattn.tasks.aligned:odds_first", symbols=SYMBOLS, generator=GENERATOR),
         "sort": entry("jattn.tasks.aligned:sort", symbols=SYMBOLS),
         "permute": entry(
             "jattn.tasks.aligned:permute",
@@ -34,6 +39,7 @@ FAMILIES: dict[str, dict[str, Entry]] = {
             "jattn.tasks.aligned:selective_copy",
             symbols=SYMBOLS,
             items=Option(4, "how many tokens stand among the blanks", least=1, most=2048),
+            generator=GENERATOR,
         ),
         "needle": entry(
             "jattn.tasks.aligned:needle",
@@ -46,13 +52,15 @@ FAMILIES: dict[str, dict[str, Entry]] = {
             "jattn.tasks.recall:associative_recall",
             keys=Option(20, "how many different keys there are", least=1, most=10_000),
             values=VALUES,
+            generator=GENERATOR,
         ),
         "mqar": entry(
             "jattn.tasks.recall:mqar",
             vocabulary=Option(8192, "how many keys and values there are together", least=2, most=100_000),
             pairs=Option(4, "how many pairs of a key and a value, and how many questions", least=1, most=1024),
+            generator=GENERATOR,
         ),
-        "induction": entry("jattn.tasks.recall:induction", symbols=SYMBOLS.by_default(20)),
+        "induction": entry("jattn.tasks.recall:induction", symbols=SYMBOLS.by_default(20), generator=GENERATOR),
         "variable_tracking": entry(
             "jattn.tasks.recall:variable_tracking",
             names=Option(26, "how many different names there are", least=1, most=10_000),
@@ -76,10 +84,13 @@ FAMILIES: dict[str, dict[str, Entry]] = {
         "addition": entry(
             "jattn.tasks.arithmetic:addition",
             base=Option(10, "how many different digits there are", least=2, most=10_000),
+            generator=GENERATOR,
         ),
         "modular_addition": entry(
             "jattn.tasks.arithmetic:modular_addition",
             modulus=Option(97, "how many different numbers there are", least=2, most=10_000),
+            train_share=Option(1.0, "the share of all pairs to train on; the others judge", above=0, most=1),
+            split_seed=Option(0, "decides which pairs to train on, where not on all", least=0, most=2**32 - 1),
         ),
         "listops": entry(
             "jattn.tasks.nested_lists:listops",

@@ -8,6 +8,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from jattn.tasks.sampling import (
     distinct,
     letters,
+    nth_true,
     numbers,
     permutation,
     pick,
@@ -16,12 +17,12 @@ from jattn.tasks.sampling import (
     uniform_token,
     uniform_tokens,
 )
-from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
+from jattn.tasks.sequences import Sequence, Task, check_at_least, check_generator, last_answer, one_answer
 
 _FROM_THE_LEFT = ("encoder", "causal", "decoder", "encoder_decoder")
 
 
-def associative_recall(num_keys: int = 20, num_values: int = 10) -> Task:
+def associative_recall(num_keys: int = 20, num_values: int = 10, generator: str = "jattn") -> Task:
     """Says the value of a key among pairs: ``a 3 c 1 b 4 c -> 1``.
 
     A source of ``2 n + 1`` holds ``n`` pairs with different keys, and one of the keys again, where the answer is read.
@@ -30,6 +31,9 @@ def associative_recall(num_keys: int = 20, num_values: int = 10) -> Task:
     Args:
       num_keys: how many different keys there are: as many pairs as a source can hold.
       num_values: how many different values.
+      generator: ``"safari"`` draws each key from all, so that it may come again, then with the same value; puts ``=>``
+        before the key that is asked for, one of those that came, all alike; and trains on every next token, read from
+        left to right, but judges the answer alone: ``a 3 c 1 a 3 => a -> 3``.
 
     Example:
       >>> from jattn import tasks
@@ -38,10 +42,13 @@ def associative_recall(num_keys: int = 20, num_values: int = 10) -> Task:
       . . . . . # .  5
 
     Source: Ba et al., "Using fast weights to attend to the recent past", 2016, section 4.1. Later published
-    generators repeat keys.
+    generators repeat keys, such as that of Fu et al., "Hungry hungry hippos", 2022, table 1.
     """
     check_at_least("num_keys", 1, num_keys)
     check_at_least("num_values", 1, num_values)
+    check_generator(generator, "safari")
+    if generator == "safari":
+        return _recall_with_repeats(num_keys, num_values)
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         pairs, size = (length - 1) // 2, max(1, (room - 1) // 2)
@@ -67,7 +74,40 @@ def associative_recall(num_keys: int = 20, num_values: int = 10) -> Task:
     )
 
 
-def mqar(vocabulary: int = 8192, pairs: int = 4) -> Task:
+def _recall_with_repeats(num_keys: int, num_values: int) -> Task:
+    """Makes `associative_recall` as safari draws it; alignments say of every token which earlier ones hold the next."""
+
+    def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
+        pairs, size = (length - 2) // 2, max(1, (room - 2) // 2)
+        rng_of_keys, rng_of_values, rng_of_query = jax.random.split(rng, 3)
+        index, slot = jnp.arange(room, dtype=jnp.int32), jnp.arange(size, dtype=jnp.int32)
+        keys = uniform_tokens(rng_of_keys, num_keys, size)
+        first = jnp.argmax(keys == keys[:, None], axis=-1).astype(jnp.int32)
+        values = pick(num_keys + uniform_tokens(rng_of_values, num_values, size), first)
+        new = (first == slot) & (slot < pairs)
+        asked = pick(nth_true(new, size), uniform_token(rng_of_query, jnp.sum(new, dtype=jnp.int32)))
+        key_at = jnp.where(index == 2 * pairs + 1, pick(keys, asked), pick(keys, index // 2))
+        told = jnp.where(index % 2 == 0, key_at, pick(values, index // 2))
+        source = jnp.select([index < 2 * pairs, index == 2 * pairs], [told, num_keys + num_values], key_at)
+        asks = ((index < 2 * pairs) & (index % 2 == 0)) | (index == 2 * pairs + 1)
+        holds = (index % 2 == 1) & (index < jnp.minimum(index[:, None], 2 * pairs))
+        alignment = holds & asks[:, None] & (pick(keys, index // 2) == key_at[:, None])
+        target = jnp.where(index == 2 * pairs + 1, pick(values, asked), jnp.roll(source, -1))
+        return Sequence(source, 2 * pairs + 2, target, 2 * pairs + 2, alignment)
+
+    return Task(
+        name="associative_recall",
+        symbols=(*letters(num_keys), *numbers(num_values), "=>"),
+        sample=sample,
+        judged=last_answer(sample),
+        shortest=4,
+        length=10,
+        fills=lambda length: length % 2 == 0,
+        layouts=("causal",),
+    )
+
+
+def mqar(vocabulary: int = 8192, pairs: int = 4, generator: str = "jattn") -> Task:
     """Says the values of many keys, wherever a key comes again: ``k3 v1 k0 v7 v2 v2 k0 v9 k3 v4 -> v7 v1``.
 
     A source begins with `pairs` pairs of different keys and values. Of the ``(n - 2 pairs) // 2`` slots of two places
@@ -78,6 +118,8 @@ def mqar(vocabulary: int = 8192, pairs: int = 4) -> Task:
     Args:
       vocabulary: how many tokens there are; the lower half are keys, the upper half values.
       pairs: how many pairs, and how many questions.
+      generator: ``"zoology"`` fills with any tokens, keys among them, never has ``k0`` in a pair, and refuses a
+        vocabulary that is not larger than the sequence.
 
     Example:
       >>> from jattn import tasks
@@ -91,15 +133,18 @@ def mqar(vocabulary: int = 8192, pairs: int = 4) -> Task:
     and a vocabulary that is not larger than the sequence is refused.
     """
     check_at_least("pairs", 1, pairs)
-    check_at_least("vocabulary", 2 * pairs, vocabulary)
+    check_generator(generator, "zoology")
+    published = generator == "zoology"
+    check_at_least("vocabulary", 4 * pairs + 2 if published else 2 * pairs, vocabulary)
     if vocabulary % 2:
         raise ValueError(f"vocabulary: expected an even number, got {vocabulary}; nearest: {vocabulary - 1}")
     half = vocabulary // 2
+    first_key, first_filler, longest = (1, 0, min(vocabulary - 2, 4096)) if published else (0, half, 4096)
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         rng_of_keys, rng_of_values, rng_of_slots, rng_of_filler = jax.random.split(rng, 4)
         index, slots = jnp.arange(room, dtype=jnp.int32), (room - 2 * pairs) // 2
-        keys = distinct(rng_of_keys, half, pairs)
+        keys = first_key + distinct(rng_of_keys, half - first_key, pairs)
         values = half + distinct(rng_of_values, half, pairs)
         number = jnp.arange(1, slots + 1, dtype=jnp.int32)
         # The largest of log p + Gumbel noise is a draw from p, the next largest a draw from the others, and so on.
@@ -108,7 +153,7 @@ def mqar(vocabulary: int = 8192, pairs: int = 4) -> Task:
         places = 2 * pairs + 2 * taken.astype(jnp.int32)
         order = jnp.sum(jnp.where(ranks(places) == jnp.arange(pairs)[:, None], jnp.arange(pairs), 0), axis=-1)
         told = jnp.where(index % 2 == 0, pick(keys, index // 2), pick(values, index // 2))
-        filler = half + uniform_tokens(rng_of_filler, half, room)
+        filler = first_filler + uniform_tokens(rng_of_filler, vocabulary - first_filler, room)
         source = put(places, keys, jnp.where(index < 2 * pairs, told, filler))
         alignment = 2 * order[:, None] + 1 == index
         return Sequence(source, length, pick(values, order), jnp.int32(pairs), alignment, pick(places, order))
@@ -118,16 +163,22 @@ def mqar(vocabulary: int = 8192, pairs: int = 4) -> Task:
         symbols=tuple(f"k{i}" for i in range(half)) + tuple(f"v{i}" for i in range(half)),
         sample=sample,
         shortest=4 * pairs,
-        length=max(64, 4 * pairs),
+        longest=longest,
+        length=min(max(64, 4 * pairs), longest),
         target_room=lambda room: pairs,
         layouts=_FROM_THE_LEFT,
     )
 
 
-def induction(num_symbols: int = 20) -> Task:
+def induction(num_symbols: int = 20, generator: str = "jattn") -> Task:
     """Says what followed the last token when it came before: ``3 1 4 2 1 -> 4``.
 
     The last token stands at exactly one earlier place, which is anywhere but just before; the others are any others.
+
+    Args:
+      num_symbols: how many different tokens there are.
+      generator: ``"safari"`` always asks with a token of its own, which stands anywhere but at the two places before,
+        and trains on every next token, read from left to right, but judges the answer alone: ``3 => 4 2 7 => -> 4``.
 
     Example:
       >>> from jattn import tasks
@@ -139,6 +190,9 @@ def induction(num_symbols: int = 20) -> Task:
     hippos", 2022, table 1, whose generator has one trigger token for all sequences and counts the loss at every place.
     """
     check_at_least("num_symbols", 2, num_symbols)
+    check_generator(generator, "safari")
+    if generator == "safari":
+        return _induction_of_one_trigger(num_symbols)
 
     def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
         token_rng, rng_of_trigger, rng_of_place = jax.random.split(rng, 3)
@@ -156,6 +210,29 @@ def induction(num_symbols: int = 20) -> Task:
         shortest=3,
         target_room=lambda room: 1,
         layouts=_FROM_THE_LEFT,
+    )
+
+
+def _induction_of_one_trigger(num_symbols: int) -> Task:
+    """Makes `induction` as safari draws it."""
+    trigger = num_symbols
+
+    def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
+        token_rng, rng_of_place = jax.random.split(rng)
+        index, last = jnp.arange(room, dtype=jnp.int32), length - 1
+        before = uniform_token(rng_of_place, length - 3)
+        tokens = uniform_tokens(token_rng, num_symbols, room)
+        source = jnp.where((index == before) | (index == last), trigger, tokens)
+        target = jnp.where(index == last, pick(source, before + 1), jnp.roll(source, -1))
+        return Sequence(source, length, target, length, (index[:, None] == last) & (index == before + 1))
+
+    return Task(
+        name="induction",
+        symbols=(*numbers(num_symbols), "=>"),
+        sample=sample,
+        judged=last_answer(sample),
+        shortest=4,
+        layouts=("causal",),
     )
 
 

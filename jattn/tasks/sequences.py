@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -56,6 +57,8 @@ class Task:
       describe: writes a patch of a picture as a word; None where sources are tokens.
       properties: names what can be told of a `Sequence` besides its target, each a class from zero on; None where there
         is nothing.
+      judged: makes the examples that evaluation and test judge a model on, as `sample` makes those of training; None
+        where they are made alike.
     """
 
     name: str
@@ -69,6 +72,11 @@ class Task:
     layouts: tuple[str, ...] = EVERY_LAYOUT
     describe: Callable[[Float[np.ndarray, " P"]], str] | None = None
     properties: Callable[[Sequence], dict[str, Int[Array, ""]]] | None = None
+    judged: Callable[[PRNGKeyArray, Int[Array, ""], int], Sequence] | None = None
+
+    def as_judged(self) -> "Task":
+        """Returns the task that samples what a model is judged on."""
+        return self if self.judged is None else dataclasses.replace(self, sample=self.judged)
 
     def words(self, source: Int[np.ndarray, " S"] | Float[np.ndarray, "S P"]) -> list[str]:
         """Writes each place of a source, all of them real, as a word."""
@@ -87,6 +95,26 @@ def one_answer(
       holds: which places of the source hold the answer.
     """
     return Sequence(source, length, answer[None], length * 0 + 1, holds[None], (length - 1)[None])
+
+
+def last_answer(
+    sample: Callable[[PRNGKeyArray, Int[Array, ""], int], Sequence],
+) -> Callable[[PRNGKeyArray, Int[Array, ""], int], Sequence]:
+    """Makes a sampler of the same sources that asks for the last answer alone, read at the last place."""
+
+    def judged(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
+        made = sample(rng, length, room)
+        last = made.target_length - 1
+        holds = jnp.take(made.alignment, last, axis=0)
+        return one_answer(made.source, made.source_length, jnp.take(made.target, last), holds)
+
+    return judged
+
+
+def check_generator(generator: str, published: str) -> None:
+    """Raises a ValueError unless samples can be drawn by this rule: jattn's own, or the published one of a task."""
+    if generator not in ("jattn", published):
+        raise ValueError(f"generator: expected 'jattn' or {published!r}, got {generator!r}")
 
 
 def check_at_least(name: str, least: int, value: int) -> None:

@@ -66,9 +66,9 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
         indices = start + jnp.arange(size, dtype=jnp.int32)
         indices = lax.with_sharding_constraint(indices, jax.NamedSharding(setup.mesh, PartitionSpec("data")))
         if shortest is None:
-            batch = setup.training_batch(rng, indices)
+            batch = setup.judging_batch(rng, indices)
         else:
-            batch = make_batch(setup.task, setup.layout, rng, indices, (shortest, longest), room)
+            batch = make_batch(setup.task.as_judged(), setup.layout, rng, indices, (shortest, longest), room)
         logits, filters = capture_filters(setup.model, {"params": params}, allow_none=True, **batch.inputs)
         correct = is_correct(logits, batch)
         sums = {

@@ -144,7 +144,7 @@ def _name(vectors: Float[Array, "E D"], labels: Int[Array, " E"], classes: int, 
 
 def _sentences(setup: Setup, count: int) -> tuple[dict[str, Any], dict[str, Int[np.ndarray, " E"]]]:
     """Makes fresh sources as the model reads them, and tells their properties."""
-    task, room = setup.task, setup.config.task.max_length
+    task, room = setup.task.as_judged(), setup.config.task.max_length
     tell: Any = task.properties
 
     def make(index: Int[Array, ""]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -45,8 +45,9 @@ def restore(
     """Reads the model of a run: its parts, and the parameters of its latest checkpoint or of its best.
 
     Nothing in the folder is written or held, so that a run under way is not disturbed. ``setup.model`` is the model,
-    ``setup.apply(params, batch)`` its logits, ``setup.training_batch(rng, indices)`` makes examples. All of it is on
-    one device, however many the run took: ``setup.config.run.devices`` is 1.
+    ``setup.apply(params, batch)`` its logits, ``setup.training_batch(rng, indices)`` makes examples, and
+    ``setup.judging_batch(rng, indices)`` those of evaluation. All of it is on one device, however many the run took:
+    ``setup.config.run.devices`` is 1.
 
     Args:
       folder: the run folder.

@@ -84,6 +84,10 @@ class Setup:
         lengths = (self.config.task.min_length, self.config.task.max_length)
         return make_batch(self.task, self.layout, rng, indices, lengths, self.config.task.max_length)
 
+    def judging_batch(self, rng: PRNGKeyArray, indices: Array) -> Batch:
+        """Makes examples of the same lengths to judge a model on: held-out ones, where the task holds some out."""
+        return dataclasses.replace(self, task=self.task.as_judged()).training_batch(rng, indices)
+
     def init(self, batch: Batch, seed: Int[Array, ""] | None = None) -> optax.Params:
         """Makes the model's first parameters."""
         inputs: dict[str, Any] = batch.inputs

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jattn.tasks import LAYOUTS, TASKS
-from tests.tasks import restated
+from tests.tasks import restated, restated_published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Case:
 
     def restate(self, words):
         options = dict(self.options)
-        return getattr(restated, self.name)(words, **{key: options[key] for key in self.told})
+        rules = restated_published if "generator" in options else restated
+        return getattr(rules, self.name)(words, **{key: options[key] for key in self.told})
 
 
 def case(name, longest=8, room=11, told=(), **options):
@@ -44,15 +45,19 @@ CASES = [
     case("shift", told=["by"], by=3),
     case("shift", told=["by"], by=-2),
     case("odds_first", num_symbols=97),
+    case("odds_first", num_symbols=97, generator="chomsky"),
     case("sort", num_symbols=3),
     case("permute", longest=12, room=13, num_places=6),
     case("selective_copy", longest=16, room=16),
     case("selective_copy", items=1),
+    case("selective_copy", longest=16, room=17, items=3, generator="mad"),
     case("needle", longest=12, room=12),
     case("associative_recall", longest=11, room=11, num_keys=5, num_values=3),
+    case("associative_recall", longest=12, room=13, num_keys=4, num_values=3, generator="safari"),
     case("mqar", longest=18, room=20, told=["pairs"], vocabulary=20, pairs=3),
     case("mqar", longest=64, room=64, told=["pairs"], pairs=4, vocabulary=8192),
     case("induction", num_symbols=5),
+    case("induction", num_symbols=5, generator="safari"),
     case("variable_tracking", longest=17, room=17, told=["hops"], hops=1, num_names=8),
     case("variable_tracking", longest=19, room=20, told=["hops"], hops=2),
     case("histogram", num_symbols=3),
@@ -62,7 +67,10 @@ CASES = [
     case("dyck", longest=12, room=13),
     case("balanced", longest=12, room=13),
     case("addition", told=["base"], base=3, longest=11, room=12),
+    case("addition", told=["base"], base=2, longest=11, room=12, generator="chomsky"),
+    case("addition", told=["base"], base=3, longest=9, room=9, generator="chomsky"),
     case("modular_addition", told=["modulus"], modulus=7, longest=3, room=3),
+    case("modular_addition", told=["modulus"], modulus=7, train_share=0.5, longest=3, room=3),
     case("listops", told=["depth"], longest=14, room=16, depth=2),
     case("listops", told=["depth"], longest=23, room=23, depth=3),
     case("listops", told=["depth"], longest=9, depth=1, num_operators=2),

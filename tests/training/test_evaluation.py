@@ -97,6 +97,29 @@ def test_lengths_given_at_the_call_are_the_lengths_measured():
     assert int(measured.sums["tokens"]) == 28
 
 
+def test_a_model_is_judged_on_the_pairs_that_training_never_sees():
+    """Whatever the seed of the run, and whether or not the lengths are given at the call."""
+    task = {"name": "modular_addition", "modulus": 5, "train_share": 0.5}
+    trained, judged = set(), set()
+    for seed in (0, 1):
+        setup = make_setup(check({"task": task, "model": {"width": 8}, "training": {"seed": seed}}, "test"))
+        params, measure, rng = initial_state(setup).params, make_measure(setup, 3, 64), setup.rng("training")
+        trained |= {*map(tuple, setup.training_batch(rng, jnp.arange(400)).inputs["tokens"].tolist())}
+        judged |= {*map(tuple, setup.judging_batch(rng, jnp.arange(400)).inputs["tokens"].tolist())}
+        for lengths in ((), (3, 3)):
+            measured = measure(params, rng, 0, *lengths)
+            assert {*map(tuple, measured.batch.inputs["tokens"].tolist())} <= judged
+    assert (len(trained), len(judged), len(trained | judged)) == (12, 13, 25)
+
+
+def test_a_model_trained_on_every_next_token_is_judged_on_the_answer():
+    task = {"name": "induction", "layout": "causal", "generator": "safari", "min_length": 6, "max_length": 6}
+    setup = make_setup(check({"task": task, "model": {"width": 8}}, "test"))
+    assert setup.training_batch(setup.rng("training"), jnp.arange(4)).scored.sum() == 24
+    measured = make_measure(setup, 6, 8)(initial_state(setup).params, setup.rng("test"), 0)
+    assert (int(measured.sums["tokens"]), int(measured.sums["examples"])) == (8, 8)
+
+
 def test_a_layer_says_which_inputs_it_relates_unless_there_is_one_sequence_alone():
     silent = attention_filter(jnp.zeros((3, 1, 2)), jnp.zeros((3, 1, 2)))
     saying = dataclasses.replace(silent, relates=("source", "source"))
