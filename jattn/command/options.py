@@ -10,6 +10,7 @@ import pydantic
 import tyro
 
 from jattn.training.config import Config
+from jattn.training.meant import hint, meant_by
 from jattn.training.reading import (
     ConfigError,
     Given,
@@ -18,7 +19,6 @@ from jattn.training.reading import (
     kind_of,
     known_configs,
     merge,
-    nearest_path,
     parse_value,
     paths,
     read_toml,
@@ -144,9 +144,9 @@ def _read_value(table: str, key: str, option: str, texts: list[str], program: st
 
 
 def _unknown_option(unknown: str, program: str) -> str:
-    near = nearest_path(unknown.split("=")[0].lstrip("-"), "sweep")
-    hint = f"did you mean --{near.replace('_', '-')}?" if near else f"see {program} --help"
-    return f"command line: {shown(unknown)}: unknown option; {hint}"
+    meant = meant_by(unknown.split("=")[0].lstrip("-"), [*paths(), "sweep"])
+    said = hint(meant, "--") if meant else f"see {program} --help"
+    return f"command line: {shown(unknown)}: unknown option; {said}"
 
 
 def _plain(name: str, section: pydantic.BaseModel) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import difflib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,6 +12,7 @@ import pydantic
 
 from jattn.drawing.plain import in_plain
 from jattn.training.config import DRAFT, Config
+from jattn.training.meant import hint, meant_by
 from jattn.training.shipped import configs_folder, find_config
 
 HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock")
@@ -176,9 +178,9 @@ def find_key(word: str, source: str) -> tuple[str, str]:
     """
     table, _, key = word.replace("-", "_").partition(".")
     if table not in Config.model_fields or key not in get_section(table).model_fields:
-        near = nearest_path(word)
-        hint = f"did you mean {near}?" if near else "expected a table and a key of it, for example model.num_heads"
-        raise ConfigError(f"{source}: {shown(word)}: unknown key; {hint}")
+        meant = meant_by(word, paths())
+        said = hint(meant) if meant else "expected a table and a key of it, for example model.num_heads"
+        raise ConfigError(f"{source}: {shown(word)}: unknown key; {said}")
     return table, key
 
 
@@ -218,28 +220,26 @@ def paths() -> list[str]:
     return [f"{name}.{key}" for name in Config.model_fields for key in get_section(name).model_fields]
 
 
-def nearest_path(word: str, *others: str) -> str | None:
-    """Returns the ``table.key``, or one of `others`, that is written nearly as `word`, or whose key it is."""
-    word = word.replace("-", "_")
-    near = difflib.get_close_matches(word, [*paths(), *others], n=1)
-    return next(iter(near or [path for path in paths() if path.split(".")[1] == word]), None)
-
-
 def _explain(mistake: dict[str, Any]) -> str:
     *parents, key = (*map(str, mistake["loc"]),) or ("",)
     path, got = shown(".".join([*parents, key])), _as_toml(mistake["input"])
     if mistake["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_nearest_key(parents, key)}"
+        tables = [*Config.model_fields]
+        meant = meant_by(".".join([*parents, key]), paths() if parents else [*tables, *paths()])
+        allowed = list(get_section(parents[0]).model_fields) if parents else tables
+        return f"{path}: unknown key; {hint(meant) if meant else f'expected one of {_some(allowed)}'}"
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
     expected = _EXPECTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
     if mistake["type"] in ("model_type", "model_attributes_type"):
         expected = f"a table [{path}]"
-    hint = ""
+    asked = ""
     if mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
-        near = _nearest(mistake["input"], mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{path}: expected {expected}, got {got}{hint}"
+        names = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        near = difflib.get_close_matches(mistake["input"].lower(), names, n=1)
+        asked = f"; did you mean {near[0]!r}?" if near else ""
+        expected = str(expected) if len(str(expected)) <= 160 else f"one of {_some([repr(name) for name in names])}"
+    return f"{path}: expected {expected}, got {got}{asked}"
 
 
 _EXPECTED = {
@@ -266,20 +266,9 @@ def shown(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def _nearest(word: str, words: list[str]) -> list[str]:
-    return difflib.get_close_matches(word.lower(), words, n=1)
-
-
-def _nearest_key(parents: list[str], key: str) -> str:
-    tables = {name: list(get_section(name).model_fields) for name in Config.model_fields}
-    allowed = tables[parents[0]] if parents else list(tables)
-    elsewhere = [f"{table}.{name}" for table, names in tables.items() for name in names if name == key]
-    near = _nearest(key, allowed)
-    if near:
-        return f"; did you mean {'.'.join([*parents, near[0]])}?"
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
-    return f"; expected one of {', '.join(allowed)}"
+def _some(names: Sequence[str]) -> str:
+    """Lists names, of many the first and the last."""
+    return ", ".join(names if len(", ".join(names)) <= 160 else [*names[:8], "...", *names[-2:]])
 
 
 def get_section(name: str) -> type[pydantic.BaseModel]:

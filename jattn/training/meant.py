@@ -1,0 +1,87 @@
+"""What was meant by a word that is no key: a key of that name elsewhere, another word for one, or a misspelt one."""
+
+import difflib
+from collections.abc import Sequence
+
+OTHER_WORDS = {
+    "training.steps": "epochs epoch num_epochs iterations iters num_steps max_steps train_steps",
+    "training.batch_size": "batch bs batchsize batch_sz",
+    "training.learning_rate": "lr learningrate rate eta",
+    "training.optimizer": "optim optimiser opt",
+    "training.schedule": "scheduler lr_schedule lr_scheduler",
+    "training.warmup_steps": "warmup",
+    "training.weight_decay": "wd decay l2",
+    "training.clip_norm": "clip grad_clip gradient_clipping max_grad_norm",
+    "training.dtype": "precision fp16 bf16 amp half mixed_precision",
+    "training.seed": "rng random_seed manual_seed",
+    "training.replicates": "seeds num_seeds repeats",
+    "model.num_heads": "heads n_heads nhead n_head num_attention_heads",
+    "model.num_layers": "layers n_layers n_layer nlayers num_blocks blocks",
+    "model.width": "hidden_size d_model dim embed_dim embedding_dim model_dim n_embd emb features",
+    "model.hidden": "ffn ff d_ff mlp mlp_dim hidden_dim feedforward dim_feedforward",
+    "model.dropout_rate": "dropout drop p_drop",
+    "model.positions": "pos position_encoding positional_encoding pos_enc rope",
+    "model.kind": "arch architecture model_name model_type",
+    "task.name": "dataset data task_name",
+    "task.max_length": "length seq_len seq_length sequence_length max_len block_size context_length",
+    "task.symbols": "vocab vocab_size num_symbols num_tokens alphabet",
+    "evaluation.every": "eval_every eval_steps eval_interval eval_freq validate_every",
+    "evaluation.test_lengths": "eval_lengths lengths",
+    "run.folder": "output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
+    "run.overwrite": "force clean fresh",
+    "run.devices": "gpus num_gpus n_gpus num_devices tpus world_size",
+    "run.log_every": "log_interval log_freq logging_steps",
+    "run.checkpoint_every": "checkpoint checkpoints ckpt save save_every save_steps save_interval",
+    "run.keep_checkpoints": "max_to_keep keep save_total_limit",
+    "run.debug": "detect_anomaly nan_check debug_nans",
+}
+"""The words that others use for a key."""
+
+NO_KEYS = {
+    "JAX takes the GPU or TPU that it finds; the environment variable JAX_PLATFORMS=cpu chooses another": (
+        "device gpu cuda tpu cpu accelerator platform backend"
+    ),
+    "the same command resumes, from the last checkpoint in its run folder": (
+        "resume restore resume_from continue load init_from from_checkpoint"
+    ),
+    "metrics are in metrics.jsonl, and curves on report.html, both in the run folder": (
+        "wandb tensorboard mlflow logger log report_to tracker use_wandb wandb_project"
+    ),
+    "examples are drawn anew for each step, on the device": "num_workers workers shuffle dataloader data_dir cache_dir",
+}
+"""The words for what has no key, and what is to be said to them."""
+
+_MEANT = {word: said for table in (OTHER_WORDS, NO_KEYS) for said, words in table.items() for word in words.split()}
+
+
+def meant_by(word: str, paths: Sequence[str]) -> str | None:
+    """Returns the ``table.key``, or the sentence, that a word stands for; None where nothing comes near.
+
+    Args:
+      word: what was written, a key or ``table.key``.
+      paths: all keys, as ``table.key``, and what else may be meant.
+
+    Example:
+      >>> from jattn.training.meant import meant_by
+      >>> keys = ["training.seed", "training.learning_rate", "model.num_heads"]
+      >>> [meant_by(word, keys) for word in ("seed", "model.seed", "lr", "model.nmu-heads", "x")]
+      ['training.seed', 'training.seed', 'training.learning_rate', 'model.num_heads', None]
+    """
+    word = word.replace("-", "_").lower()
+    table, _, key = word.rpartition(".")
+    same = [path for path in paths if path.rpartition(".")[2] == key]
+    if same:
+        return same[0]
+    said = _MEANT.get(key)
+    if said in paths or said in NO_KEYS:
+        return said
+    here = {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == table}
+    if near := difflib.get_close_matches(key if here else word, here or paths, n=1):
+        return here.get(near[0], near[0])
+    near = difflib.get_close_matches(key, [word for word, said in _MEANT.items() if said in paths], n=1, cutoff=0.7)
+    return _MEANT[near[0]] if near else None
+
+
+def hint(meant: str, prefix: str = "") -> str:
+    """Words what was meant: a key as a question, with a prefix such as ``--``; a sentence as it is."""
+    return meant if meant in NO_KEYS else f"did you mean {prefix}{meant.replace('_', '-') if prefix else meant}?"
