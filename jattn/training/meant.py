@@ -78,7 +78,7 @@ def meant_by(word: str, paths: Sequence[str]) -> str | None:
     here = {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == table}
     if near := difflib.get_close_matches(key if here else word, here or paths, n=1):
         return here.get(near[0], near[0])
-    near = difflib.get_close_matches(key, [word for word, said in _MEANT.items() if said in paths], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(key, [word for word, said in _MEANT.items() if said in paths], n=1, cutoff=0.8)
     return _MEANT[near[0]] if near else None
 
 
