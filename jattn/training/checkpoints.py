@@ -32,6 +32,10 @@ LEAST_ROOM = 200_000
 """Bytes that a checkpoint takes at most besides its arrays."""
 
 
+TEMPORARY = ".orbax-checkpoint-tmp"
+"""How the names of folders end that Orbax deletes when it begins."""
+
+
 class CheckpointError(OSError):
     """A checkpoint that cannot be written or read; its text says which, and what is safe."""
 
@@ -104,7 +108,17 @@ class Checkpoints:
             self._manager.wait_until_finished()
             write_digests(self._digests_path(step), self._folder / str(step), step, score, history)
         del self._whole[step]
-        self._delete_old()
+        self.delete_old()
+
+    def delete_old(self) -> None:
+        """Deletes what need not be kept, and what a kill left that is not whole; there must be one that is."""
+        assert self._keep_latest is not None
+        whole = [step for step in self._steps() if self._digests(step) is not None]
+        keep = {*whole[: self._keep_latest], self.best_step()}
+        for step in self._steps():
+            if step not in keep and (step in whole or not self._digests_path(step).exists()):
+                self._delete(step)
+        self._manager.reload()
 
     def latest_step(self) -> int | None:
         """Returns the step of the latest checkpoint that is whole, or None where none is."""
@@ -136,8 +150,11 @@ class Checkpoints:
 
     @property
     def any(self) -> bool:
-        """Whether any checkpoint was whole once: one that a kill left without digests never was."""
-        return any(self._folder.glob("digests_*.json"))
+        """Whether any checkpoint was whole once.
+
+        One that a kill left without digests never was, and no second one is begun before the first is whole.
+        """
+        return any(self._digests_path(step).exists() for step in self._steps()) or len(self._steps()) > 1
 
     def history(self, step: int) -> History:
         """Returns the rows that come before a checkpoint that is whole."""
@@ -153,8 +170,9 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Lists the steps of all checkpoints, whole or not, the latest first."""
-        names = (path.name for path in self._folder.iterdir() if path.is_dir())
-        return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
+        names = [path.name for path in self._folder.iterdir() if path.is_dir()]
+        names += [path.stem.removeprefix("digests_") for path in self._folder.glob("digests_*.json")]
+        return sorted({int(name) for name in names if name.isascii() and name.isdecimal()}, reverse=True)
 
     def _digests_path(self, step: int) -> Path:
         return self._folder / f"digests_{step}.json"
@@ -163,7 +181,7 @@ class Checkpoints:
         """Returns the digests of a checkpoint that is whole, or None; says once why it is not."""
         if step not in self._whole:
             self._whole[step] = None
-            if (self._folder / str(step)).is_dir():
+            if step in self._steps():
                 try:
                     known = read_digests(self._digests_path(step), step)
                     check_files(self._folder / str(step), known)
@@ -179,21 +197,19 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are left, {needed:,} are needed")
 
     def _set_aside(self, step: int) -> None:
-        """Moves what lies in the place of a checkpoint that is to be written."""
-        if (self._folder / str(step)).exists():
+        """Moves what lies in the place of a checkpoint that is to be written; what never was whole is deleted."""
+        if not self._digests_path(step).exists():
+            self._delete(step)
+        elif (self._folder / str(step)).exists():
             aside = Path(tempfile.mkdtemp(prefix=f"damaged_{step}_", dir=self._folder))
             (self._folder / str(step)).rename(aside / str(step))
-            self._manager.reload()
-
-    def _delete_old(self) -> None:
-        assert self._keep_latest is not None
-        whole = [step for step in self._steps() if self._digests(step) is not None]
-        keep = {*whole[: self._keep_latest], self.best_step()}
-        for step in whole:
-            if step not in keep:
-                shutil.rmtree(self._folder / str(step))
-                self._digests_path(step).unlink()
         self._manager.reload()
+
+    def _delete(self, step: int) -> None:
+        # What a kill leaves half deleted has no digests, and a name that Orbax gives to what it deletes at its start.
+        self._digests_path(step).unlink(missing_ok=True)
+        if (self._folder / str(step)).exists():
+            shutil.rmtree((self._folder / str(step)).rename(self._folder / f"{step}{TEMPORARY}"))
 
     @contextlib.contextmanager
     def _written(self, step: int) -> Iterator[None]:

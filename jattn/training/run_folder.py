@@ -120,8 +120,8 @@ class RunFolder:
 
     def _remove_temporary(self) -> None:
         """Removes what a process left that died while it wrote a file."""
-        for folder in (self.path, self.path / "figures", self.path / "filters"):
-            for path in folder.glob(".*.*"):
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "figures", "filters"))):
+            for path in (*folder.glob(".*.*"), *folder.glob(f"{LOCK}.*")):
                 if path.suffix[1:].isdecimal():
                     path.unlink()
 
