@@ -5,8 +5,10 @@ of it is read, and none is deleted before a later one is whole.
 """
 
 import contextlib
+import dataclasses
 import errno
 import io
+import logging
 import os
 import re
 import shutil
@@ -21,7 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jattn.training.digests import Damaged, Digests, History, check_files, read_digests, write_digests
+from jattn.training.digests import Damaged, Digests, History, check_files, digests_of, read_digests, write_digests
 from jattn.training.step import TrainState
 
 SPECIAL = "[]*?\\:"
@@ -57,7 +59,8 @@ class Checkpoints:
         if keep_latest is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=keep_latest is not None)
-        self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
+        with _saying_nothing():
+            self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
 
     def _plain_path(self) -> Path:
         """Returns a path of the folder in which no character is special, through a link where need be."""
@@ -106,7 +109,7 @@ class Checkpoints:
         (step, score, history), self._pending = self._pending, None
         with self._written(step):
             self._manager.wait_until_finished()
-            write_digests(self._digests_path(step), self._folder / str(step), step, score, history)
+            write_digests(self._digests_path(step), digests_of(self._folder / str(step), step, score, history))
         del self._whole[step]
         self.delete_old()
 
@@ -118,7 +121,7 @@ class Checkpoints:
         for step in self._steps():
             if step not in keep and (step in whole or not self._digests_path(step).exists()):
                 self._delete(step)
-        self._manager.reload()
+        self._reload()
 
     def latest_step(self) -> int | None:
         """Returns the step of the latest checkpoint that is whole, or None where none is."""
@@ -157,15 +160,25 @@ class Checkpoints:
         return any(self._digests_path(step).exists() for step in self._steps()) or len(self._steps()) > 1
 
     def history(self, step: int) -> History:
-        """Returns the rows that come before a checkpoint that is whole."""
+        """Returns the rows that belong to a checkpoint that is whole."""
         known = self._digests(step)
         assert known is not None
         return known.history
 
+    def add_history(self, history: History) -> None:
+        """Lets the rows that were written after the latest checkpoint, those of the test, belong to it."""
+        step = self.latest_step()
+        if step is not None and self.history(step) != history:
+            known = self._digests(step)
+            assert known is not None
+            self._whole[step] = dataclasses.replace(known, history=history)
+            write_digests(self._digests_path(step), self._whole[step])
+
     def restore(self, like: TrainState, step: int) -> TrainState:
         """Restores the state of a checkpoint that is whole, with the shapes, dtypes and devices of `like`."""
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
-        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        with _saying_nothing():
+            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         return TrainState(**restored)
 
     def _steps(self) -> list[int]:
@@ -203,7 +216,11 @@ class Checkpoints:
         elif (self._folder / str(step)).exists():
             aside = Path(tempfile.mkdtemp(prefix=f"damaged_{step}_", dir=self._folder))
             (self._folder / str(step)).rename(aside / str(step))
-        self._manager.reload()
+        self._reload()
+
+    def _reload(self) -> None:
+        with _saying_nothing():
+            self._manager.reload()
 
     def _delete(self, step: int) -> None:
         # What a kill leaves half deleted has no digests, and a name that Orbax gives to what it deletes at its start.
@@ -216,7 +233,7 @@ class Checkpoints:
         """Makes one error of whatever goes wrong in the body, and drops the tracebacks that threads print with it."""
         printed = io.StringIO()
         try:
-            with contextlib.redirect_stderr(printed):
+            with contextlib.redirect_stderr(printed), _saying_nothing():
                 yield
         except Exception as error:
             self._pending = None
@@ -224,6 +241,17 @@ class Checkpoints:
                 f"the checkpoint of step {step} could not be written to {self._folder}: {_reason(error)}; {self.kept()}"
             ) from error
         sys.stderr.write(printed.getvalue())
+
+
+@contextlib.contextmanager
+def _saying_nothing() -> Iterator[None]:
+    """Lets Orbax log nothing: what is wrong with a checkpoint is told in a line of its own."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _reason(error: Exception) -> str:

@@ -84,7 +84,7 @@ class Lock:
                 "without"
             )
         silent = self._now() - os.fstat(self._file.fileno()).st_mtime
-        if owner and owner.get("host") != socket.gethostname() and silent < DEAD:
+        if owner.get("host", socket.gethostname()) != socket.gethostname() and silent < DEAD:
             raise Locked(
                 f"{path.parent}: {named} wrote to this run folder {max(0, round(silent))} s ago; if it is dead, the "
                 f"folder is free {round(DEAD)} s after its last sign of life"

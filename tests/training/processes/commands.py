@@ -19,16 +19,18 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 import jax
 import pytest
 
 from jattn.command.main import main
+from jattn.command.options import config_from_arguments
 from jattn.report import animation, figures, page, render  # noqa: F401
 from jattn.training import journal, loop, restore
 from jattn.training.checkpoints import Checkpoints
-from jattn.training.restore import read_config
+from jattn.training.setup import Setup
 
 FATES = {"fail": 1, "die before": 2, "die after": 3, "die halfway": 4}
 CONFIG = """
@@ -50,7 +52,7 @@ test_examples = 4
 [run]
 log_every = 2
 checkpoint_every = 3
-keep_checkpoints = 1
+keep_checkpoints = 2
 snapshots = 3
 probes = 2
 devices = 1
@@ -80,12 +82,20 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a command ended: its status (negative: a signal), what it printed, and the state that it saved last."""
+    """How a command ended.
+
+    Attributes:
+      status: of the process; negative is a signal.
+      out, err: what it printed.
+      states: by step, of each checkpoint that is whole, the digests of the parameters and of all other arrays.
+      restored: the digest of the parameters that `restore` returns afterwards, or its error in words.
+    """
 
     status: int | None
     out: str
     err: str
-    state: str | None = None
+    states: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    restored: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +109,7 @@ class Command:
       report: whether to draw it, which takes most of the time of a run.
       config: the text of the file.
       calls: a file in which to list all calls on files of the folder, or None.
+      restores: whether to read the run with `restore` afterwards.
     """
 
     folder: Path
@@ -107,6 +118,7 @@ class Command:
     report: bool = False
     config: str = CONFIG
     calls: Path | None = None
+    restores: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -142,11 +154,12 @@ class Started:
         self.process.join(limit)
         assert self.process.exitcode is not None, f"the command still runs after {limit} s"
         ended = []
-        for number, folder in enumerate(sorted(Path(self._folder.name).iterdir())):
+        for folder in sorted(Path(self._folder.name).iterdir()):
             out, err = ((folder / name).read_text(errors="replace") for name in ("out", "err"))
-            last = {"status": self.process.exitcode, "state": None}
-            found = json.loads((folder / "end").read_text()) if (folder / "end").exists() else last
-            assert folder.name == f"{number:04}"
+            found = {"status": self.process.exitcode, "states": {}}
+            if (folder / "end").exists():
+                found = json.loads((folder / "end").read_text())
+            found["states"] = {int(step): digests for step, digests in found["states"].items()}
             ended.append(Ended(out=out, err=err, **found))
         return ended
 
@@ -188,7 +201,9 @@ def perform(commands: tuple[Command, ...], results: Path) -> None:
             traceback.print_exc()
             status = 1
         arm("")
-        end = {"status": status, "state": saved_state(command.folder)}
+        setup = loop.make_setup(config_from_arguments(command.arguments))
+        end = {"status": status, "states": saved_states(command.folder, setup)}
+        end["restored"] = restored_params(command.folder) if command.restores else None
         (folder / "end").write_text(json.dumps(end))
 
 
@@ -237,17 +252,32 @@ def keep_programs() -> None:
     loop.make_train_chunk, journal.make_measure = same(loop.make_train_chunk), same(journal.make_measure)
 
 
-def saved_state(folder: Path) -> str | None:
-    """Returns the digest of all arrays of the latest checkpoint that is whole, or None."""
-    if not (folder / "checkpoints").is_dir() or not (folder / "config.toml").is_file():
-        return None
-    checkpoints = Checkpoints(folder / "checkpoints", None, say=str)
-    step = checkpoints.latest_step()
-    if step is None:
-        return None
-    state = checkpoints.restore(restore.initial_state(loop.make_setup(read_config(folder))), step)
+def saved_states(folder: Path, setup: Setup) -> dict[int, list[str]]:
+    """Returns the digests of each checkpoint that is whole, by step."""
+    if not (folder / "checkpoints").is_dir():
+        return {}
+    checkpoints, found = Checkpoints(folder / "checkpoints", None, say=str), {}
+    while (step := checkpoints.latest_step()) is not None:
+        state = checkpoints.restore(restore.initial_state(setup), step)
+        found[step] = [digest_of(state.params), digest_of(state)]
+        checkpoints._whole[step] = None
+    return found
+
+
+def restored_params(folder: Path) -> str:
+    """Returns the digest of the parameters that `restore` returns, or its error in words."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return digest_of(restore.restore(folder)[1])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def digest_of(arrays) -> str:
+    """Returns a digest of all arrays of a pytree."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(state)):
+    for leaf in jax.tree.leaves(jax.device_get(arrays)):
         digest.update(leaf.tobytes())
     return digest.hexdigest()
 

@@ -16,17 +16,19 @@ class Whole:
       folder: of the run.
       ended: how its command ended.
       calls: what it called on files of its folder, each as "call path".
+      parameters: the digests of the parameters at each of its checkpoints, also of those that it deleted.
     """
 
     folder: Path
     ended: Ended
     calls: list[str]
+    parameters: set[str]
 
     def check(self, folder: Path, ended: Ended) -> None:
         """Asserts that another run ended as this one: in its arrays, rows and files, bit for bit."""
         assert ended.status == 0, ended
         assert ended.err == "", ended
-        assert ended.state == self.ended.state, ended
+        assert ended.states == self.ended.states, ended
         assert rows(folder) == rows(self.folder), ended
         drawn = {name for name in names(self.folder) if name.startswith(("figures/", "report.html"))}
         assert names(folder) | drawn == names(self.folder), ended
@@ -36,6 +38,10 @@ class Whole:
 def whole(tmp_path_factory):
     """The run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    (ended,) = run(Command(folder, report=True, calls=folder.parent / "calls"))
+    calls = folder.parent / "calls"
+    ended, kept = run(
+        Command(folder, report=True, calls=calls), Command(folder.with_name("kept"), ("--run.keep-checkpoints", "9"))
+    )
     assert (ended.status, ended.err) == (0, ""), ended
-    return Whole(folder, ended, (folder.parent / "calls").read_text().splitlines())
+    assert len(kept.states) == 4
+    return Whole(folder, ended, calls.read_text().splitlines(), {params for params, _ in kept.states.values()})
