@@ -7,6 +7,7 @@ of it is read, and none is deleted before a later one is whole.
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +89,7 @@ class Checkpoints:
         self.wait()
         if self._digests(step) is not None:
             return
+        _drop_what_threads_say()
         with self._written(step):
             self._check_room(state)
             self._set_aside(step)
@@ -171,8 +174,9 @@ class Checkpoints:
         if step is not None and self.history(step) != history:
             known = self._digests(step)
             assert known is not None
-            self._whole[step] = dataclasses.replace(known, history=history)
-            write_digests(self._digests_path(step), self._whole[step])
+            extended = dataclasses.replace(known, history=history)
+            write_digests(self._digests_path(step), extended)
+            self._whole[step] = extended
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """Restores the state of a checkpoint that is whole, with the shapes, dtypes and devices of `like`."""
@@ -252,6 +256,21 @@ def _saying_nothing() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+@functools.cache
+def _drop_what_threads_say() -> None:
+    """Drops what threads of Orbax, which nothing stops, print of a checkpoint that fails: it is raised besides."""
+    for name, text in (("absl", "raised an exception"), ("asyncio", "never retrieved")):
+        logging.getLogger(name).addFilter(lambda record, text=text: text not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+    print_it = sys.unraisablehook
+
+    def unless_it_was_closed(raised: "sys.UnraisableHookArgs") -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            print_it(raised)
+
+    sys.unraisablehook = unless_it_was_closed
 
 
 def _reason(error: Exception) -> str:

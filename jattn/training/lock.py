@@ -62,8 +62,9 @@ class Lock:
         """Lets other processes have it."""
         self._closed.set()
         self._heart.join()
-        # No process holds a lock without a name in it.
-        self._file.truncate(0)
+        # No process holds a lock without a name in it. What ends here may be a failure of this very file system.
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
         self._file.close()
 
     def _take(self, path: Path) -> None:

@@ -16,13 +16,13 @@ class Whole:
       folder: of the run.
       ended: how its command ended.
       calls: what it called on files of its folder, each as "call path".
-      parameters: the digests of the parameters at each of its checkpoints, also of those that it deleted.
+      states: as of `Ended`, with the checkpoints that were deleted.
     """
 
     folder: Path
     ended: Ended
     calls: list[str]
-    parameters: set[str]
+    states: dict[int, list[str]]
 
     def check(self, folder: Path, ended: Ended) -> None:
         """Asserts that another run ended as this one: in its arrays, rows and files, bit for bit."""
@@ -44,4 +44,4 @@ def whole(tmp_path_factory):
     )
     assert (ended.status, ended.err) == (0, ""), ended
     assert len(kept.states) == 4
-    return Whole(folder, ended, calls.read_text().splitlines(), {params for params, _ in kept.states.values()})
+    return Whole(folder, ended, calls.read_text().splitlines(), kept.states)
