@@ -5,13 +5,17 @@ of it is read, and none is deleted before a later one is whole.
 """
 
 import contextlib
+import dataclasses
 import errno
+import functools
 import io
+import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jattn.training.digests import Damaged, Digests, History, check_files, read_digests, write_digests
+from jattn.training.digests import Damaged, Digests, History, check_files, digests_of, read_digests, write_digests
 from jattn.training.step import TrainState
 
 SPECIAL = "[]*?\\:"
@@ -30,6 +34,10 @@ SPECIAL = "[]*?\\:"
 
 LEAST_ROOM = 200_000
 """Bytes that a checkpoint takes at most besides its arrays."""
+
+
+TEMPORARY = ".orbax-checkpoint-tmp"
+"""How the names of folders end that Orbax deletes when it begins."""
 
 
 class CheckpointError(OSError):
@@ -53,7 +61,8 @@ class Checkpoints:
         if keep_latest is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=keep_latest is not None)
-        self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
+        with _saying_nothing():
+            self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
 
     def _plain_path(self) -> Path:
         """Returns a path of the folder in which no character is special, through a link where need be."""
@@ -80,6 +89,7 @@ class Checkpoints:
         self.wait()
         if self._digests(step) is not None:
             return
+        _drop_what_threads_say()
         with self._written(step):
             self._check_room(state)
             self._set_aside(step)
@@ -102,9 +112,19 @@ class Checkpoints:
         (step, score, history), self._pending = self._pending, None
         with self._written(step):
             self._manager.wait_until_finished()
-            write_digests(self._digests_path(step), self._folder / str(step), step, score, history)
+            write_digests(self._digests_path(step), digests_of(self._folder / str(step), step, score, history))
         del self._whole[step]
-        self._delete_old()
+        self.delete_old()
+
+    def delete_old(self) -> None:
+        """Deletes what need not be kept, and what a kill left that is not whole; there must be one that is."""
+        assert self._keep_latest is not None
+        whole = [step for step in self._steps() if self._digests(step) is not None]
+        keep = {*whole[: self._keep_latest], self.best_step()}
+        for step in self._steps():
+            if step not in keep and (step in whole or not self._digests_path(step).exists()):
+                self._delete(step)
+        self._reload()
 
     def latest_step(self) -> int | None:
         """Returns the step of the latest checkpoint that is whole, or None where none is."""
@@ -136,25 +156,40 @@ class Checkpoints:
 
     @property
     def any(self) -> bool:
-        """Whether any checkpoint was whole once: one that a kill left without digests never was."""
-        return any(self._folder.glob("digests_*.json"))
+        """Whether any checkpoint was whole once.
+
+        One that a kill left without digests never was, and no second one is begun before the first is whole.
+        """
+        return any(self._digests_path(step).exists() for step in self._steps()) or len(self._steps()) > 1
 
     def history(self, step: int) -> History:
-        """Returns the rows that come before a checkpoint that is whole."""
+        """Returns the rows that belong to a checkpoint that is whole."""
         known = self._digests(step)
         assert known is not None
         return known.history
 
+    def add_history(self, history: History) -> None:
+        """Lets the rows that were written after the latest checkpoint, those of the test, belong to it."""
+        step = self.latest_step()
+        if step is not None and self.history(step) != history:
+            known = self._digests(step)
+            assert known is not None
+            extended = dataclasses.replace(known, history=history)
+            write_digests(self._digests_path(step), extended)
+            self._whole[step] = extended
+
     def restore(self, like: TrainState, step: int) -> TrainState:
         """Restores the state of a checkpoint that is whole, with the shapes, dtypes and devices of `like`."""
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
-        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        with _saying_nothing():
+            restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         return TrainState(**restored)
 
     def _steps(self) -> list[int]:
         """Lists the steps of all checkpoints, whole or not, the latest first."""
-        names = (path.name for path in self._folder.iterdir() if path.is_dir())
-        return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
+        names = [path.name for path in self._folder.iterdir() if path.is_dir()]
+        names += [path.stem.removeprefix("digests_") for path in self._folder.glob("digests_*.json")]
+        return sorted({int(name) for name in names if name.isascii() and name.isdecimal()}, reverse=True)
 
     def _digests_path(self, step: int) -> Path:
         return self._folder / f"digests_{step}.json"
@@ -163,7 +198,7 @@ class Checkpoints:
         """Returns the digests of a checkpoint that is whole, or None; says once why it is not."""
         if step not in self._whole:
             self._whole[step] = None
-            if (self._folder / str(step)).is_dir():
+            if step in self._steps():
                 try:
                     known = read_digests(self._digests_path(step), step)
                     check_files(self._folder / str(step), known)
@@ -179,28 +214,30 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are left, {needed:,} are needed")
 
     def _set_aside(self, step: int) -> None:
-        """Moves what lies in the place of a checkpoint that is to be written."""
-        if (self._folder / str(step)).exists():
+        """Moves what lies in the place of a checkpoint that is to be written; what never was whole is deleted."""
+        if not self._digests_path(step).exists():
+            self._delete(step)
+        elif (self._folder / str(step)).exists():
             aside = Path(tempfile.mkdtemp(prefix=f"damaged_{step}_", dir=self._folder))
             (self._folder / str(step)).rename(aside / str(step))
+        self._reload()
+
+    def _reload(self) -> None:
+        with _saying_nothing():
             self._manager.reload()
 
-    def _delete_old(self) -> None:
-        assert self._keep_latest is not None
-        whole = [step for step in self._steps() if self._digests(step) is not None]
-        keep = {*whole[: self._keep_latest], self.best_step()}
-        for step in whole:
-            if step not in keep:
-                shutil.rmtree(self._folder / str(step))
-                self._digests_path(step).unlink()
-        self._manager.reload()
+    def _delete(self, step: int) -> None:
+        # What a kill leaves half deleted has no digests, and a name that Orbax gives to what it deletes at its start.
+        self._digests_path(step).unlink(missing_ok=True)
+        if (self._folder / str(step)).exists():
+            shutil.rmtree((self._folder / str(step)).rename(self._folder / f"{step}{TEMPORARY}"))
 
     @contextlib.contextmanager
     def _written(self, step: int) -> Iterator[None]:
         """Makes one error of whatever goes wrong in the body, and drops the tracebacks that threads print with it."""
         printed = io.StringIO()
         try:
-            with contextlib.redirect_stderr(printed):
+            with contextlib.redirect_stderr(printed), _saying_nothing():
                 yield
         except Exception as error:
             self._pending = None
@@ -208,6 +245,32 @@ class Checkpoints:
                 f"the checkpoint of step {step} could not be written to {self._folder}: {_reason(error)}; {self.kept()}"
             ) from error
         sys.stderr.write(printed.getvalue())
+
+
+@contextlib.contextmanager
+def _saying_nothing() -> Iterator[None]:
+    """Lets Orbax log nothing: what is wrong with a checkpoint is told in a line of its own."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@functools.cache
+def _drop_what_threads_say() -> None:
+    """Drops what threads of Orbax, which nothing stops, print of a checkpoint that fails: it is raised besides."""
+    for name, text in (("absl", "raised an exception"), ("asyncio", "never retrieved")):
+        logging.getLogger(name).addFilter(lambda record, text=text: text not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+    print_it = sys.unraisablehook
+
+    def unless_it_was_closed(raised: "sys.UnraisableHookArgs") -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            print_it(raised)
+
+    sys.unraisablehook = unless_it_was_closed
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from jattn.drawing.files import replacing
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """The rows that were written before a checkpoint: their size in bytes, and their SHA-256."""
+    """The rows that belong to a checkpoint: their size in bytes, and their SHA-256."""
 
     size: int
     sha256: str
@@ -42,11 +42,15 @@ def history_of(rows: bytes) -> History:
     return History(len(rows), hashlib.sha256(rows).hexdigest())
 
 
-def write_digests(path: Path, checkpoint: Path, step: int, score: float, history: History) -> None:
-    """Writes the digests of a checkpoint that is on the disk."""
+def digests_of(checkpoint: Path, step: int, score: float, history: History) -> Digests:
+    """Returns the digests of a checkpoint that is on the disk."""
     files = {name: _sha256(checkpoint / name) for name in _files(checkpoint)}
-    known = Digests(step, score if math.isfinite(score) else None, history, files)
-    line = json.dumps(dataclasses.asdict(known)).encode()
+    return Digests(step, score if math.isfinite(score) else None, history, files)
+
+
+def write_digests(path: Path, digests: Digests) -> None:
+    """Writes digests; once they are there, the checkpoint is whole."""
+    line = json.dumps(dataclasses.asdict(digests)).encode()
     with replacing(path) as file:
         file.write(line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
 

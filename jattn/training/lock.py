@@ -62,8 +62,9 @@ class Lock:
         """Lets other processes have it."""
         self._closed.set()
         self._heart.join()
-        # No process holds a lock without a name in it.
-        self._file.truncate(0)
+        # No process holds a lock without a name in it. What ends here may be a failure of this very file system.
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
         self._file.close()
 
     def _take(self, path: Path) -> None:
@@ -84,7 +85,7 @@ class Lock:
                 "without"
             )
         silent = self._now() - os.fstat(self._file.fileno()).st_mtime
-        if owner and owner.get("host") != socket.gethostname() and silent < DEAD:
+        if owner.get("host", socket.gethostname()) != socket.gethostname() and silent < DEAD:
             raise Locked(
                 f"{path.parent}: {named} wrote to this run folder {max(0, round(silent))} s ago; if it is dead, the "
                 f"folder is free {round(DEAD)} s after its last sign of life"

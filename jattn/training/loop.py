@@ -76,6 +76,7 @@ def train(
         # Fresh examples, never seen in training or evaluation, have the last word.
         with checkpoints.naming_what_is_kept():
             result = journal.test(state)
+            checkpoints.add_history(journal.history)
     # The pictures and the page are made from the files in the folder alone.
     with checkpoints.naming_what_is_kept():
         render(folder.path, say=print)

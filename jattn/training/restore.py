@@ -25,6 +25,7 @@ def resume(
     state, step = initial_state(setup), checkpoints.latest_step()
     if step is not None:
         say(f"resumed at step {step}")
+        checkpoints.delete_old()
         return checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
     if checkpoints.any:
         raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")

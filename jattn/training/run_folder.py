@@ -75,15 +75,16 @@ class RunFolder:
         return history_of(self._rows())
 
     def rewind(self, step: int, history: History | None, say: Callable[[str], None]) -> list[dict[str, Any]]:
-        """Drops what an interrupted run wrote beyond `step`, where it resumes; returns the rows that stay.
+        """Drops what an interrupted run wrote beyond the checkpoint where it resumes; returns the rows that stay.
 
         Args:
           step: of the checkpoint; -1 to begin anew.
-          history: the rows that were written before it.
+          history: the rows that belong to it.
           say: is told if they are not there any more as they were written; the file is then kept aside.
         """
-        rows, before = self._rows(), 0 if history is None else history.size
-        if history is not None and history_of(rows[:before]) != history:
+        rows = self._rows()
+        kept = rows[: 0 if history is None else history.size]
+        if history is not None and history_of(kept) != history:
             names = (self.path / f"metrics_damaged_{number}.jsonl" for number in itertools.count(1))
             aside = next(path for path in names if not path.exists())
             aside.write_bytes(rows)
@@ -91,11 +92,8 @@ class RunFolder:
                 f"{METRICS}: the rows before step {step} are not as they were written; what can be read of them stays, "
                 f"the file is kept as {aside.name}"
             )
-            before = 0
-        stay = {line: row for line in rows[before:].split(b"\n")[:-1] if (row := _row_up_to(step, line)) is not None}
-        if history is not None and before == 0:
-            stay = dict(sorted(stay.items(), key=lambda entry: entry[1]["step"]))
-        kept = rows[:before] + b"".join(line + b"\n" for line in stay)
+            stay = {line: row for line in rows.split(b"\n")[:-1] if (row := _row_up_to(step, line)) is not None}
+            kept = b"".join(line + b"\n" for line in sorted(stay, key=lambda line: stay[line]["step"]))
         with replacing(self.path / METRICS) as file:
             file.write(kept)
         for snapshot in (self.path / "filters").glob("step_*.npz"):
@@ -120,8 +118,8 @@ class RunFolder:
 
     def _remove_temporary(self) -> None:
         """Removes what a process left that died while it wrote a file."""
-        for folder in (self.path, self.path / "figures", self.path / "filters"):
-            for path in folder.glob(".*.*"):
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "figures", "filters"))):
+            for path in (*folder.glob(".*.*"), *folder.glob(f"{LOCK}.*")):
                 if path.suffix[1:].isdecimal():
                     path.unlink()
 
@@ -201,7 +199,8 @@ def _row_up_to(step: int, line: bytes) -> dict[str, Any] | None:
         row = read_row(line)
     except ValueError:
         return None
-    return row if row["step"] <= step else None
+    # A test is done again, as what it says cannot be checked.
+    return row if row["step"] <= step and row["kind"] != "test" else None
 
 
 def _refuse_strangers(path: Path) -> None:
@@ -211,7 +210,8 @@ def _refuse_strangers(path: Path) -> None:
     ours = (LOCK, OWN, FORMAT, *(f".{name}." for name in (CONFIG, OWN, FORMAT)))
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(ours))
     if strangers:
-        raise RunFolderError(f"{path}: expected an empty folder or that of a run, got one with {strangers[0]!r} in it")
+        got = f"got one without {CONFIG} and with {strangers[0]!r} in it"
+        raise RunFolderError(f"{path}: expected an empty folder or that of a run, {got}")
 
 
 def _refuse_another_config(path: Path, config: Config, there: Config) -> None:

@@ -146,6 +146,29 @@ def test_one_that_a_kill_left_without_digests_was_never_whole(tmp_path):
     assert again.any
 
 
+def test_digests_without_a_checkpoint_are_told(copy):
+    shutil.rmtree(copy / "30")
+    said = []
+    assert Checkpoints(copy, None, said.append).latest_step() == 20
+    assert said[0].startswith("the checkpoint of step 30 is not whole and not used: 30/")
+    assert said[0].endswith(" is missing")
+
+
+def test_several_without_digests_were_whole_once(copy):
+    for step in (10, 20, 30):
+        (copy / f"digests_{step}.json").unlink()
+    assert Checkpoints(copy, None, lambda text: None).any
+
+
+def test_what_a_kill_left_is_deleted_once_there_is_one_that_is_whole(copy):
+    (copy / "digests_10.json").unlink()
+    (copy / "digests_20.json").write_text("{}")
+    checkpoints = Checkpoints(copy, 1, lambda text: None)
+    assert checkpoints.latest_step() == 30
+    checkpoints.delete_old()
+    assert {path.name for path in copy.iterdir()} == {"20", "30", "digests_20.json", "digests_30.json"}
+
+
 def test_a_damaged_one_gives_way_to_a_new_one_and_is_kept_aside(copy):
     (copy / "digests_30.json").write_text("{}")
     checkpoints = Checkpoints(copy, 1, lambda text: None)

@@ -71,7 +71,7 @@ def test_a_dead_process_of_this_host_holds_nothing(path):
     Lock(path).close()
 
 
-@pytest.mark.parametrize("text", ["", "123", "{", "[]", "\0\0", '{"host": "elsewhere"'])
+@pytest.mark.parametrize("text", ["", "123", "{", "[]", "\0\0", '{"host": "elsewhere"', '{"hos": "elsewhere"}'])
 def test_what_is_no_owner_holds_nothing(path, text):
     path.write_text(text)
     Lock(path).close()
