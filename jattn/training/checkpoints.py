@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -261,8 +262,14 @@ def _saying_nothing() -> Iterator[None]:
 @functools.cache
 def _drop_what_threads_say() -> None:
     """Drops what threads of Orbax, which nothing stops, print of a checkpoint that fails: it is raised besides."""
-    for name, text in (("absl", "raised an exception"), ("asyncio", "never retrieved")):
-        logging.getLogger(name).addFilter(lambda record, text=text: text not in record.getMessage())
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        ended = record.exc_info[1] if record.exc_info else None
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(ended and ended.__traceback__)]
+        return not any(name.startswith("orbax.") for name in frames)
+
+    logging.getLogger("absl").addFilter(lambda record: "raised an exception" not in record.getMessage())
+    logging.getLogger("asyncio").addFilter(is_of_others)
     warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     print_it = sys.unraisablehook
 
