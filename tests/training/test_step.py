@@ -85,7 +85,7 @@ def test_a_step_follows_the_gradient_of_the_loss_on_its_batch():
     setup = setup_of(warmup_steps=0)
     before = initial_state(setup)
     after = chunk_of(warmup_steps=0)(initial_state(setup), jnp.int32(1))
-    batch = setup.training_batch(jax.random.fold_in(setup.rng("training"), 0), jnp.arange(8))
+    batch = jax.jit(setup.training_batch)(jax.random.fold_in(setup.rng("training"), 0), jnp.arange(8))
 
     def loss_of(params):
         return cross_entropy(setup.apply(params, batch), batch).mean()
