@@ -14,15 +14,19 @@ import multiprocessing.forkserver
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from jattn.command.main import main
@@ -30,9 +34,12 @@ from jattn.command.options import config_from_arguments
 from jattn.report import animation, figures, page, render  # noqa: F401
 from jattn.training import journal, loop, restore
 from jattn.training.checkpoints import Checkpoints
+from jattn.training.loop import train
+from jattn.training.runs import on_its_devices
 from jattn.training.setup import Setup
+from jattn.training.step import TrainState
 
-FATES = {"fail": 1, "die before": 2, "die after": 3, "die halfway": 4}
+FATES = {"fail": 1, "die before": 2, "die after": 3, "die halfway": 4, "signal": 5}
 CONFIG = """
 [task]
 min_length = 2
@@ -68,8 +75,8 @@ class Fault:
       path: a pattern of the file's path in the folder.
       number: how many such calls there are, this one with them.
       fate: one of `FATES`; "die halfway" writes half of the bytes first.
-      error: of a call that fails, its `errno`.
-      lasting: whether all that write after it fail too.
+      error: of a call that fails, its `errno`; or the number of the signal that comes in it.
+      lasting: whether all that write after it fail too; or whether the signal comes in the next such call, too.
     """
 
     call: str = "*"
@@ -87,7 +94,8 @@ class Ended:
     Attributes:
       status: of the process; negative is a signal.
       out, err: what it printed.
-      states: by step, of each checkpoint that is whole, the digests of the parameters and of all other arrays.
+      states: by step, of each checkpoint that is whole, the digests of the parameters and of all arrays.
+      finite: whether all numbers of all these are finite.
       restored: the digest of the parameters that `restore` returns afterwards, or its error in words.
     """
 
@@ -95,6 +103,7 @@ class Ended:
     out: str
     err: str
     states: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    finite: bool = True
     restored: str | None = None
 
 
@@ -110,6 +119,7 @@ class Command:
       config: the text of the file.
       calls: a file in which to list all calls on files of the folder, or None.
       restores: whether to read the run with `restore` afterwards.
+      parts: makes own parts for `train`.
     """
 
     folder: Path
@@ -119,6 +129,7 @@ class Command:
     config: str = CONFIG
     calls: Path | None = None
     restores: bool = False
+    parts: Callable[[], dict[str, Any]] = dict
 
     @property
     def arguments(self) -> list[str]:
@@ -185,6 +196,7 @@ def context() -> multiprocessing.context.ForkServerContext:
 def perform(commands: tuple[Command, ...], results: Path) -> None:
     """Does commands in this process, and writes down what they print and how they end."""
     keep_programs()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number, command in enumerate(commands):
         folder = results / f"{number:04}"
         folder.mkdir()
@@ -193,7 +205,9 @@ def perform(commands: tuple[Command, ...], results: Path) -> None:
             os.dup2(file, stream.fileno())
             os.close(file)
             stream.reconfigure(line_buffering=True)
+        parts = command.parts()
         try:
+            loop.train = functools.partial(train, **parts)
             loop.render = render if command.report else (lambda *folder, say: None)
             arm(str(command.folder), command.fault, command.calls)
             status = main(command.arguments)
@@ -201,8 +215,14 @@ def perform(commands: tuple[Command, ...], results: Path) -> None:
             traceback.print_exc()
             status = 1
         arm("")
-        setup = loop.make_setup(config_from_arguments(command.arguments))
-        end = {"status": status, "states": saved_states(command.folder, setup)}
+        config = on_its_devices(config_from_arguments(command.arguments))
+        setup = loop.make_setup(config, *(parts.get(name) for name in ("task", "model", "optimizer")))
+        states = saved_states(command.folder, setup)
+        end = {
+            "status": status,
+            "states": {step: [digest_of(state.params), digest_of(state)] for step, state in states.items()},
+            "finite": all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(states))),
+        }
         end["restored"] = restored_params(command.folder) if command.restores else None
         (folder / "end").write_text(json.dumps(end))
 
@@ -252,14 +272,13 @@ def keep_programs() -> None:
     loop.make_train_chunk, journal.make_measure = same(loop.make_train_chunk), same(journal.make_measure)
 
 
-def saved_states(folder: Path, setup: Setup) -> dict[int, list[str]]:
-    """Returns the digests of each checkpoint that is whole, by step."""
+def saved_states(folder: Path, setup: Setup) -> dict[int, TrainState]:
+    """Returns the state of each checkpoint that is whole, by step."""
     if not (folder / "checkpoints").is_dir():
         return {}
     checkpoints, found = Checkpoints(folder / "checkpoints", None, say=str), {}
     while (step := checkpoints.latest_step()) is not None:
-        state = checkpoints.restore(restore.initial_state(setup), step)
-        found[step] = [digest_of(state.params), digest_of(state)]
+        found[step] = checkpoints.restore(restore.initial_state(setup), step)
         checkpoints._whole[step] = None
     return found
 
@@ -289,9 +308,9 @@ def rows(folder: Path) -> list[dict]:
 
 
 def names(folder: Path) -> set[str]:
-    """Lists the files of a run folder; those that Orbax names at random have one name."""
+    """Lists the files of a run folder; what Orbax names at random, and steps of checkpoints, are left out of names."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return {re.sub("[0-9a-f]{32}", "?", name) for name in files}
+    return {re.sub(r"[0-9a-f]{32}|(?<=checkpoints/)\d+(?=/)|(?<=digests_)\d+", "?", name) for name in files}
 
 
 def newest(folder: Path) -> int | None:

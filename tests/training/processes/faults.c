@@ -15,7 +15,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { FAIL = 1, DIE_BEFORE, DIE_AFTER, DIE_HALFWAY };
+enum { FAIL = 1, DIE_BEFORE, DIE_AFTER, DIE_HALFWAY, SIGNAL };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char folder[PATH_MAX], calls[64], paths[PATH_MAX];
@@ -23,7 +23,8 @@ static long left;
 static int how, number, lasting, list = -1, broken;
 
 /* Arms it: the `at`-th call whose name and path in the folder fit the patterns fails with `error`, once or, with
-   `always`, as do all that write after it; or the process dies in it. Every call is listed in the file `listed`. */
+   `always`, as do all that write after it; or the process dies in it, or gets the signal `error`, with `always` in the
+   next one, too. Every call is listed in the file `listed`. */
 void arm_faults(const char *in, const char *call, const char *path, long at, int what, int error, int always, int listed) {
     pthread_mutex_lock(&lock);
     snprintf(folder, sizeof folder, "%s", in);
@@ -70,9 +71,14 @@ static int fate(const char *call, int writes, int directory, const char *path) {
     if (broken && writes) found = FAIL;
     if (how && left > 0 && fnmatch(calls, call, 0) == 0 && fnmatch(paths, name, 0) == 0 && --left == 0) {
         found = how;
-        broken = lasting;
+        broken = how == FAIL && lasting;
+        if (how == SIGNAL && lasting) left = 1, lasting = 0;
     }
     pthread_mutex_unlock(&lock);
+    if (found == SIGNAL) {
+        kill(getpid(), number);
+        found = 0;
+    }
     errno = before;
     return found;
 }
