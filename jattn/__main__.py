@@ -1,17 +1,28 @@
-"""Small commands: ``python -m jattn report RUN_FOLDER`` and ``python -m jattn tasks [NAME]``."""
+"""The command ``jattn``, or ``python -m jattn``: trains, draws reports again, and lists tasks and configs."""
 
 import argparse
 import difflib
+import re
 import sys
 from pathlib import Path
 
+from jattn import __version__
 from jattn.drawing.plain import in_plain
+
+DESCRIPTION = "Attention you can see through: train toy tasks, and look at what came of it."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one of the commands; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jattn", description="Small commands around jattn's toy tasks.")
-    commands = parser.add_subparsers(required=True)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:
+        from jattn.command.main import main as train
+
+        return train(arguments[1:], "jattn train")
+    parser = argparse.ArgumentParser(prog="jattn", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"jattn {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train from a config: jattn train reverse; --help after it lists all options")
     report = commands.add_parser("report", help="draw the report of a run again, from the files in its folder")
     report.add_argument("run_folder", type=Path)
     report.set_defaults(command=lambda options: draw_report(options.run_folder))
@@ -24,8 +35,50 @@ def main(arguments: list[str] | None = None) -> int:
             list_tasks() if options.name is None else show_task(options.name, options.length, options.examples)
         )
     )
+    configs = commands.add_parser("configs", help="list the configs that come with jattn, or print one")
+    configs.add_argument("name", nargs="?", help="the config to print")
+    configs.set_defaults(command=lambda options: list_configs() if options.name is None else show_config(options.name))
     options = parser.parse_args(arguments)
     return options.command(options)
+
+
+def list_configs() -> int:
+    """Prints the configs that come with jattn, each with the task it trains and what it is about."""
+    import tomllib
+
+    from jattn.training.shipped import configs_folder
+
+    files = sorted(configs_folder().glob("*.toml"))
+    width = max(len(path.stem) for path in files)
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        task = tomllib.loads(text)["task"]["name"]
+        print(f"{path.stem:{width}}  {task}: {_first_sentence(text)}")
+    print("\njattn train NAME trains one; jattn configs NAME prints it")
+    return 0
+
+
+def _first_sentence(text: str) -> str:
+    """Returns the first sentence of the comment that a config begins with; one in quotes does not end it."""
+    lines = [line.removeprefix("#").strip() for line in text.split("\n\n")[0].split("\n") if line.startswith("#")]
+    words = " ".join(line for line in lines[: lines.index("")] if line)
+    end = re.search(r"[.?](?= |$)", re.sub('"[^"]*"', lambda quoted: "-" * len(quoted[0]), words))
+    return words if end is None else words[: end.end()]
+
+
+def show_config(name: str) -> int:
+    """Prints a config that comes with jattn, as it stands in its file."""
+    from jattn.training.shipped import configs_folder, find_config
+
+    path = find_config(Path(name))
+    if not path.is_file():
+        names = [path.stem for path in configs_folder().glob("*.toml")]
+        near = difflib.get_close_matches(name, names, n=1)
+        asked = f"did you mean {near[0]}?" if near else "jattn configs lists those there are"
+        print(in_plain(f"configs: there is no config {name!r}; {asked}"), file=sys.stderr)
+        return 2
+    print(path.read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def draw_report(run_folder: Path) -> int:
@@ -50,7 +103,7 @@ def list_tasks() -> int:
         print(f"{family}:")
         for make in makes:
             print(f"  {make.__name__:{width}}  {(make.__doc__ or '').split(chr(10))[0].replace('``', '')}")
-    print("\npython -m jattn tasks NAME shows examples of one, with the oracle drawn")
+    print("\njattn tasks NAME shows examples of one, with the oracle drawn")
     return 0
 
 

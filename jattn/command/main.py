@@ -17,8 +17,8 @@ from jattn.training.runs import configure_jax
 from jattn.training.sweeps import Sweep, prepare, run_sweep
 
 
-def main(arguments: list[str]) -> int:
-    """Does what `train.py` is asked for; returns the exit status.
+def main(arguments: list[str], program: str = "train.py") -> int:
+    """Does what `train.py`, or another program that trains, is asked for; returns the exit status.
 
     0 done, 2 wrong config or arguments, 129, 130 or 143 after saving on SIGHUP, SIGINT or SIGTERM, 1 otherwise.
     """
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
             # A console without a character shows its escape.
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = answer(arguments)
+        status = answer(arguments, program)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -36,12 +36,12 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def answer(arguments: list[str]) -> int:
+def answer(arguments: list[str], program: str = "train.py") -> int:
     """Does what is asked for, and says in one line why it could not; returns the exit status."""
     # What is asked for comes first: a mistake in it is reported before anything slow is imported or compiled.
     try:
-        sweep = sweep_from_arguments(arguments)
-        configs = [one.config for one in sweep.combinations] if sweep else [config_from_arguments(arguments)]
+        sweep = sweep_from_arguments(arguments, program)
+        configs = [one.config for one in sweep.combinations] if sweep else [config_from_arguments(arguments, program)]
         configure_jax(configs)
     except ConfigError as error:
         print(in_plain(str(error)), file=sys.stderr)

@@ -267,8 +267,8 @@ def shown(text: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Lists names, of many the first and the last."""
-    return ", ".join(names if len(", ".join(names)) <= 160 else [*names[:8], "...", *names[-2:]])
+    """Lists names, of many the first five and the last."""
+    return ", ".join(names if len(", ".join(names)) <= 160 else [*names[:5], "...", names[-1]])
 
 
 def get_section(name: str) -> type[pydantic.BaseModel]:
@@ -284,4 +284,4 @@ def _tables() -> str:
 def known_configs() -> str:
     own = sorted(str(path) for path in Path("configs").glob("*.toml"))
     names = own or sorted(f"configs/{path.name}" for path in configs_folder().glob("*.toml"))
-    return f"; there are {', '.join(names)}" if names else ""
+    return f"; there are {_some(names)}" if names else ""
