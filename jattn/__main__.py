@@ -128,7 +128,9 @@ def show_task(name: str, length: int | None, examples: int) -> int:
         return 2
     print(f"{name}: {text.split(chr(10) + 'Args:')[0].split(chr(10) + 'Example')[0].strip()}\n")
     longest = f"{task.shortest} to {task.longest}"
-    print(f"options: {options}\nlengths: {longest}, by default {task.length}\nlayouts: {', '.join(task.layouts)}")
+    meaning = text.partition("Args:\n")[2].split("\n\n")[0].rstrip().replace("``", "")
+    print(f"options: {options}" + (f"\n{meaning}" if meaning else ""))
+    print(f"lengths: {longest}, by default {task.length}\nlayouts: {', '.join(task.layouts)}")
     for text in drawn:
         print("\n" + "\n".join(f"    {line}" for line in text.split("\n")))
     return 0
