@@ -261,8 +261,8 @@ def _saying_nothing() -> Iterator[None]:
 @functools.cache
 def _drop_what_threads_say() -> None:
     """Drops what threads of Orbax, which nothing stops, print of a checkpoint that fails: it is raised besides."""
-    for name, text in (("absl", "raised an exception"), ("asyncio", "never retrieved")):
-        logging.getLogger(name).addFilter(lambda record, text=text: text not in record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     print_it = sys.unraisablehook
 
