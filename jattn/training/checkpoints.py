@@ -268,7 +268,7 @@ def _drop_what_threads_say() -> None:
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(ended and ended.__traceback__)]
         return not any(name.startswith("orbax.") for name in frames)
 
-    logging.getLogger("absl").addFilter(lambda record: "raised an exception" not in record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
     logging.getLogger("asyncio").addFilter(is_of_others)
     warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     print_it = sys.unraisablehook
