@@ -41,8 +41,16 @@ FOLDS = {
 }
 """Folds that are compared number by number, each with its reference. Ranks and counts are compared on their own."""
 
+COMPARED_ON_THEIR_OWN = {"argmax", "top_k", "histogram", "log_normalizer", "max_score"}
+"""Folds whose results are ranks, counts or no weights: tests of their own compare them."""
+
 MOST = ["entropy", "max", "mass", "received", "pool", "whole"]
 """Those that the whole table of variants is asked."""
+
+
+def test_every_fold_has_a_reference():
+    methods = {name for name in vars(folds.FoldMethods) if name[0] != "_"}
+    assert methods - set(FOLDS) == COMPARED_ON_THEIR_OWN
 
 
 @functools.cache
