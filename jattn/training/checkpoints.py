@@ -61,7 +61,12 @@ class Checkpoints:
         self._pending: tuple[int, float, History] | None = None
         if keep_latest is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=keep_latest is not None)
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            cleanup_tmp_directories=keep_latest is not None,
+            # Where a folder cannot be made, threads would wait for it for 20 minutes, and the process for them.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        )
         with _saying_nothing():
             self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
 
@@ -268,7 +273,7 @@ def _drop_what_threads_say() -> None:
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(ended and ended.__traceback__)]
         return not any(name.startswith("orbax.") for name in frames)
 
-    logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").addFilter(is_of_others)
     warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     print_it = sys.unraisablehook
