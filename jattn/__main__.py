@@ -6,7 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from jattn import __version__
+import jattn
+from jattn.command.console import on_console
 from jattn.drawing.plain import in_plain
 
 DESCRIPTION = "Attention you can see through: train toy tasks, and look at what came of it."
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return train(arguments[1:], "jattn train")
     parser = argparse.ArgumentParser(prog="jattn", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"jattn {__version__}")
+    parser.add_argument("--version", action="version", version=f"jattn {jattn.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("train", help="train from a config: jattn train reverse; --help after it lists all options")
     report = commands.add_parser("report", help="draw the report of a run again, from the files in its folder")
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     configs.add_argument("name", nargs="?", help="the config to print")
     configs.set_defaults(command=lambda options: list_configs() if options.name is None else show_config(options.name))
     options = parser.parse_args(arguments)
-    return options.command(options)
+    return on_console(lambda: options.command(options))
 
 
 def list_configs() -> int:

@@ -1,11 +1,10 @@
 """What `train.py` does: a run, or a sweep of runs, from the arguments to the exit status."""
 
-import io
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from jattn.command.console import on_console
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
 from jattn.drawing.plain import in_plain
@@ -22,18 +21,7 @@ def main(arguments: list[str], program: str = "train.py") -> int:
 
     0 done, 2 wrong config or arguments, 129, 130 or 143 after saving on SIGHUP, SIGINT or SIGTERM, 1 otherwise.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A console without a character shows its escape.
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        status = answer(arguments, program)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # Whoever read what is printed has seen enough. What is left in the buffer must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return on_console(lambda: answer(arguments, program))
 
 
 def answer(arguments: list[str], program: str = "train.py") -> int:

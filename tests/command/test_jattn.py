@@ -1,5 +1,7 @@
 """The command ``jattn``: what it lists, prints and trains."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,14 @@ MISTAKES = {
 @pytest.mark.parametrize("words", MISTAKES)
 def test_mistakes_are_told_in_a_line(words, capsys):
     assert told(capsys, *words.split()) == (2, "", MISTAKES[words])
+
+
+@pytest.mark.parametrize("command", ["configs", "tasks"])
+def test_a_reader_who_leaves_ends_it_quietly(command):
+    program = f"{sys.executable} -m jattn {command} | head -n 1"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", program], capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+    assert run.stdout.count("\n") == 1
 
 
 def test_nothing_asked_for_is_told_what_there_is(capsys):

@@ -1,0 +1,22 @@
+"""A console that may lack characters, and a pipe whose reader may leave."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+
+def on_console(answer: Callable[[], int]) -> int:
+    """Calls what prints an answer and returns an exit status; ends quietly where nobody reads on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console without a character shows its escape.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = answer()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read what is printed has seen enough. What is left in the buffer must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
