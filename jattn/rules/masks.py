@@ -71,9 +71,11 @@ def sliding_window(
 
     Source: Child et al. 2019, "Generating long sequences with sparse transformers"; Beltagy et al. 2020, "Longformer".
     """
-    reach = {name: side for name, side in {"left": left, "right": right}.items() if side is not None}
-    sides = {name: as_integer(f"sliding_window: {name}", side, least=0) for name, side in reach.items()}
-    return Window(as_integer("sliding_window: offset", offset), sides.get("left"), sides.get("right"))
+    return Window(
+        as_integer("sliding_window: offset", offset),
+        None if left is None else as_integer("sliding_window: left", left, least=0),
+        None if right is None else as_integer("sliding_window: right", right, least=0),
+    )
 
 
 def chunked(size: int | Int[Array, "*batch"], offset: int | Int[Array, "*batch"] = 0) -> Mask:
