@@ -270,8 +270,9 @@ def _drop_what_threads_say() -> None:
 
     def is_of_others(record: logging.LogRecord) -> bool:
         ended = record.exc_info[1] if record.exc_info else None
+        # What the store of arrays raises has no frames, but names the folder that it wrote to.
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(ended and ended.__traceback__)]
-        return not any(name.startswith("orbax.") for name in frames)
+        return TEMPORARY not in str(ended) and not any(name.startswith("orbax.") for name in frames)
 
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").addFilter(is_of_others)

@@ -1,6 +1,9 @@
 """Checkpoints: a damaged one is never taken for whole, none is deleted too early, and paths may hold anything."""
 
+import asyncio
+import contextlib
 import dataclasses
+import gc
 import json
 import random
 import shutil
@@ -224,3 +227,12 @@ def test_reading_alone_writes_nothing(copy):
         Checkpoints(copy, None).restore(STATE, 30)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
     assert np.array_equal(Checkpoints(copy, None).restore(STATE, 10).params["a"], 10 * np.arange(40))
+
+
+def test_what_the_store_of_a_failed_save_prints_late_is_dropped_and_what_others_print_is_not(tmp_path, caplog):
+    save(tmp_path, {10: 0.5})
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        for text in (f"cannot write {tmp_path}/20.orbax-checkpoint-tmp/manifest.ocdbt", "of another task"):
+            loop.create_future().set_exception(ValueError(text))
+            gc.collect()
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["of another task"]
