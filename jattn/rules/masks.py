@@ -57,7 +57,7 @@ def sliding_window(
 
     Args:
       left: how many earlier keys a query sees; None for all of them. An array holds one for each batch entry, and may
-        be traced.
+        be traced; what is then below 0 follows the formula.
       right: how many later ones; likewise. The default, 0, makes the window causal.
       offset: as in `causal`.
 
@@ -82,7 +82,8 @@ def chunked(size: int | Int[Array, "*batch"], offset: int | Int[Array, "*batch"]
     """Lets each query attend within its own chunk of the sequence: ``⌊(query + offset)/size⌋ = ⌊key/size⌋``.
 
     Args:
-      size: the number of positions in a chunk; an array holds one for each batch entry, and may be traced.
+      size: the number of positions in a chunk; an array holds one for each batch entry, and may be traced. Chunks of a
+        traced size below 1 hold no key.
       offset: as in `causal`.
 
     Example:
@@ -237,7 +238,8 @@ class Chunked(Mask):
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         size = self.size.part(grid)
-        return (grid.query + self.offset.part(grid)) // size == grid.key // size
+        same = (grid.query + self.offset.part(grid)) // size == grid.key // size
+        return same if self.size.known else same & (size >= 1)
 
     def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         if not (self.offset.known and self.size.known):

@@ -39,7 +39,7 @@ def started(profile):
     """Starts Chromium with logs of its console and its network, and ends it; skips where it is not installed."""
     missing = missing_parts()
     if missing:
-        tell = pytest.fail if os.environ.get("JATTN_REQUIRE_BROWSER") == "1" else pytest.skip
+        tell = pytest.fail if os.environ.get("JATTN_REQUIRE_TOOLS") == "1" else pytest.skip
         tell(f"the page is tested in a browser, and here is no {' and no '.join(missing)}")
     options = webdriver.ChromeOptions()
     options.binary_location = find_chromium()

@@ -402,3 +402,18 @@ def test_a_mask_has_no_truth_value():
     """``causal() and padding(...)`` would silently be one of the two."""
     with pytest.raises(TypeError, match="&"):
         bool(masks.causal())
+
+
+def test_widths_and_sizes_that_only_the_device_knows_may_be_below_what_is_refused():
+    @jax.jit
+    def allowed(number):
+        rules = masks.chunked(number), masks.sliding_window(number, 2)
+        return [attention_filter(*jnp.zeros((2, 3, 1, 1)), mask=rule).weights()[0] > 0 for rule in rules]
+
+    positions = np.arange(3)
+    distance = positions - positions[:, None]
+    for number in (-2, -1, 0):
+        chunks, window = allowed(number)
+        assert not np.any(chunks)
+        assert_array_equal(window, (-number <= distance) & (distance <= 2))
+    assert_array_equal(allowed(2)[0], positions[:, None] // 2 == positions // 2)
