@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
 from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
-from jattn.engine.rows import Dropout, RowProgram, clean, row_program, taint
+from jattn.engine.rows import Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
 from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import check_float
@@ -70,7 +70,8 @@ def attend(
         value outlives: 0 times NaN is NaN. What must not be seen at all is for a mask to say.
       mask: True = may attend; an array that broadcasts to ``[*batch, N, T, S]``, of `jattn.masks`, or a function of
         indices. A query that may attend to nothing gets output zero and gradient zero. With a mask, NaN or inf in a key
-        or value reaches only the queries that may attend to it (their output is NaN).
+        or value, and a score beyond the range of its dtype, reach only the queries that may attend there (their output
+        is NaN).
       normalizer: how a row of scores becomes a row of weights.
       edit: a function of a block of weights and its `Grid` that returns new weights.
       dropout_rate: the chance of each weight to be dropped; the others are scaled by ``1/(1 - rate)``. Which ones drop
@@ -147,7 +148,6 @@ def attend_heads_first(
     """
     few = plan.whole and has_few_rows(query) and program.mask is not None and walks_heads()
     few = few and program.score.shows_what_is_broken and program.dropout is None
-    # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     if few and not closes_over_tracers(jax.tree.structure(program)):
         return _attend_few(plan, program, query, key, value)
     return _attend_any(plan, program, query, key, value)
@@ -159,19 +159,26 @@ def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value
     # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
     # step of decoding would take longer to widen what it reads than to compute with it.
     widen = walks_heads() and not has_few_rows(query)
-    prepare = functools.partial(prepare_sides, widen, program.mask is not None)
+    # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
+    shows = program.shows_what_is_broken and not closes_over_tracers(jax.tree.structure(program))
+    prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
     out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare)
     return out.astype(value.dtype), log_normalizer
 
 
 def prepare_sides(
-    widen: bool, masked: bool, query_side: dict[str, Array], key_side: dict[str, Array]
+    widen: bool, masked: bool, shows: bool, query_side: dict[str, Array], key_side: dict[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Makes queries, keys and values ready for blocks: widened to float32, and cleaned of NaN and inf for a mask."""
+    """Makes queries, keys and values ready for blocks: widened to float32, and cleaned of NaN and inf for a mask.
+
+    Where the scores show which queries and keys are not finite, only values are cleaned.
+    """
     if widen:
         query_side, key_side = jax.tree.map(
             lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (query_side, key_side)
         )
+    if masked and shows:
+        return query_side, mark_values(key_side)
     return clean(query_side, key_side) if masked else (query_side, key_side)
 
 
@@ -299,10 +306,16 @@ def _attend_block(
 ) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
     query, key, value = query_side["query"], key_side["key"], key_side["value"]
     if program.is_plain_softmax:
-        scores, allowed = program.scores(query, key, grid)
+        mark = key_side.get("mark")
+        if mark is None or program.mask is None:
+            scores, allowed = program.scores(query, key, grid)
+        else:
+            scores, allowed = marked_scores(program, query, key, mark, grid), program.mask.evaluate(grid)
         sink = program.normalizer.sink_score(grid, scores.dtype)
         sink = None if sink is None else jnp.broadcast_to(sink, (*scores.shape[:-1], 1))
-        out, log_normalizer = average_by_softmax(forbid(scores, allowed), value, sink, program.precision)
+        out, log_normalizer = average_by_softmax(
+            forbid(scores, allowed), value, sink, program.precision, mark is not None
+        )
     else:
         weights, allowed = program.weights(query, key, grid)
         out = average(weights, value, program.precision)
@@ -315,14 +328,18 @@ def _attend_block(
     return taint(out, allowed, *broken), taint(log_normalizer[..., None], allowed, *broken)[..., 0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def average_by_softmax(
     scores: Float[Array, "... R W"],
     value: Float[Array, "... W V"],
     sink: Float[Array, "... R 1"] | None,
     precision: Any,
+    marked: bool = False,
 ) -> tuple[Float[Array, "... R V"], Float[Array, "... R"]]:
-    """Averages values by the softmax of the scores, dividing after the product; also returns the log-normalizer."""
+    """Averages values by the softmax of the scores, dividing after the product; also returns the log-normalizer.
+
+    Through a row with NaN among marked scores, whose output is NaN, no gradient flows.
+    """
     return _average_by_exponentials(*exponentials_of(scores, sink), value, precision)
 
 
@@ -345,14 +362,17 @@ def _average_by_exponentials(
 
 @average_by_softmax.defjvp
 @any_rank
-def _average_by_softmax_jvp(precision: Any, primals: Any, tangents: Any) -> Any:
+def _average_by_softmax_jvp(precision: Any, marked: bool, primals: Any, tangents: Any) -> Any:
+    def fine(rows: Array) -> Array:
+        return jnp.where(jnp.isnan(total), 0, rows) if marked else rows
+
     scores, value, sink = primals
     largest, exponentials, total = exponentials_of(scores, sink)
     out, log_normalizer = _average_by_exponentials(largest, exponentials, total, value, precision)
     total = jnp.where(total == 0, 1, total)
-    weights = exponentials / total
+    weights = fine(exponentials / total)
     change = jnp.sum(weights * tangents[0], axis=-1, keepdims=True)
-    change = change if sink is None else change + jnp.exp(sink - largest) / total * tangents[2]
+    change = fine(change if sink is None else change + jnp.exp(sink - largest) / total * tangents[2])
     tangent = average(weights * (tangents[0] - change), value, precision)
     tangent = tangent + average(weights, long_axis_last(tangents[1], weights), precision)
-    return (out, log_normalizer), (tangent, change[..., 0])
+    return (out, log_normalizer), (fine(tangent), change[..., 0])

@@ -26,6 +26,7 @@ from jattn.rules.grids import Grid, static
 from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.meshes import varying_as
 from jattn.rules.normalizers import Normalizer, NormalizerLike, as_normalizer
+from jattn.rules.ranks import any_rank
 from jattn.rules.scores import Score, ScoreLike, as_score
 
 
@@ -86,12 +87,29 @@ class RowProgram:
         """Whether the weights are ``exp(s - log Σ exp(s))`` and nothing is done to them."""
         return self.normalizer.is_softmax and self.edit is None and self.dropout is None
 
+    @property
+    def shows_what_is_broken(self) -> bool:
+        """Whether NaN in the scores of a row is all it takes for NaN in its output, and shows what is not finite."""
+        return self.is_plain_softmax and self.score.shows_what_is_broken
+
     def scores(
-        self, query: Float[Array, "... R H"], key: Float[Array, "... S H"], grid: Grid
+        self,
+        query: Float[Array, "... R H"],
+        key: Float[Array, "... S H"],
+        grid: Grid,
+        mark: Float[Array, "... S"] | None = None,
     ) -> tuple[Float[Array, "... R S"], Bool[Array, "..."] | None]:
-        """Computes a block of scores with the bias added, and the mask of the block."""
+        """Computes a block of scores with the bias added, and the mask of the block.
+
+        With a mask, what products of queries and keys cannot hold is NaN. A mark is zero or NaN for each key, and is
+        added.
+        """
         key = key if self.score.takes_groups else repeat_heads(key, query, axis=-3)
         scores = self.score.evaluate(query, key, grid, self.precision)
+        if self.mask is not None and self.score.shows_what_is_broken:
+            scores = scores + scores * 0
+        if mark is not None:
+            scores = scores + repeat_heads(mark, query[..., 0], axis=-2)[..., None, :]
         if self.bias is not None:
             scores = scores + self.bias.evaluate(grid).astype(scores.dtype)
         chex.assert_shape(scores, (*query.shape[:-1], key.shape[-2]))
@@ -151,6 +169,45 @@ def finite(x: Float[Array, "... L H"]) -> tuple[Float[Array, "... L H"], Bool[Ar
     # Zero times a non-finite value is NaN, and a sum of floats takes XLA on CPU half the time of asking for all.
     broken = jnp.sum(lax.stop_gradient(x) * 0, axis=-1) != 0
     return jnp.where(jnp.isfinite(x), x, 0), broken
+
+
+def mark_values(key_side: dict[str, Array]) -> dict[str, Array]:
+    """Makes values finite, and adds under the name ``mark`` NaN for a value that was not, and zero for any other."""
+    value = key_side["value"]
+    # A product reads the values once, in the order in which they came; small factors keep sums from overflowing.
+    as_given = value if value.ndim < 3 else jnp.swapaxes(value, -3, -2)
+    share = jnp.full(value.shape[-1:], 1 / (2 * max(1, value.shape[-1])), value.dtype)
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    sums = jnp.einsum("...h,h->...", as_given, share, precision=lax.Precision.HIGHEST, preferred_element_type=dtype)
+    mark = lax.stop_gradient((sums if value.ndim < 3 else jnp.swapaxes(sums, -2, -1)) * 0)
+    return key_side | {"value": jnp.where(jnp.isfinite(value), value, 0), "mark": mark}
+
+
+@jax.custom_jvp
+def marked_scores(
+    program: RowProgram,
+    query: Float[Array, "... R H"],
+    key: Float[Array, "... S H"],
+    mark: Float[Array, "... S"],
+    grid: Grid,
+) -> Float[Array, "... R S"]:
+    """Computes scores that are NaN where a query or key is not finite, or a mark is NaN.
+
+    Their derivative is that of queries and keys `finite`: what is forbidden leaves no trace in it.
+    """
+    return program.scores(query, key, grid, mark)[0]
+
+
+@marked_scores.defjvp
+@any_rank
+def _marked_scores_jvp(primals: Any, tangents: Any) -> Any:
+    def scores(program: RowProgram, query: Array, key: Array, grid: Grid) -> Array:
+        return program.scores(query, key, grid)[0]
+
+    (program, query, key, _, grid), (of_program, of_query, of_key, _, of_grid) = primals, tangents
+    query, key = (jnp.where(jnp.isfinite(x), x, 0) for x in (query, key))
+    tangent = jax.jvp(scores, (program, query, key, grid), (of_program, of_query, of_key, of_grid))[1]
+    return marked_scores(*primals), tangent
 
 
 def clean(query_side: dict[str, Array], key_side: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -221,4 +221,4 @@ def _sides(filter: VirtualMatrix) -> tuple[dict[str, Array], dict[str, Array]]:
 
 
 def _prepare(filter: VirtualMatrix) -> Prepare:
-    return functools.partial(prepare_sides, walks_heads(), filter.program.mask is not None)
+    return functools.partial(prepare_sides, walks_heads(), filter.program.mask is not None, False)

@@ -1,6 +1,8 @@
 """Promise 1: what a query may not see leaves no trace in its output, forward or backward."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import attend, biases, masks, scores
+from jattn import attend, attention_filter, biases, masks, scores
 from tests.sampled import sampled
 from tests.variants import BANNED, KEYS, QUERIES, inputs
 
@@ -208,3 +210,47 @@ def test_few_queries_know_nothing_of_what_they_may_not_see(score):
             arguments[argument] = plant(arguments[argument], 6, bad)
             seen = np.isnan(attention(*arguments)).all(axis=(0, 2, 3))
             assert_array_equal(seen, [False, True])
+
+
+@sampled("route", ROUTES, keep=2)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_score_that_its_dtype_cannot_hold_reaches_only_the_queries_that_may_attend_there(sign, route):
+    """Finite vectors, whose product is beyond float32: query 3 may see key 2, the queries before it may not."""
+    query, key, value = inputs()
+    query, key = query.at[..., 0].set(1e30), plant(key, 2, sign * 1e30, component=0)
+    gradients_of = loss_and_gradients(np.s_[:, :2], mask=masks.causal(), **route)
+    weights = attention_filter(query, key, mask=masks.causal()).weights()
+    for found in (attend(query, key, value, mask=masks.causal(), **route), jnp.moveaxis(weights, 1, 2)):
+        assert np.isfinite(found[:, :2]).all()
+        assert np.isnan(found[:, 2:]).all()
+    loss, gradients = gradients_of(query, key, value, jnp.zeros((4, QUERIES, KEYS)))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@sampled("route", ROUTES, keep=2)
+def test_no_gradient_flows_through_a_row_that_is_nan(route):
+    query, key, value = inputs()
+
+    def loss(*arguments):
+        return jnp.sum(attend(*arguments, mask=masks.causal(), **route) ** 2)
+
+    assert np.isnan(loss(plant(query, 3, np.nan), key, value))
+    gradients = jax.grad(loss, (0, 1, 2))(plant(query, 3, np.nan), key, value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_forbidden_values_take_no_larger_array_than_a_plain_masked_softmax():
+    def plain(query, key, value):
+        products = jnp.einsum("btnh,bsnh->bnts", query, key)
+        scores = jnp.where(jnp.tri(16, dtype=bool), products / query.shape[-1] ** 0.5, -jnp.inf)
+        return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores), value)
+
+    def most_numbers(function):
+        tokens = jax.ShapeDtypeStruct((6, 16, 2, 40), jnp.float32)
+        gradients = jax.grad(lambda *sides: jnp.sum(function(*sides) ** 2), (0, 1, 2))
+        text = jax.jit(gradients).lower(tokens, tokens, tokens).compile().as_text()
+        shapes = re.findall(r"= \w+\[([\d,]+)\]", text)
+        return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+    assert most_numbers(functools.partial(attend, mask=masks.causal())) <= most_numbers(plain)
