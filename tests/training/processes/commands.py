@@ -138,7 +138,7 @@ class Command:
         return [str(path), "--run.folder", str(self.folder), *self.options]
 
 
-def run(*commands: Command, limit: float = 120) -> list[Ended]:
+def run(*commands: Command, limit: float = 600) -> list[Ended]:
     """Does commands one after the other in one process; returns how each ended, up to one that killed it."""
     with Started(*commands) as started:
         return started.finish(limit)
@@ -160,7 +160,7 @@ class Started:
         self.process.join()
         self._folder.cleanup()
 
-    def finish(self, limit: float = 120) -> list[Ended]:
+    def finish(self, limit: float = 600) -> list[Ended]:
         """Waits for the process to end."""
         self.process.join(limit)
         assert self.process.exitcode is not None, f"the command still runs after {limit} s"

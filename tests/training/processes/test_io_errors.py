@@ -41,9 +41,9 @@ def test_errors_at_every_place(part, whole, tmp_path):
             commands.append(
                 Command(tmp_path / f"{place}_{name}", fault=fault, report="figures" in path or "report" in path)
             )
-    ended = run(*commands, limit=240)
+    ended = run(*commands, limit=900)
     steps = [newest(command.folder) for command in commands]
-    again = run(*(Command(command.folder, report=command.report) for command in commands), limit=240)
+    again = run(*(Command(command.folder, report=command.report) for command in commands), limit=900)
     problems = []
     for command, one, step, other in zip(commands, ended, steps, again, strict=True):
         try:
