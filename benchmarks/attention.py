@@ -6,14 +6,16 @@
 
 The peers are `jax.nn.dot_product_attention` (its XLA implementation), `flax.linen.dot_product_attention` and PyTorch's
 `scaled_dot_product_attention`, with as many threads as there are cores. Backward means the gradients of
-``vdot(out, g)`` for queries, keys and values; the output is computed as well. Arrays are ``[B, T, 8, 64]`` for all;
-PyTorch sees them transposed, which copies nothing. flax and PyTorch take the window as a boolean array, which PyTorch
-finds ready made.
+``vdot(out, g)`` for queries, keys and values; the output is computed as well. Arrays are ``[B, T, N, H]`` for all;
+PyTorch sees them transposed, which copies nothing. What a peer has no name for, it takes as a boolean array, which
+PyTorch finds ready made.
 
 All contenders of a cell are compiled first, and then take turns in one process. A ratio is a peer's time divided by
 jattn's of the same round, so above 1 jattn is faster: the median of the rounds, and in brackets the least and the
-greatest. Absolute times mean little on a shared machine; nor do PyTorch's ratios where other processes want the cores,
-because its threads wait for one another: run this alone, and look at the load that the first line tells.
+greatest. What a mask depends on, lengths and document numbers, is an argument of the compiled functions. `plain` is a
+masked softmax as a textbook writes it, which keeps none of jattn's promises. Absolute times mean little on a shared
+machine; nor do PyTorch's ratios where other processes want the cores, because its threads wait for one another: run
+this alone, and look at the load that the first line tells.
 """
 
 import dataclasses
@@ -37,7 +39,6 @@ from flax import linen as nn
 
 import jattn
 
-HEADS, HEAD_DIM = 8, 64
 FEWEST_ROUNDS = 3
 TURN_SECONDS = 0.01
 """A turn repeats calls that are faster than this."""
@@ -47,7 +48,7 @@ PAUSE_SECONDS = 0.02
 """Before each turn: after its own work PyTorch's threads spin for a while, which would slow down who comes next."""
 
 Table = Literal["speed", "memory", "compile", "window"]
-MaskName = Literal["full", "causal", "window"]
+MaskName = Literal["full", "causal", "window", "padding", "causal padding", "documents"]
 Pass = Literal["forward", "backward"]
 Function = Callable[..., Any]
 
@@ -64,8 +65,12 @@ class Options:
     """Batch sizes in the speed table."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     """Of the inputs, in the speed table."""
+    heads: int = 8
+    """Number of heads."""
+    head_dim: int = 64
+    """Size of a head."""
     masks: tuple[MaskName, ...] = ("full", "causal", "window")
-    """Masks in the speed table."""
+    """Masks in the speed table; "padding" allows every key, "documents" are eight of one length."""
     passes: tuple[Pass, ...] = ("forward", "backward")
     """Forward alone, and forward and backward together, in the speed table."""
     window: int = 256
@@ -190,67 +195,129 @@ class Cell:
     length: int
     dtype: str
     mask: MaskName
-    window: int
     part: Pass
+    options: Options
 
     @property
     def num_weights(self) -> int:
-        return self.batch * HEADS * self.length**2
+        return self.batch * self.options.heads * self.length**2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.batch, self.length, self.options.heads, self.options.head_dim
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """What the mask depends on: the lengths ``[B]``, or the number of each token's document ``[B, T]``."""
+        if "padding" in self.mask:
+            return np.full(self.batch, self.length, np.int32)
+        of_token = np.arange(self.length, dtype=np.int32) * 8 // self.length
+        return np.stack([of_token + 8 * entry for entry in range(self.batch)])
 
     @property
     def inputs(self) -> list[np.ndarray]:
         """Queries, keys, values and the gradient of the output, in float32."""
         generator = np.random.default_rng(0)
-        shape = (self.batch, self.length, HEADS, HEAD_DIM)
-        return [generator.standard_normal(shape, np.float32) for _ in range(4)]
+        return [generator.standard_normal(self.shape, np.float32) for _ in range(4)]
 
     @property
     def shapes(self) -> list[jax.ShapeDtypeStruct]:
-        shape = (self.batch, self.length, HEADS, HEAD_DIM)
-        return [jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype))] * 4
+        numbers = jax.ShapeDtypeStruct(self.numbers.shape, jnp.int32)
+        return [*[jax.ShapeDtypeStruct(self.shape, jnp.dtype(self.dtype))] * 4, numbers]
 
-    def allowed(self, query: Any, key: Any) -> Any:
-        """Computes the causal mask or the window as a boolean array, of indices ``[T, 1]`` and ``[S]``."""
-        return (key <= query) if self.mask == "causal" else (key <= query) & (key > query - self.window)
+    def allowed(self, numbers: Any, xp: Any = jnp) -> Any:
+        """Computes the mask as a boolean array that broadcasts to ``[B, N, T, T]``."""
+        index = xp.arange(self.length)
+        query, key = index[:, None], index[None, :]
+        of_entry = numbers.reshape(self.batch, 1, 1, -1)
+        return {
+            "full": lambda: xp.ones((1, 1, 1, 1), bool),
+            "causal": lambda: (key <= query)[None, None],
+            "window": lambda: ((key <= query) & (key > query - self.options.window))[None, None],
+            "padding": lambda: key < of_entry,
+            "causal padding": lambda: (key < of_entry) & (key <= query),
+            "documents": lambda: xp.swapaxes(of_entry, -1, -2) == of_entry,
+        }[self.mask]()
 
 
 def jattn_forward(cell: Cell) -> Function:
     """Returns `jattn.attend` with the mask of the cell."""
-    mask = {"full": None, "causal": jattn.masks.causal(), "window": jattn.masks.sliding_window(cell.window - 1)}
-    return functools.partial(jattn.attend, mask=mask[cell.mask])
+
+    def forward(query: jax.Array, key: jax.Array, value: jax.Array, numbers: jax.Array) -> jax.Array:
+        masks = {
+            "full": lambda: None,
+            "causal": jattn.masks.causal,
+            "window": lambda: jattn.masks.sliding_window(cell.options.window - 1),
+            "padding": lambda: jattn.masks.padding(numbers),
+            "causal padding": lambda: jattn.masks.causal() & jattn.masks.padding(numbers),
+            "documents": lambda: jattn.masks.segments(numbers),
+        }
+        return jattn.attend(query, key, value, mask=masks[cell.mask]())
+
+    return forward
 
 
 def jax_forward(cell: Cell) -> Function:
     """Returns `jax.nn.dot_product_attention` with the mask of the cell."""
-    window = (cell.window - 1, 0) if cell.mask == "window" else None
-    mask = {"is_causal": cell.mask == "causal", "local_window_size": window}
-    return functools.partial(jax.nn.dot_product_attention, implementation="xla", **mask)
+
+    def forward(query: jax.Array, key: jax.Array, value: jax.Array, numbers: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=cell.allowed(numbers) if cell.mask == "documents" else None,
+            is_causal="causal" in cell.mask,
+            local_window_size=(cell.options.window - 1, 0) if cell.mask == "window" else None,
+            key_value_seq_lengths=numbers if "padding" in cell.mask else None,
+            implementation="xla",
+        )
+
+    return forward
 
 
 def flax_forward(cell: Cell) -> Function:
     """Returns `flax.linen.dot_product_attention` with the mask of the cell."""
 
-    def forward(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        index = jnp.arange(cell.length)
-        mask = None if cell.mask == "full" else cell.allowed(index[:, None], index)
+    def forward(query: jax.Array, key: jax.Array, value: jax.Array, numbers: jax.Array) -> jax.Array:
+        mask = None if cell.mask == "full" else cell.allowed(numbers)
         return nn.dot_product_attention(query, key, value, mask=mask)
 
     return forward
 
 
-JAX_CONTENDERS = {"jattn": jattn_forward, "jax.nn": jax_forward, "flax.linen": flax_forward}
+def plain_forward(cell: Cell) -> Function:
+    """Returns a masked softmax as a textbook writes it; a row without keys is NaN."""
+
+    def forward(query: jax.Array, key: jax.Array, value: jax.Array, numbers: jax.Array) -> jax.Array:
+        scores = jnp.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(query.shape[-1]).astype(query.dtype)
+        scores = scores if cell.mask == "full" else jnp.where(cell.allowed(numbers), scores, -jnp.inf)
+        return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores), value)
+
+    return forward
+
+
+JAX_CONTENDERS = {
+    "jattn": jattn_forward,
+    "jax.nn": jax_forward,
+    "flax.linen": flax_forward,
+    "plain": plain_forward,
+}
 
 
 def lower_cell(name: str, cell: Cell) -> Any:
     """Traces and lowers a contender's function of queries, keys, values and the gradient of the output."""
     forward = JAX_CONTENDERS[name](cell)
 
-    def backward(query: jax.Array, key: jax.Array, value: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
-        out, pull_back = jax.vjp(forward, query, key, value)
+    def backward(
+        query: jax.Array, key: jax.Array, value: jax.Array, gradient: jax.Array, numbers: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        out, pull_back = jax.vjp(lambda *sides: forward(*sides, numbers), query, key, value)
         return (out, *pull_back(gradient))
 
-    def output(query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array) -> tuple[jax.Array, ...]:
-        return (forward(query, key, value),)
+    def output(
+        query: jax.Array, key: jax.Array, value: jax.Array, _: jax.Array, numbers: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        return (forward(query, key, value, numbers),)
 
     return jax.jit(backward if cell.part == "backward" else output).lower(*cell.shapes)
 
@@ -262,9 +329,8 @@ def torch_call(cell: Cell) -> Callable[[], Any]:
     tensors = [torch.from_numpy(x).to(device, getattr(torch, cell.dtype)) for x in cell.inputs]
     leaves, gradient = tensors[:3], tensors[3].transpose(1, 2)
     options: dict[str, Any] = {"is_causal": cell.mask == "causal"}
-    if cell.mask == "window":
-        index = torch.arange(cell.length, device=device)
-        options["attn_mask"] = cell.allowed(index[:, None], index)
+    if cell.mask not in ("full", "causal"):
+        options["attn_mask"] = torch.from_numpy(cell.allowed(cell.numbers, np)).to(device)
 
     def forward() -> Any:
         heads_first = (x.transpose(1, 2) for x in leaves)
@@ -297,8 +363,8 @@ def reason_to_leave_out(name: str, cell: Cell, memory_gb: float) -> str | None:
         backend = jax.default_backend()
         if backend != "cpu" and not (backend == "gpu" and load_torch().cuda.is_available()):
             return "no device"
-        # The window, and the floats that PyTorch makes of it.
-        torch_bytes = 5 * cell.length**2 if cell.mask == "window" else 0
+        # The mask, and the floats that PyTorch makes of it.
+        torch_bytes = 5 * cell.batch * cell.length**2 if cell.mask not in ("full", "causal") else 0
     dense_bytes = 4 * (4 if cell.part == "backward" else 2) * cell.num_weights
     needed = {"jattn": 0, "PyTorch": torch_bytes}.get(name, dense_bytes)
     return "memory" if needed > 1e9 * memory_gb else None
@@ -309,7 +375,7 @@ def make_turns(cell: Cell, memory_gb: float) -> tuple[dict[str, Turn], dict[str,
     reasons = {name: reason_to_leave_out(name, cell, memory_gb) for name in (*JAX_CONTENDERS, "PyTorch")}
     left_out = {name: reason for name, reason in reasons.items() if reason}
     turns = {}
-    arrays = [jnp.asarray(x, cell.dtype) for x in cell.inputs]
+    arrays = [*(jnp.asarray(x, cell.dtype) for x in cell.inputs), jnp.asarray(cell.numbers)]
     for name in JAX_CONTENDERS.keys() - left_out.keys():
         compiled = lower_cell(name, cell).compile()
         turns[name] = Turn(lambda compiled=compiled: jax.block_until_ready(compiled(*arrays)))
@@ -340,7 +406,7 @@ def find_differences(turns: dict[str, Turn], cell: Cell) -> Iterator[str]:
 
 def print_speed(options: Options, dtype: str, batch: int) -> list[str]:
     """Prints the table of one dtype and batch size; returns the differences found."""
-    print(f"\nSpeed, {dtype}, {batch} x T x {HEADS} heads x {HEAD_DIM}; milliseconds, and ratios\n")
+    print(f"\nSpeed, {dtype}, {batch} x T x {options.heads} heads x {options.head_dim}; milliseconds, and ratios\n")
     peers = [*list(JAX_CONTENDERS)[1:], "PyTorch"]
     columns = [column for name in peers for column in (f"{name} ms", "ratio")]
     print_row("T", "mask", "pass", "jattn ms", *columns, head=True)
@@ -348,7 +414,7 @@ def print_speed(options: Options, dtype: str, batch: int) -> list[str]:
     for length in options.lengths:
         for mask in options.masks:
             for part in options.passes:
-                cell = Cell(batch, length, dtype, mask, options.window, part)
+                cell = Cell(batch, length, dtype, mask, part, options)
                 if cell.num_weights > options.most_weights:
                     continue
                 turns, left_out = make_turns(cell, options.memory_gb)
@@ -366,11 +432,13 @@ def print_speed(options: Options, dtype: str, batch: int) -> list[str]:
 
 def print_memory(options: Options) -> None:
     """Prints how many bytes compiled functions need besides arguments and results; runs none of them."""
-    print(f"\nMemory of forward + backward, float32, 1 x T x {HEADS} heads x {HEAD_DIM}; compiled, not run; MB\n")
+    print(
+        f"\nMemory of forward + backward, float32, 1 x T x {options.heads} heads x {options.head_dim}; compiled; MB\n"
+    )
     print_row("T", "mask", "jattn", "jax.nn", "ratio", head=True)
     for length in options.memory_lengths:
         for mask in ("full", "causal"):
-            cell = Cell(1, length, "float32", mask, options.window, "backward")
+            cell = Cell(1, length, "float32", mask, "backward", options)
             # XLA may compute the whole mask of the dense peer while it compiles.
             harmless = mask == "full" or length**2 <= 2**28
             megabytes = {}
@@ -385,11 +453,12 @@ def print_memory(options: Options) -> None:
 
 def print_compile(options: Options) -> None:
     """Prints how long contenders take to be traced, lowered and compiled, in turns."""
-    print(f"\nTime to trace and compile, float32, causal, 1 x T x {HEADS} heads x {HEAD_DIM}; seconds\n")
+    sizes = f"1 x T x {options.heads} heads x {options.head_dim}"
+    print(f"\nTime to trace and compile, float32, causal, {sizes}; seconds\n")
     print_row("T", "pass", *JAX_CONTENDERS, head=True)
     for length in options.compile_lengths:
         for part in ("forward", "backward"):
-            cell = Cell(1, length, "float32", "causal", options.window, part)
+            cell = Cell(1, length, "float32", "causal", part, options)
             seconds: dict[str, list[float]] = {name: [] for name in JAX_CONTENDERS}
             for turn in range(FEWEST_ROUNDS + 1):
                 for name in JAX_CONTENDERS:
@@ -405,11 +474,12 @@ def print_compile(options: Options) -> None:
 def print_window(options: Options) -> None:
     """Prints how much less than a causal mask a window costs."""
     length = options.window_length
-    print(f"\nA window beside a causal mask, jattn, forward, float32, 1 x {length} x {HEADS} heads x {HEAD_DIM}\n")
+    sizes = f"1 x {length} x {options.heads} heads x {options.head_dim}"
+    print(f"\nA window beside a causal mask, jattn, forward, float32, {sizes}\n")
     turns = {}
     for mask in ("causal", "window"):
-        cell = Cell(1, length, "float32", mask, options.window, "forward")
-        arrays = [jnp.asarray(x) for x in cell.inputs]
+        cell = Cell(1, length, "float32", mask, "forward", options)
+        arrays = [*(jnp.asarray(x) for x in cell.inputs), jnp.asarray(cell.numbers)]
         compiled = lower_cell("jattn", cell).compile()
         turns[mask] = Turn(lambda compiled=compiled, arrays=arrays: jax.block_until_ready(compiled(*arrays)))
     seconds = race(turns, options.repeats, options.seconds_per_cell)

@@ -87,7 +87,14 @@ def test_folds_lower(heads):
         )
 
     lower(folds, QUERY, KEY)
-    lower(jax.grad(lambda query, key: jnp.sum(folds(query, key)[0])), QUERY, KEY)
+
+
+@sampled("heads", ["walked", "at once"], keep=1, indirect=True)
+def test_the_gradient_of_a_fold_lowers(heads):
+    def entropy(query, key):
+        return jnp.sum(attention_filter(query, key, mask=masks.causal(), block_size=2).entropy())
+
+    lower(jax.grad(entropy), QUERY, KEY)
 
 
 def test_what_was_lowered_runs():

@@ -86,7 +86,7 @@ TRACED = {
 """Settings that make a difference while a function is traced."""
 
 
-@sampled("setting", TRACED, keep=["ranks", "dtypes"])
+@sampled("setting", TRACED, keep=["ranks"])
 def test_every_call_can_be_traced(setting):
     for name, call in CALLS.items():
         with TRACED[setting]():

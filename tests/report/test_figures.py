@@ -44,7 +44,7 @@ STYLES = {
 }
 
 
-@sampled("name", STYLES, keep=3)
+@sampled("name", STYLES, keep=1)
 def test_a_style_of_ones_own_changes_no_pixel(make_run, name):
     record = read_record(make_run())
 

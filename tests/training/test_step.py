@@ -133,15 +133,15 @@ def test_the_seed_decides_everything():
     assert float(optax.tree.norm(optax.tree.sub(runs[0].params, runs[2].params))) > 0.1
 
 
-def test_replicates_are_the_runs_of_their_seeds():
+@sampled(("replicate", "seed"), [(1, 2), (0, 1)], keep=1)
+def test_replicates_are_the_runs_of_their_seeds(replicate, seed):
     together = chunk_of(seed=1, replicates=2)(initial_state(setup_of(seed=1, replicates=2)), jnp.int32(3))
-    for replicate, seed in enumerate((1, 2)):
-        alone = chunk_of(seed=seed)(initial_state(setup_of(seed=seed)), jnp.int32(3))
-        one = jax.tree.map(lambda x, replicate=replicate: x[replicate], together)
-        for params in (alone.params, one.params):  # a key bias shifts whole rows: its gradient is rounding noise
-            del params["block_0"]["attention"]["key"]["bias"]
-        chex.assert_trees_all_close(one.params, alone.params, atol=1e-5)
-        np.testing.assert_allclose(one.sums["loss"], alone.sums["loss"], rtol=1e-5)
+    alone = chunk_of(seed=seed)(initial_state(setup_of(seed=seed)), jnp.int32(3))
+    one = jax.tree.map(lambda x: x[replicate], together)
+    for params in (alone.params, one.params):  # a key bias shifts whole rows: its gradient is rounding noise
+        del params["block_0"]["attention"]["key"]["bias"]
+    chex.assert_trees_all_close(one.params, alone.params, atol=1e-5)
+    np.testing.assert_allclose(one.sums["loss"], alone.sums["loss"], rtol=1e-5)
 
 
 @pytest.mark.exhaustive
