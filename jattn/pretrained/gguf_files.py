@@ -91,7 +91,9 @@ def _config(path: Path, kind: str, told: dict[str, Any], tied: bool) -> dict[str
     def asked(name: str, default: Any = None) -> Any:
         if f"{kind}.{name}" not in told and default is None:
             raise ValueError(f"{path.name}: expected the number {kind}.{name}, got none")
-        return told.get(f"{kind}.{name}", default)
+        value = told.get(f"{kind}.{name}", default)
+        # The file has float32; what was meant is the shortest number that rounds to it.
+        return float(str(np.float32(value))) if isinstance(value, float) else value
 
     heads, width = asked("attention.head_count"), asked("embedding_length")
     head_dim = asked("attention.key_length", asked("rope.dimension_count", width // heads))
