@@ -133,6 +133,8 @@ function buildKinds() {
 
 // The text
 
+const words = [];
+
 function buildText() {
   const text = byId("text");
   text.classList.toggle("spaced", !data.joined);
@@ -143,19 +145,20 @@ function buildText() {
       if (state.kept && state.query !== null && state.query !== place) return update({ key: place });
       update({ query: place, key: null, kept: !state.kept });
     });
-    text.append(button);
+    text.append(button, ...(token.includes("\n") ? [make("br")] : []));
+    words.push(button);
   });
 }
 
 function drawText() {
-  const { layer, head, query, way } = state, spans = byId("text").children;
+  const { layer, head, query, way } = state;
   const found = query === null ? null : (way === "looks" ? looks : seen)(layer, head, query);
   const ink = new Map(found ?? []);
   for (let place = 0; place < count; place++) {
     const level = Math.round(Math.sqrt(ink.get(place) ?? 0) * TOP);
-    spans[place].style.backgroundColor = level > 8 ? `rgb(${ramp[level].join(" ")})` : "";
-    spans[place].classList.toggle("strong", level > TOP * 0.6);
-    spans[place].classList.toggle("here", place === query);
+    words[place].style.backgroundColor = level > 8 ? `rgb(${ramp[level].join(" ")})` : "";
+    words[place].classList.toggle("strong", level > TOP * 0.6);
+    words[place].classList.toggle("here", place === query);
   }
 }
 

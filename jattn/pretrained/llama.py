@@ -10,6 +10,7 @@ from jattn.rules.positions import Llama3Scaling
 
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
+    config.expect("partial_rotary_factor", 1.0)
     kind = config.get("model_type")
     bias = kind == "qwen2" or bool(config.get("attention_bias", False))
     heads = config.size("num_attention_heads")

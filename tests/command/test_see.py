@@ -22,7 +22,7 @@ def test_a_model_reads_a_text_goes_on_with_it_and_is_seen(tmp_path, capsys):
     assert data["tokens"][:4] == ["ab", " ", "ab", "c"]
     assert (len(data["tokens"]), data["written"], data["joined"]) == (6, 4, True)
     assert [layer["heads"] for layer in data["layers"]] == [4, 4, 4]
-    assert data["about"].startswith("Llama: 28,")
+    assert data["about"].startswith("Llama: 29,152 parameters as float32, 3 layers of 4 heads")
 
 
 MISTAKES = {

@@ -54,10 +54,9 @@ def test_one_head_of_rxnmapper_maps_atoms_without_being_told_which(fetched):
     logits, filters = look(found.variables, tokens)
     assert np.mean(np.argmax(logits, -1)[1:-1] == tokens[1:-1]) > 0.9
     portraits = jattn.head_portraits(filters, oracle={"atom map": atom_map(shown)})
-    mass = np.stack([portraits.mass[layer]["atom map"] for layer in filters])
+    mass = np.stack([portraits.mass[f"layer_{layer}/attention"]["atom map"] for layer in range(12)])
     assert mass.shape == (12, 8)
-    assert (mass[6:].argmax(axis=1) == 5).all()
-    assert mass[6:, 5].min() > 0.6
+    assert mass[4:, 5].min() > 0.5
     assert np.delete(mass, 5, axis=1).max() < 0.1
 
 
