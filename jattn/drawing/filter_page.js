@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const TOP = 254, SHOWN = 8, FAINTEST = 0.05;
+const TOP = 254, SHOWN = 8, FAINTEST = 0.05, LEAST = 0.005;
 const byId = (id) => document.getElementById(id);
 const page = byId("see");
 const state = { layer: 0, head: 0, query: null, key: null, kept: false, way: "looks", view: "map", kind: null };
@@ -198,7 +198,7 @@ function drawLines() {
 
 function list(id, title, entries, none) {
   byId(`${id}-title`).textContent = title;
-  const items = (entries ?? []).slice(0, SHOWN).map(([label, weight, go]) => {
+  const items = (entries ?? []).filter(([, weight]) => weight >= LEAST).slice(0, SHOWN).map(([label, weight, go]) => {
     const item = make("li"), word = make("span");
     const button = make("button", "", label);
     button.addEventListener("click", go);

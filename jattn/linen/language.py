@@ -43,11 +43,9 @@ class LanguageModel(nn.Module):
       >>> model = LanguageModel(Architecture(**sizes, norm="rms", activation="silu", gated=True, rotary=10_000.0))
       >>> tokens = jnp.array([[3, 1, 4, 1, 5]])
       >>> variables = jax.jit(model.init)(jax.random.key(0), tokens)
-      >>> logits, filters = jattn.capture_filters(model, variables, tokens)
+      >>> logits, filters = jax.jit(lambda variables: jattn.capture_filters(model, variables, tokens))(variables)
       >>> logits.shape, list(filters)
       ((1, 5, 300), ['layer_0/attention', 'layer_1/attention'])
-      >>> jattn.generate(model, variables, tokens, max_new_tokens=3).shape
-      (1, 3)
     """
 
     architecture: Architecture

@@ -5,6 +5,7 @@ import pytest
 from jattn import __main__
 from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.test_sources import by_llama_cpp
+from tests.sampled import sampled
 from tests.study.test_seeing import data_of
 
 
@@ -14,13 +15,14 @@ def told(capsys, *arguments):
     return status, printed.out, printed.err
 
 
-def test_a_model_reads_a_text_goes_on_with_it_and_is_seen(tmp_path, capsys):
+@sampled("new", [0, 2], keep=1)
+def test_a_model_reads_a_text_goes_on_with_it_and_is_seen(new, tmp_path, capsys):
     model, page, text = by_llama_cpp(tmp_path / "model"), tmp_path / "page.html", tmp_path / "text.txt"
     text.write_text("ab abc")
-    assert told(capsys, model, "--file", text, "--out", page, "--new-tokens", "2") == (0, f"see {page}\n", "")
+    assert told(capsys, model, "--file", text, "--out", page, "--new-tokens", new) == (0, f"see {page}\n", "")
     data = data_of(page)
     assert data["tokens"][:4] == ["ab", " ", "ab", "c"]
-    assert (len(data["tokens"]), data["written"], data["joined"]) == (6, 4, True)
+    assert (len(data["tokens"]), data["written"], data["joined"]) == (4 + new, 4, True)
     assert [layer["heads"] for layer in data["layers"]] == [4, 4, 4]
     assert data["about"].startswith("Llama: 29,152 parameters as float32, 3 layers of 4 heads")
 

@@ -14,6 +14,7 @@ from jattn.pretrained import load
 from jattn.pretrained.tokenizers import words
 from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.torch_writing import save_torch
+from tests.sampled import sampled
 
 CONFIG, TENSORS = MODELS["llama"]()
 
@@ -134,7 +135,7 @@ def test_quantised_weights_are_those_that_the_file_rounds_to(expected, tmp_path)
         assert not np.array_equal(rounded, exact)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@sampled("dtype", ["bfloat16", "float16"], keep=1)
 def test_weights_are_kept_as_asked(dtype, expected, tmp_path):
     found = load(in_one_file(tmp_path), dtype=dtype)
     jax.tree.map(lambda x, y: assert_array_equal(x, y.astype(dtype)), found.variables, expected.variables)
