@@ -77,28 +77,31 @@ function headsOf(query, key) {
 
 // Colours
 
-let ramp = [], invalid = [128, 128, 128];
+let ramp = [];
+const pixels = new Uint32Array(256);
 function colour(text) {
   return [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
 }
 function readColours() {
   const style = getComputedStyle(document.documentElement);
   const stops = style.getPropertyValue("--ramp").trim().split(/\s+/).map(colour);
-  invalid = colour(style.getPropertyValue("--invalid").trim());
   ramp = Array.from({ length: TOP + 1 }, (_, level) => {
     const at = (level / TOP) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
     return stops[low].map((one, channel) => Math.round(one + (stops[low + 1][channel] - one) * (at - low)));
   });
+  const invalid = colour(style.getPropertyValue("--invalid").trim());
+  // A pixel is one number: red in the lowest byte, and all of alpha.
+  for (let level = 0; level < 256; level++) {
+    const [red, green, blue] = level > TOP ? invalid : ramp[level];
+    pixels[level] = ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  }
 }
 
 function paint(canvas, layer, head) {
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d"), image = context.createImageData(side, side);
-  const first = head * side * side;
-  for (let at = 0; at < side * side; at++) {
-    const level = layers[layer].levels[first + at];
-    image.data.set([...(level > TOP ? invalid : ramp[level]), 255], 4 * at);
-  }
+  const cells = new Uint32Array(image.data.buffer), first = head * side * side;
+  for (let at = 0; at < side * side; at++) cells[at] = pixels[layers[layer].levels[first + at]];
   context.putImageData(image, 0, 0);
 }
 

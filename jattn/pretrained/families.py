@@ -133,6 +133,11 @@ def counting(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.arange(shape[-1]), shape)
 
 
+def frequencies(shape: tuple[int, ...]) -> np.ndarray:
+    """Makes the table of rotations that older files of Llama hold."""
+    return 10_000.0 ** -(np.arange(shape[-1]) / shape[-1])
+
+
 def causal_mask(shape: tuple[int, ...]) -> np.ndarray:
     """Makes the table of who sees whom that older files of GPT-2 hold."""
     return np.broadcast_to(np.tri(shape[-2], shape[-1]), shape)

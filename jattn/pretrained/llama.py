@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jattn.linen.architecture import Architecture
-from jattn.pretrained.families import Config, Copy, Family, Weight, linear, norm
+from jattn.pretrained.families import Config, Copy, Family, Weight, frequencies, linear, norm
 from jattn.pretrained.tensors import Tensor
 from jattn.rules.positions import Llama3Scaling
 
@@ -89,5 +89,8 @@ LLAMA = Family(
     ("model.",),
     _architecture,
     _weights,
-    (Copy("lm_head.weight", "embed_tokens.weight"),),
+    (
+        Copy("lm_head.weight", "embed_tokens.weight"),
+        Copy("layers.{}.self_attn.rotary_emb.inv_freq", frequencies),
+    ),
 )

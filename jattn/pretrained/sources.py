@@ -11,7 +11,7 @@ from jattn.pretrained.gguf_files import read_gguf
 from jattn.pretrained.tensors import Checkpoint, Tensor, joined, read_json, read_safetensors, whole
 from jattn.pretrained.torch_files import read_torch
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
+WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin", "*.gguf")
 """What files of weights are called, in the order in which they are preferred."""
 
 BESIDE = ("*.json", "*.txt")

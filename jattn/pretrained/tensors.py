@@ -55,7 +55,7 @@ def reader(package: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"pretrained: expected the package {package.partition('.')[0]!r}, which is not installed; "
-            "pip install 'jattn[pretrained]'"
+            "the extra 'pretrained' of jattn has it"
         ) from error
 
 

@@ -51,8 +51,10 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         wrong = [name for name, tensor in found.items() if not isinstance(tensor, _Lazy)]
         if wrong:
             raise ValueError(f"expected tensors by name, got {type(found[wrong[0]]).__name__} for {wrong[0]!r}")
-        tensors = {str(name): lazy.tensor(path.name) for name, lazy in found.items()}
-    return tensors
+        lost = [name for name, tensor in found.items() if tensor.storage.data is None]
+        if lost:
+            raise ValueError(f"expected the numbers of {lost[0]!r}, got none")
+        return {str(name): lazy.tensor(path.name) for name, lazy in found.items()}
 
 
 class _Storage:
@@ -108,8 +110,8 @@ class _Unpickler(pickle.Unpickler):
         return self.known[module, name]
 
     def persistent_load(self, pid: Any, /) -> _Storage:
-        kind, storage, key, _, count, *_ = pid
-        if kind != "storage" or storage not in STORAGES or not isinstance(count, int) or count < 0:
+        kind, storage, key, _, count, *view = pid
+        if kind != "storage" or storage not in STORAGES or not isinstance(count, int) or count < 0 or any(view):
             raise ValueError(f"expected a storage of numbers, got {pid!r}")
         return self.storages.setdefault(str(key), _Storage(STORAGES[storage], count))
 

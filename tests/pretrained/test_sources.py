@@ -6,6 +6,7 @@ import zipfile
 
 import gguf
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -103,7 +104,14 @@ def by_llama_cpp(path, kind=gguf.GGMLQuantizationType.F32):
     return path / "model.gguf"
 
 
+def with_old_tables(path):
+    tables = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": layer for layer in range(3)}
+    rotations = np.array([10_000 ** (-2 * pair / 8) for pair in range(4)], np.float16)
+    return write_folder(path, CONFIG, TENSORS | dict.fromkeys(tables, rotations))
+
+
 WRITERS = {
+    "safetensors with old tables": with_old_tables,
     "safetensors": lambda path: in_one_file(path) / "model.safetensors",
     "several safetensors": in_two_files,
     "torch": by_torch,
@@ -133,6 +141,13 @@ def test_quantised_weights_are_those_that_the_file_rounds_to(expected, tmp_path)
         spread = np.ptp(np.asarray(exact), axis=1, keepdims=True)
         assert_allclose(rounded, exact, atol=float(spread.max()) / 30 + 1e-3)
         assert not np.array_equal(rounded, exact)
+
+
+def test_a_file_may_have_half_the_bits(expected, tmp_path):
+    short = {name: array.astype(ml_dtypes.bfloat16) for name, array in TENSORS.items()}
+    found = load(write_folder(tmp_path, CONFIG, short))
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype("float32"), expected.variables)
+    jax.tree.map(assert_array_equal, found.variables, rounded)
 
 
 @sampled("dtype", ["bfloat16", "float16"], keep=1)
@@ -307,7 +322,7 @@ WRONG = {
     "two models": (two_models_in_a_zip, "expected one folder with a model's weights, got a, b"),
     "no model": (
         nothing,
-        "expected a model's weights (*.safetensors, pytorch_model*.bin, *.gguf), got a folder without",
+        "expected a model's weights (model*.safetensors, *.safetensors, pytorch_model*.bin, *.gguf), got ",
     ),
 }
 
