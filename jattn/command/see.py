@@ -42,11 +42,14 @@ def write_page(model: Path, text: str, out: Path, new_tokens: int) -> Path:
     from jattn.decode.generation import generate
     from jattn.filters.names import in_order
     from jattn.linen.capture import capture_filters
+    from jattn.linen.vision import VisionModel
     from jattn.pretrained import load
     from jattn.pretrained.tokenizers import split, words
     from jattn.study.seeing import see
 
     found = load(model)
+    if isinstance(found.model, VisionModel):
+        raise ValueError(f"{model}: expected a model of tokens, got one of images")
     if found.tokenizer is None:
         raise ValueError(f"{model}: expected a model with a tokenizer that is known here, got one without")
     tokens, shown = split(found.tokenizer, text)

@@ -55,6 +55,7 @@ class Architecture:
         own, ``"masked"`` by the table after a layer, as BERT guesses masked tokens.
       pooler: whether there is BERT's layer that turns the first hidden state into a vector.
       pair_classes: what BERT tells of a pair of texts by that vector: how many logits; 0 for none.
+      layer_scale: whether what a step adds is scaled by a learned vector (Touvron et al. 2021).
 
     Raises:
       ValueError: if sizes do not fit one another, or a word is none of those it may be.
@@ -88,6 +89,7 @@ class Architecture:
     head: str = "tied"
     pooler: bool = False
     pair_classes: int = 0
+    layer_scale: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "num_layers", "num_heads", "width", "hidden"):

@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
         if cache is not None:
             self._check_cache(cache, tokens)
         x, table = self._embed(tokens, token_types, None if cache is None else cache.length[0])
-        x, cache = self._layers(x, lengths, cache)
+        x, cache = run_layers(self.architecture, self.dtype, self.param_dtype, x, lengths, cache)
         x = x if self.architecture.order == "post" else self._norm("last_norm")(x)
         if self.architecture.pooler and self.is_initializing():
             self._pool(x)
@@ -107,7 +107,7 @@ class LanguageModel(nn.Module):
         if not self.architecture.pooler:
             raise ValueError("pooled: expected an architecture with a pooler, got one without")
         x, _ = self._embed(tokens, token_types, None)
-        return self._pool(self._layers(x, lengths, None)[0])
+        return self._pool(run_layers(self.architecture, self.dtype, self.param_dtype, x, lengths)[0])
 
     @nn.nowrap
     def empty_cache(self, batch: Sequence[int], slots: int) -> KVCache:
@@ -155,27 +155,6 @@ class LanguageModel(nn.Module):
             return table[:length]
         return jnp.take(table, start[..., None] + jnp.arange(length), axis=0, mode="fill")
 
-    def _layers(self, x: Array, lengths: Array | None, cache: KVCache | None) -> tuple[Array, KVCache | None]:
-        its = self.architecture
-
-        def step(layer: "Layer", x: Array, each: tuple[Any, Any]) -> tuple[Array, Any]:
-            return layer(x, lengths, *each)
-
-        windows = its.windows
-        if windows is None or len(set(windows)) == 1:
-            window = None
-        else:
-            window = jnp.array([2**30 if one is None else one for one in windows], jnp.int32)
-        axes: dict[Any, Any] = {COLLECTION: 0, EDITS: 0} | ({} if its.shared_layers else {"params": 0})
-        scan = nn.scan(
-            step,
-            variable_axes=axes,
-            variable_broadcast="params" if its.shared_layers else False,
-            split_rngs={"params": not its.shared_layers},
-            length=its.num_layers,
-        )
-        return scan(Layer(its, self.dtype, self.param_dtype, name=LAYER), x, (window, cache))
-
     def _pool(self, x: Array) -> tuple[Array, Array | None]:
         its, options = self.architecture, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         vector = jnp.tanh(Projection((its.width,), **options, name="pooler")(x[..., 0, :]))
@@ -213,6 +192,34 @@ class LanguageModel(nn.Module):
             raise ValueError(f"cache: expected layers and batch of shape {expected}, got {cache.length.shape}")
 
 
+def run_layers(
+    its: Architecture,
+    dtype: Any,
+    param_dtype: Any,
+    x: Array,
+    lengths: Array | None = None,
+    cache: KVCache | None = None,
+) -> tuple[Float[Array, "*batch T D"], KVCache | None]:
+    """Passes vectors through all layers, under one scan; called inside a module, to which the layers then belong."""
+
+    def step(layer: Layer, x: Array, each: tuple[Any, Any]) -> tuple[Array, Any]:
+        return layer(x, lengths, *each)
+
+    if its.windows is None or len(set(its.windows)) == 1:
+        window = None
+    else:
+        window = jnp.array([2**30 if one is None else one for one in its.windows], jnp.int32)
+    axes: dict[Any, Any] = {COLLECTION: 0, EDITS: 0} | ({} if its.shared_layers else {"params": 0})
+    scan = nn.scan(
+        step,
+        variable_axes=axes,
+        variable_broadcast="params" if its.shared_layers else False,
+        split_rngs={"params": not its.shared_layers},
+        length=its.num_layers,
+    )
+    return scan(Layer(its, dtype, param_dtype, name=LAYER), x, (window, cache))
+
+
 class Layer(nn.Module):
     """Attends, then transforms each position; both are added to what they got, with a norm before or after."""
 
@@ -233,10 +240,17 @@ class Layer(nn.Module):
         change = y(norm(x) if pre else x, mask=mask, cache=cache, lengths=None if cache is None else lengths)
         if cache is not None:
             change, after = change
+        change = self._scaled(change, "attention_scale")
         x = x + change if pre else norm(x + change)
         norm = make_norm(its, self.dtype, self.param_dtype, "feed_forward_norm")
         change = FeedForwardLayer(its, self.dtype, self.param_dtype, name="feed_forward")(norm(x) if pre else x)
+        change = self._scaled(change, "feed_forward_scale")
         return (x + change if pre else norm(x + change)), after
+
+    def _scaled(self, change: Array, name: str) -> Array:
+        if not self.architecture.layer_scale:
+            return change
+        return change * self.param(name, nn.initializers.ones, change.shape[-1:], self.param_dtype)
 
     def _attention(self) -> MultiHeadAttention:
         its = self.architecture

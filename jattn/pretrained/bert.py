@@ -46,7 +46,7 @@ def _bert(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
     return _architecture(config, tensors, "cls.predictions.", "pooler.dense", "cls.seq_relationship")
 
 
-def _bert_weights(its: Architecture) -> dict[str, Weight]:
+def _bert_weights(its: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
     layer = "encoder.layer.{}."
     weights = _embeddings()
     for part in ("query", "key", "value"):
@@ -90,7 +90,7 @@ def _albert(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
     return Architecture(**fields | {"embedding_width": config.size("embedding_size", 128), "shared_layers": True})
 
 
-def _albert_weights(its: Architecture) -> dict[str, Weight]:
+def _albert_weights(its: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
     layer = "encoder.albert_layer_groups.0.albert_layers.0."
     weights = _embeddings() | linear("embedding_projection", "encoder.embedding_hidden_mapping_in", True)
     for part in ("query", "key", "value"):

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 
 from jattn.linen.architecture import Architecture
+from jattn.linen.language import LanguageModel
 from jattn.pretrained.tensors import Tensor
 
 
@@ -20,7 +22,8 @@ class Weight:
     Args:
       name: of the tensor; ``{}`` stands for the number of the layer.
       layout: ``"plain"`` has the parameter's shape, up to how axes are joined; ``"out_in"`` is a matrix with outputs
-        first, as torch has it; ``"in_out"`` one with inputs first, as GPT-2 has it.
+        first, as torch has it; ``"in_out"`` one with inputs first, as GPT-2 has it;
+        ``"image"`` is a convolution of torch, outputs and channels before rows and columns.
       in_axes: how many of the parameter's axes are inputs.
       part: which of so many equal parts of the outputs it is.
     """
@@ -44,6 +47,11 @@ class Copy:
     of: str | Callable[[tuple[int, ...]], np.ndarray]
 
 
+def language_model(its: Architecture, config: "Config", tensors: Mapping[str, Tensor], dtype: Any) -> nn.Module:
+    """Makes a model of tokens, which needs no more than its architecture."""
+    return LanguageModel(its, dtype=dtype, param_dtype=dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A kind of model that many weights are published of.
@@ -54,15 +62,17 @@ class Family:
       architecture: makes the architecture of a config, knowing the tensors by name.
       weights: says which tensor each parameter is, by its path.
       copies: the tensors that may be there besides.
+      make: makes the module of an architecture, in a dtype.
       renamed: parts of names that older files have, and what they are called since.
     """
 
     name: str
     prefixes: tuple[str, ...]
     architecture: Callable[["Config", Mapping[str, Tensor]], Architecture]
-    weights: Callable[[Architecture], dict[str, Weight]]
+    weights: Callable[[Architecture, Mapping[str, Tensor]], dict[str, Weight]]
     copies: tuple[Copy, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    make: Callable[[Architecture, "Config", Mapping[str, Tensor], Any], nn.Module] = language_model
 
 
 class Config:

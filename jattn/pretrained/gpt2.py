@@ -30,7 +30,7 @@ def _linear(path: str, name: str, in_axes: int = 1, part: tuple[int, int] = (0, 
     return {f"layer/{path}/kernel": kernel, f"layer/{path}/bias": Weight(f"h.{{}}.{name}.bias", part=part)}
 
 
-def _weights(its: Architecture) -> dict[str, Weight]:
+def _weights(its: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
     weights = {"tokens": Weight("wte.weight"), "positions": Weight("wpe.weight"), **norm("last_norm", "ln_f")}
     for index, part in enumerate(("query", "key", "value")):
         weights |= _linear(f"attention/{part}", "attn.c_attn", part=(index, 3))

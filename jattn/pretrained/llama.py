@@ -68,7 +68,7 @@ def _windows(config: Config) -> tuple[int | None, ...] | None:
     return windows if any(windows) else None
 
 
-def _weights(its: Architecture) -> dict[str, Weight]:
+def _weights(its: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
     layer = "layers.{}."
     weights = {"tokens": Weight("embed_tokens.weight"), **norm("last_norm", "norm", bias=False)}
     for part, name in {"query": "q_proj", "key": "k_proj", "value": "v_proj"}.items():

@@ -14,7 +14,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jattn.linen.architecture import Architecture
-from jattn.linen.language import LAYER, LanguageModel
+from jattn.linen.language import LAYER
+from jattn.linen.vision import VisionModel
 from jattn.pretrained.bert import ALBERT, BERT
 from jattn.pretrained.families import Config, Copy, Family, Weight
 from jattn.pretrained.gpt2 import GPT2
@@ -22,6 +23,7 @@ from jattn.pretrained.llama import LLAMA
 from jattn.pretrained.sources import opened
 from jattn.pretrained.tensors import FLOATS, Checkpoint, Tensor
 from jattn.pretrained.tokenizers import read_tokenizer
+from jattn.pretrained.vision import DINOV2, VIT
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
@@ -31,8 +33,17 @@ FAMILIES: dict[str, Family] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "vit": VIT,
+    "dinov2": DINOV2,
 }
 """The family of each ``model_type`` that a ``config.json`` may name."""
+
+ORDERS = {
+    "out_in": " (outputs, inputs)",
+    "in_out": " (inputs, outputs)",
+    "image": " (outputs, channels, rows, columns)",
+}
+"""How messages call the axes of a tensor."""
 
 ALIGNMENT = 64
 """At a multiple of how many bytes an array has to begin for JAX to take it over."""
@@ -70,13 +81,13 @@ class Pretrained(NamedTuple):
     """A model whose weights were published.
 
     Attributes:
-      model: the module.
+      model: the module: a `jattn.linen.language.LanguageModel`, or a `jattn.linen.vision.VisionModel` for images.
       variables: its parameters.
       tokenizer: a `tokenizers.Tokenizer`, or None where the files hold none that is known here.
       card: what it is.
     """
 
-    model: LanguageModel
+    model: Any
     variables: dict[str, Any]
     tokenizer: Any
     card: Card
@@ -133,9 +144,10 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
     with opened(Path(path)) as found:
         family = _family(found)
         tensors = _renamed(found.tensors, family)
-        architecture = family.architecture(Config(found.config), tensors)
-        model = LanguageModel(architecture, dtype=dtype, param_dtype=dtype)
-        weights = family.weights(architecture)
+        config = Config(found.config)
+        architecture = family.architecture(config, tensors)
+        model = family.make(architecture, config, tensors, dtype)
+        weights = family.weights(architecture, tensors)
         shapes = _shapes(model)
         _check_names(tensors, weights, architecture, family)
         _check_shapes(tensors, weights, shapes, architecture)
@@ -151,9 +163,12 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
 
 
-def _shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of a model by its path; nothing is computed."""
-    variables: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    example = jnp.zeros((1, 1), jnp.int32)
+    if isinstance(model, VisionModel):
+        example = jnp.zeros((model.image_size, model.image_size, model.channels))
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
     leaves: Any = flatten_dict(variables["params"])
     return {"/".join(path): leaf.shape for path, leaf in leaves.items()}
 
@@ -230,7 +245,7 @@ def _check_shapes(
             if tensor.dtype not in FLOATS:
                 raise ValueError(f"{name}: expected {', '.join(FLOATS)}, got {tensor.dtype} in {tensor.file}")
             if tensor.shape != expected:
-                order = {"out_in": " (outputs, inputs)", "in_out": " (inputs, outputs)"}.get(weight.layout, "")
+                order = ORDERS.get(weight.layout, "")
                 raise ValueError(f"{name}: expected shape {expected}{order}, got {tensor.shape} in {tensor.file}")
 
 
@@ -239,6 +254,9 @@ def _file_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
     parts = weight.part[1]
     if weight.layout == "plain":
         return (math.prod(shape) * parts,) if weight.name.endswith("bias") else shape
+    if weight.layout == "image":
+        rows, columns, channels, outputs = shape
+        return outputs, channels, rows, columns
     inputs, outputs = math.prod(shape[: weight.in_axes]), math.prod(shape[weight.in_axes :]) * parts
     return (outputs, inputs) if weight.layout == "out_in" else (inputs, outputs)
 
@@ -268,6 +286,7 @@ def _arranged(tensor: Tensor, weight: Weight, shape: tuple[int, ...]) -> np.ndar
     except (ValueError, IndexError) as error:
         raise ValueError(f"{tensor.file}: expected the whole of {weight.name}, got less: {error}") from error
     array = array.T if weight.layout == "out_in" else array
+    array = array.transpose(2, 3, 1, 0) if weight.layout == "image" else array
     index, count = weight.part
     if count > 1:
         size = array.shape[-1] // count

@@ -171,3 +171,40 @@ def llama(config, tensors, tokens):
     x = rms_norm(x, own["norm.weight"], epsilon)
     table = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
     return x @ np.asarray(table, np.float64).T, filters
+
+
+def vit(config, tensors, image):
+    names = ["layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"]
+    x, filters = _image(config, Numbers(tensors, "vit."), image, names)
+    return Numbers(tensors).linear("classifier", x[0]), filters
+
+
+def dinov2(config, tensors, image):
+    x, filters = _image(config, Numbers(tensors, "dinov2."), image, ["norm1", "norm2", "mlp.fc1", "mlp.fc2"])
+    return Numbers(tensors).linear("classifier", np.concatenate([x[0], x[1:].mean(0)])), filters
+
+
+def _image(config, own, image, names):
+    size, heads, epsilon = config["patch_size"], config["num_attention_heads"], config["layer_norm_eps"]
+    side, filters = config["image_size"] // size, []
+    kernel = own["embeddings.patch_embeddings.projection.weight"]
+    rows = [own["embeddings.cls_token"][0, 0]]
+    for y in range(side):
+        for x in range(side):
+            patch = image[y * size : (y + 1) * size, x * size : (x + 1) * size]
+            rows.append(np.einsum("oczx,zxc->o", kernel, patch) + own["embeddings.patch_embeddings.projection.bias"])
+    x = np.array(rows) + own["embeddings.position_embeddings"][0]
+    for layer in range(config["num_hidden_layers"]):
+        at = f"encoder.layer.{layer}."
+        first_norm, second_norm, hidden, out = (at + name for name in names)
+        y = own.norm(first_norm, x, epsilon)
+        parts = (own.linear(f"{at}attention.attention.{part}", y) for part in ("query", "key", "value"))
+        attended, weights = attend(*parts, heads, heads, np.ones((len(x), len(x)), bool))
+        filters.append(weights)
+        scales = [1, 1]
+        if f"{own.prefix}{at}layer_scale1.lambda1" in own.tensors:
+            scales = [own[f"{at}layer_scale{step}.lambda1"] for step in (1, 2)]
+        x = x + scales[0] * own.linear(at + "attention.output.dense", attended)
+        y = ACTIVATIONS[config["hidden_act"]](own.linear(hidden, own.norm(second_norm, x, epsilon)))
+        x = x + scales[1] * own.linear(out, y)
+    return own.norm("layernorm", x, epsilon), filters

@@ -130,6 +130,35 @@ def llama(kind="llama", head_dim=8, kv_heads=2, tied=True, qkv_bias=False, qk_no
     return config, drawn(shapes)
 
 
+def image_model(kind, names, classes, more):
+    at, width = f"{kind}.embeddings.", WIDTH
+    shapes = {f"{at}cls_token": (1, 1, width), f"{at}position_embeddings": (1, 10, width)}
+    shapes |= {f"{at}patch_embeddings.projection.weight": (width, 3, 4, 4)}
+    shapes |= {f"{at}patch_embeddings.projection.bias": (width,)}
+    shapes |= with_norm(f"{kind}.layernorm") | with_bias("classifier", 5, classes)
+    for layer in range(LAYERS):
+        at = f"{kind}.encoder.layer.{layer}."
+        for part in ("attention.query", "attention.key", "attention.value", "output.dense"):
+            shapes |= with_bias(f"{at}attention.{part}", width, width)
+        first, second, hidden, out = (at + name for name in names)
+        shapes |= with_norm(first) | with_norm(second) | with_bias(hidden, 48, width) | with_bias(out, width, 48)
+        shapes |= {at + name: (width,) for name in more}
+    config = encoder_config(kind, image_size=12, patch_size=4, num_channels=3, layer_norm_eps=1e-6)
+    return config, drawn(shapes)
+
+
+def vit():
+    names = ["layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"]
+    return image_model("vit", names, WIDTH, ())
+
+
+def dinov2():
+    scales = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+    config, tensors = image_model("dinov2", ["norm1", "norm2", "mlp.fc1", "mlp.fc2"], 2 * WIDTH, scales)
+    tensors["dinov2.embeddings.mask_token"] = np.ones((1, WIDTH), np.float32)
+    return config, tensors
+
+
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -146,6 +175,8 @@ MODELS = {
     "llama 3": lambda: llama(tied=False, rope_scaling=LLAMA3, rope_theta=50.0),
     "mistral": lambda: llama("mistral", sliding_window=3),
     "qwen2": lambda: llama("qwen2", qkv_bias=True, use_sliding_window=True, sliding_window=3, max_window_layers=1),
+    "vit": vit,
+    "dinov2": dinov2,
     "qwen3": lambda: llama("qwen3", head_dim=12, kv_heads=1, qk_norm=True),
 }
 """Each of the families: its config and its tensors."""

@@ -9,20 +9,23 @@ from numpy.testing import assert_allclose
 import jattn
 from jattn.linen.architecture import Architecture
 from jattn.linen.language import LanguageModel
+from jattn.linen.vision import VisionModel
 from jattn.pretrained import load
 from tests.pretrained import forward
 from tests.pretrained.published import MODELS, write_folder
 from tests.sampled import sampled
 
 TOKENS = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+IMAGE = np.random.default_rng(1).normal(size=(12, 12, 3)).astype(np.float32)
 
 
 def computed(name, tmp_path):
     config, tensors = MODELS[name]()
     loaded = load(write_folder(tmp_path / name, config, tensors))
     look = jax.jit(lambda variables, tokens: jattn.capture_filters(loaded.model, variables, tokens))
-    logits, filters = look(loaded.variables, TOKENS)
-    expected = getattr(forward, name if hasattr(forward, name) else "llama")(config, tensors, TOKENS)
+    read = IMAGE if "image_size" in config else TOKENS
+    logits, filters = look(loaded.variables, read)
+    expected = getattr(forward, name if hasattr(forward, name) else "llama")(config, tensors, read)
     return loaded, (logits, filters), expected
 
 
@@ -62,6 +65,39 @@ def test_a_pooled_vector_and_the_logits_of_a_pair_are_those_of_bert(tmp_path):
     found, pair = loaded.model.apply(loaded.variables, TOKENS, method="pooled")
     assert_allclose(found, vector, atol=1e-5)
     assert_allclose(pair, forward.Numbers(bare).linear("cls.seq_relationship", vector), atol=1e-5)
+
+
+# Images
+
+
+@pytest.mark.exhaustive
+def test_of_masked_patches_nothing_is_seen(tmp_path):
+    loaded = load(write_folder(tmp_path, *MODELS["dinov2"]()))
+    look = jax.jit(lambda image, masked: loaded.model.apply(loaded.variables, image, masked))
+    nothing, everything = np.zeros(9, bool), np.ones(9, bool)
+    assert_allclose(look(IMAGE, everything), look(-IMAGE, everything))
+    assert_allclose(look(IMAGE, nothing), loaded.model.apply(loaded.variables, IMAGE), rtol=1e-4, atol=1e-4)
+    other = IMAGE.copy()
+    other[4:8, :4] = 0  # the fourth patch in reading order
+    fourth = np.arange(9) == 3
+    assert_allclose(look(IMAGE, fourth), look(other, fourth))
+    assert not np.allclose(look(IMAGE, nothing), look(other, nothing), atol=1e-2)
+
+
+WRONG_IMAGES = {
+    "another size": ({"image_size": 8}, (), r"images: expected shape \[\*batch, 8, 8, 3\], got \(12, 12, 3\)"),
+    "patches that do not fit": ({"patch_size": 5}, (), "patch_size: expected a divisor of 12 pixels, got 5"),
+    "no mask token": ({}, (np.ones(9, bool),), "masked: expected None for a model without a mask token, got an array"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_IMAGES)
+def test_images_that_do_not_fit_are_refused(case):
+    change, more, message = WRONG_IMAGES[case]
+    its = Architecture(5, num_layers=1, num_heads=1, width=4, hidden=4, causal=False, head="linear")
+    model = VisionModel(its, **({"image_size": 12, "patch_size": 4} | change))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda rng: model.init(rng, IMAGE, *more), jax.random.key(0))
 
 
 # Scanned layers
