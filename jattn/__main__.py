@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     see.add_argument("text", nargs="?", help="what the model reads")
     see.add_argument("--file", type=Path, help="a file with what it reads instead")
     see.add_argument("--out", type=Path, default=Path("see.html"), help="the page; see.html by default")
-    see.add_argument("--new-tokens", type=int, default=20, help="how many tokens a decoder adds; 20 by default")
+    see.add_argument("--new-tokens", type=int, help="how many tokens a decoder adds; 20 by default")
     see.set_defaults(
         command=lambda options: see_model(options.model, options.text, options.file, options.out, options.new_tokens)
     )

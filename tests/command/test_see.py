@@ -30,6 +30,11 @@ def test_a_model_reads_a_text_goes_on_with_it_and_is_seen(new, tmp_path, capsys)
 MISTAKES = {
     "no text": ([], "see: expected a text or --file, and not both\n"),
     "no tokenizer": (["ab"], "expected a model with a tokenizer that is known here, got one without\n"),
+    "fewer than no tokens": (["ab", "--new-tokens", "-1"], "--new-tokens: expected at least 0, got -1\n"),
+    "an encoder that goes on": (
+        ["ab", "--new-tokens", "3"],
+        "--new-tokens: expected 0 for a model that reads all tokens at once, got 3\n",
+    ),
     "no such file": (["--file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'\n"),
 }
 
@@ -38,7 +43,10 @@ MISTAKES = {
 def test_mistakes_are_told_in_a_line(case, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, message = MISTAKES[case]
-    status, out, error = told(capsys, write_folder(tmp_path / "model", *MODELS["llama"]()), *arguments)
+    model = write_folder(tmp_path / "model", *MODELS["bert" if "encoder" in case else "llama"]())
+    if "--new-tokens" in arguments:
+        (model / "vocab.txt").write_text("[UNK]\nab\n##ab")
+    status, out, error = told(capsys, model, *arguments)
     assert (status, out) == (2, "")
     assert error.endswith(message)
     assert error.count("\n") == 1
