@@ -1,4 +1,4 @@
-"""The command ``jattn``, or ``python -m jattn``: trains, draws reports again, and lists tasks and configs."""
+"""The command ``jattn``, or ``python -m jattn``: trains, draws reports, sees into models, lists tasks and configs."""
 
 import argparse
 import difflib
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jattn
 from jattn.command.console import on_console
+from jattn.command.see import see_model
 from jattn.drawing.plain import in_plain
 
 DESCRIPTION = "Attention you can see through: train toy tasks, and look at what came of it."
@@ -39,6 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     configs = commands.add_parser("configs", help="list the configs that come with jattn, or print one")
     configs.add_argument("name", nargs="?", help="the config to print")
     configs.set_defaults(command=lambda options: list_configs() if options.name is None else show_config(options.name))
+    see = commands.add_parser("see", help="look at every filter of a published model on a text: writes a page")
+    see.add_argument("model", type=Path, help="a folder, .safetensors, .gguf, .bin, wheel or zip")
+    see.add_argument("text", nargs="?", help="what the model reads")
+    see.add_argument("--file", type=Path, help="a file with what it reads instead")
+    see.add_argument("--out", type=Path, default=Path("see.html"), help="the page; see.html by default")
+    see.add_argument("--new-tokens", type=int, help="how many tokens a decoder adds; 20 by default")
+    see.set_defaults(
+        command=lambda options: see_model(options.model, options.text, options.file, options.out, options.new_tokens)
+    )
     options = parser.parse_args(arguments)
     return on_console(lambda: options.command(options))
 

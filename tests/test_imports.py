@@ -19,6 +19,7 @@ WINGS = [
     "linen",
     "tasks",
     "study",
+    "pretrained",
     "report",
     "training",
     "command",

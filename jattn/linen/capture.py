@@ -12,6 +12,7 @@ from jattn.decode.protocol import as_inspectable
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
 from jattn.linen.multi_head import COLLECTION, EDITS
+from jattn.linen.scanned import one_by_one, stacked
 from jattn.rules.edits import Edit
 
 ROOT = "attention"
@@ -41,7 +42,8 @@ def capture_filters(
       was called more than once has its later calls under ``"path#1"``, ``"path#2"``. A filter describes the weights
       that the call used, dropout included; `AttentionFilter.without_dropout` leaves it out. Only queries, keys and what
       else makes the weights are kept, memory linear in length. Under flax's ``scan`` over layers (with
-      ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis.
+      ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis; of a module that
+      says which its scanned layers are (`jattn.linen.scanned`), each layer has its own.
 
     Raises:
       ValueError: if there is no filter to capture.
@@ -72,7 +74,8 @@ def capture_filters(
             f"capture_filters: {type(module).__name__} has no attention of jattn's, or has it under a transformation "
             f"that keeps filters to itself: flax's scan over layers needs variable_axes={{{COLLECTION!r}: 0}}"
         )
-    return output if mutable is False else (output, others), in_order(filters)
+    filters = in_order(one_by_one(filters, getattr(module, "scanned_layers", {})))
+    return output if mutable is False else (output, others), filters
 
 
 @as_inspectable.register(nn.Module)
@@ -98,7 +101,7 @@ class LinenModel:
     def with_edits(self, variables: Any, edits: Mapping[str, Edit]) -> dict[str, Any]:
         """Returns the variables with edits in a collection that attention layers read."""
         tree: dict[str, Any] = {}
-        for name, edit in edits.items():
+        for name, edit in stacked(edits, getattr(self.module, "scanned_layers", {})).items():
             place = tree
             for part in () if name == ROOT and name not in variables.get("params", {}) else name.split("/"):
                 place = place.setdefault(part, {})

@@ -70,7 +70,9 @@ class MultiHeadAttention(nn.Module):
       decode: whether each call brings the next tokens of a sequence, one or several, and attends causally to all
         so far. `init` sets the length of the cache and the batch; a call then updates the collection ``cache``.
         Mask and bias objects see the true positions of the queries; an array holds the rows of the call.
-      normalize_qk: whether a layer norm without bias comes after the projections of queries and of keys.
+      normalize_qk: whether a norm without bias comes after the projections of queries and of keys.
+      qk_norm: which one: ``"layer"``, or ``"rms"`` (Zhang and Sennrich 2019), with `qk_epsilon` under the root.
+      use_out_bias: whether the last projection has a bias; as `use_bias` by default.
       num_kv_heads: how many key/value heads, each serving ``num_heads / num_kv_heads`` query heads; `num_heads` by
         default.
       score, normalizer, edit, implementation, block_size: as in `attend`.
@@ -114,6 +116,9 @@ class MultiHeadAttention(nn.Module):
     implementation: str | None = None
     block_size: int | None = None
     relates: tuple[str, str] | None = None
+    qk_norm: str = "layer"
+    qk_epsilon: float = 1e-6
+    use_out_bias: bool | None = None
 
     @nn.compact
     def __call__(
@@ -178,6 +183,7 @@ class MultiHeadAttention(nn.Module):
             in_axes=2,
             kernel_init=self.out_kernel_init or self.kernel_init,
             bias_init=self.out_bias_init or self.bias_init,
+            use_bias=self.use_bias if self.use_out_bias is None else self.use_out_bias,
             name="out",
         )(attended)
         out = out if right is True else jnp.where(right, out, jnp.nan)
@@ -185,8 +191,14 @@ class MultiHeadAttention(nn.Module):
 
     def _projection(self, features: tuple[int, ...], **options: Any) -> "Projection":
         shared = {"kernel_init": self.kernel_init, "bias_init": self.bias_init, "precision": self.precision}
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Projection(features, use_bias=self.use_bias, **(shared | dtypes | options))
+        shared |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "use_bias": self.use_bias}
+        return Projection(features, **(shared | options))
+
+    def _qk_norm(self, name: str) -> nn.Module:
+        shared = {"epsilon": self.qk_epsilon, "dtype": self.dtype, "param_dtype": self.param_dtype, "name": name}
+        if self.qk_norm not in ("layer", "rms"):
+            raise ValueError(f"qk_norm: expected 'layer' or 'rms', got {self.qk_norm!r}")
+        return nn.RMSNorm(**shared) if self.qk_norm == "rms" else nn.LayerNorm(use_bias=False, **shared)
 
     def _project(self, inputs_q: Array, inputs_k: Array, inputs_v: Array) -> tuple[Array, Array, Array]:
         features = self.qkv_features or inputs_q.shape[-1]
@@ -202,8 +214,7 @@ class MultiHeadAttention(nn.Module):
         key = self._projection((num_kv_heads, head_dim), name="key")(inputs_k)
         value = self._projection((num_kv_heads, head_dim), name="value")(inputs_v)
         if self.normalize_qk:
-            norm = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.param_dtype}
-            query, key = nn.LayerNorm(**norm, name="query_ln")(query), nn.LayerNorm(**norm, name="key_ln")(key)
+            query, key = self._qk_norm("query_ln")(query), self._qk_norm("key_ln")(key)
         query, key, value = promote_dtype(query, key, value, dtype=self.dtype)
         chex.assert_shape(query, (*inputs_q.shape[:-1], self.num_heads, head_dim))
         chex.assert_shape(key, (*inputs_k.shape[:-1], num_kv_heads, head_dim))

@@ -13,6 +13,7 @@ The error of a sine or cosine does not grow with the position as that of a float
 position 10⁶): it stays below 4·10⁻⁷ up to position 10⁶, and below 5·10⁻⁵ for any int32.
 """
 
+import dataclasses
 import math
 import numbers
 from typing import Any
@@ -26,6 +27,39 @@ from jattn.rules.checks import check_float, check_integer
 from jattn.rules.ranks import any_rank
 
 LAYOUTS = ("interleaved", "half")
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """Stretches slow rotations of `rotary` and leaves fast ones alone, so that near tokens stay as they were trained.
+
+    ::
+
+        θ' = θ (s + (1 - s) / factor)       s = clip((length θ / 2π - low) / (high - low), 0, 1)
+
+    Args:
+      factor: what the slowest frequencies are divided by.
+      low, high: frequencies of fewer turns than `low` within the length are divided by `factor`, those of more than
+        `high` turns are kept.
+      length: how long the texts were before the stretching.
+
+    Source: Llama team 2024, "The Llama 3 herd of models", whose published code has this rule.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    length: int = 8192
+
+    def __post_init__(self) -> None:
+        numbers_given = (self.factor, self.low, self.high, self.length)
+        if not all(0 < number < math.inf for number in numbers_given) or self.low >= self.high:
+            raise ValueError(f"scaling: expected positive finite numbers with low < high, got {self}")
+
+    def __call__(self, frequencies: np.ndarray) -> np.ndarray:
+        """Returns the frequencies, radians per position, after the stretching."""
+        kept = np.clip((self.length * frequencies / (2 * np.pi) - self.low) / (self.high - self.low), 0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
 
 
 @any_rank
@@ -69,7 +103,7 @@ def rotary(
     *,
     layout: str = "interleaved",
     dims: int | None = None,
-    scaling: float = 1.0,
+    scaling: float | Llama3Scaling = 1.0,
 ) -> Float[Array, "*batch T N H"]:
     """Rotates pairs of dims by an angle that grows with the position.
 
@@ -88,7 +122,7 @@ def rotary(
       layout: which dims are pair ``i``: ``"interleaved"``, the neighbours ``2i, 2i+1``, as in the paper; or ``"half"``,
         ``i, i + D/2``, as in GPT-NeoX and Llama. The same up to the order of the dims.
       dims: how many dims, from the first, are rotated; the others stay. The default is all, ``H``. Must be even.
-      scaling: what positions are divided by.
+      scaling: what positions are divided by; or a `Llama3Scaling`, which divides slow frequencies only.
 
     Returns:
       The rotated array, in the dtype of `x`; computed in float32 or wider.
@@ -114,13 +148,15 @@ def rotary(
     if layout not in LAYOUTS:
         raise ValueError(f"rotary: expected layout {' or '.join(map(repr, LAYOUTS))}, got {layout!r}")
     dims = _check_dims(x.shape[-1], dims)
-    for name, number in (("base", base), ("scaling", scaling)):
+    for name, number in (("base", base), ("scaling", 1.0 if isinstance(scaling, Llama3Scaling) else scaling)):
         if isinstance(number, bool) or not isinstance(number, numbers.Real):
             raise TypeError(f"rotary: {name} must be a real number, got {number!r}")
         if not 0 < number < math.inf:
             raise ValueError(f"rotary: {name} must be positive and finite, got {number}")
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    angles = _angles(positions, float(base) ** (-np.arange(0, dims, 2) / dims) / float(scaling), wide)[..., None, :]
+    frequencies = float(base) ** (-np.arange(0, dims, 2) / dims)
+    frequencies = scaling(frequencies) if isinstance(scaling, Llama3Scaling) else frequencies / float(scaling)
+    angles = _angles(positions, frequencies, wide)[..., None, :]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     turned, axis = x[..., :dims].astype(wide), -1 if layout == "interleaved" else -2
     pairs = turned.reshape(*x.shape[:-1], *((dims // 2, 2) if axis == -1 else (2, dims // 2)))

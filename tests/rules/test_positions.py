@@ -144,6 +144,15 @@ def test_scaling_gives_a_longer_text_the_angles_of_the_trained_range():
     assert_allclose(scaled, rotary(x, jnp.arange(5)), atol=1e-6)
 
 
+def test_llama_3_keeps_fast_rotations_and_divides_slow_ones():
+    """Of four frequencies one turns often enough in 64 tokens to be kept, one seldom enough to be divided whole."""
+    frequencies = 2 * np.pi / 64 * np.array([8.0, 4.0, 2.5, 0.5])
+    found = positions.Llama3Scaling(factor=4.0, length=64)(frequencies)
+    assert_allclose(found / frequencies, [1, 1, 0.5 + 0.5 / 4, 1 / 4])
+    with pytest.raises(ValueError, match="scaling: expected positive finite numbers with low < high, got"):
+        positions.Llama3Scaling(low=4.0)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_distance_alone_matters_however_far_out(options):
     """Dot products at distance 5, near the start and a million tokens later; lengths stay."""

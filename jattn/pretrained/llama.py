@@ -1,0 +1,96 @@
+"""Llama (Touvron et al. 2023) and those built like it: SmolLM2, Mistral, Qwen2 and Qwen3."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jattn.linen.architecture import Architecture
+from jattn.pretrained.families import Config, Copy, Family, Weight, frequencies, linear, norm
+from jattn.pretrained.tensors import Tensor
+from jattn.rules.positions import Llama3Scaling
+
+
+def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
+    config.expect("partial_rotary_factor", 1.0)
+    kind = config.get("model_type")
+    bias = kind == "qwen2" or bool(config.get("attention_bias", False))
+    heads = config.size("num_attention_heads")
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return Architecture(
+        vocabulary=config.size("vocab_size"),
+        num_layers=config.size("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=config.size("num_key_value_heads", heads),
+        head_dim=config.size("head_dim", max(1, config.size("hidden_size") // heads)),
+        width=config.size("hidden_size"),
+        hidden=config.size("intermediate_size"),
+        norm="rms",
+        epsilon=config.number("rms_norm_eps", 1e-6),
+        activation=config.activation("hidden_act", "silu"),
+        gated=True,
+        qkv_bias=bias,
+        out_bias=bias and kind != "qwen2",
+        feed_forward_bias=bool(config.get("mlp_bias", False)),
+        qk_norm=kind == "qwen3",
+        rotary=Config(rotary).number("rope_theta", config.number("rope_theta", 10_000.0)),
+        rotary_scaling=_scaling(rotary),
+        windows=_windows(config),
+        head="tied" if config.get("tie_word_embeddings", False) else "linear",
+    )
+
+
+def _scaling(told: Mapping[str, Any]) -> float | Llama3Scaling:
+    kind, config = told.get("rope_type", told.get("type", "default")), Config(told)
+    if kind == "default":
+        return 1.0
+    if kind == "linear":
+        return config.number("factor", 1.0)
+    if kind != "llama3":
+        raise ValueError(f"config.json: expected rotary scaling 'default', 'linear' or 'llama3', got {kind!r}")
+    return Llama3Scaling(
+        config.number("factor", 8.0),
+        config.number("low_freq_factor", 1.0),
+        config.number("high_freq_factor", 4.0),
+        config.size("original_max_position_embeddings", 8192),
+    )
+
+
+def _windows(config: Config) -> tuple[int | None, ...] | None:
+    """Returns the window of each layer: in Mistral all have it, in Qwen the later ones, if any."""
+    layers, kind = config.size("num_hidden_layers"), config.get("model_type")
+    used = config.get("use_sliding_window", kind == "mistral")
+    if config.get("sliding_window") is None or not used:
+        return None
+    window, kinds = config.size("sliding_window"), config.get("layer_types")
+    if kinds is None:
+        first = config.get("max_window_layers", layers) if kind in ("qwen2", "qwen3") else 0
+        kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(layers)]
+    windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return windows if any(windows) else None
+
+
+def _weights(its: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:
+    layer = "layers.{}."
+    weights = {"tokens": Weight("embed_tokens.weight"), **norm("last_norm", "norm", bias=False)}
+    for part, name in {"query": "q_proj", "key": "k_proj", "value": "v_proj"}.items():
+        weights |= linear(f"layer/attention/{part}", f"{layer}self_attn.{name}", its.qkv_bias)
+    weights |= linear("layer/attention/out", f"{layer}self_attn.o_proj", its.out_bias, in_axes=2)
+    if its.qk_norm:
+        weights |= norm("layer/attention/query_ln", f"{layer}self_attn.q_norm", bias=False)
+        weights |= norm("layer/attention/key_ln", f"{layer}self_attn.k_norm", bias=False)
+    weights |= norm("layer/attention_norm", f"{layer}input_layernorm", bias=False)
+    weights |= norm("layer/feed_forward_norm", f"{layer}post_attention_layernorm", bias=False)
+    for part, name in {"gate": "gate_proj", "hidden": "up_proj", "out": "down_proj"}.items():
+        weights |= linear(f"layer/feed_forward/{part}", f"{layer}mlp.{name}", its.feed_forward_bias)
+    return weights | ({"logits": Weight("lm_head.weight")} if its.head == "linear" else {})
+
+
+LLAMA = Family(
+    "Llama",
+    ("model.",),
+    _architecture,
+    _weights,
+    (
+        Copy("lm_head.weight", "embed_tokens.weight"),
+        Copy("layers.{}.self_attn.rotary_emb.inv_freq", frequencies),
+    ),
+)

@@ -1,0 +1,299 @@
+"""`load`: a published model as a linen module with its variables, its tokenizer and a card that says what it is."""
+
+import dataclasses
+import difflib
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jattn.linen.architecture import Architecture
+from jattn.linen.language import LAYER
+from jattn.linen.vision import VisionModel
+from jattn.pretrained.bert import ALBERT, BERT
+from jattn.pretrained.families import Config, Copy, Family, Weight
+from jattn.pretrained.gpt2 import GPT2
+from jattn.pretrained.llama import LLAMA
+from jattn.pretrained.sources import opened
+from jattn.pretrained.tensors import FLOATS, Checkpoint, Tensor
+from jattn.pretrained.tokenizers import read_tokenizer
+from jattn.pretrained.vision import DINOV2, VIT
+
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "albert": ALBERT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "vit": VIT,
+    "dinov2": DINOV2,
+}
+"""The family of each ``model_type`` that a ``config.json`` may name."""
+
+ORDERS = {
+    "out_in": " (outputs, inputs)",
+    "in_out": " (inputs, outputs)",
+    "image": " (outputs, channels, rows, columns)",
+}
+"""How messages call the axes of a tensor."""
+
+ALIGNMENT = 64
+"""At a multiple of how many bytes an array has to begin for JAX to take it over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Says what was loaded.
+
+    Args:
+      family: its name.
+      architecture: its sizes.
+      parameters: how many numbers it has.
+      dtype: what they are kept as.
+      files: the SHA-256 of each file that was read, by its name.
+    """
+
+    family: str
+    architecture: Architecture
+    parameters: int
+    dtype: str
+    files: Mapping[str, str]
+
+    def __str__(self) -> str:
+        its = self.architecture
+        heads = f"{its.num_layers} layers of {its.num_heads} heads"
+        digests = "".join(f"\n  {digest[:16]}  {name}" for name, digest in self.files.items())
+        return (
+            f"{self.family}: {self.parameters:,} parameters as {self.dtype}, {heads}, width {its.width}, "
+            f"vocabulary {its.vocabulary:,}{digests}"
+        )
+
+
+class Pretrained(NamedTuple):
+    """A model whose weights were published.
+
+    Attributes:
+      model: the module: a `jattn.linen.language.LanguageModel`, or a `jattn.linen.vision.VisionModel` for images.
+      variables: its parameters.
+      tokenizer: a `tokenizers.Tokenizer`, or None where the files hold none that is known here.
+      card: what it is.
+    """
+
+    model: Any
+    variables: dict[str, Any]
+    tokenizer: Any
+    card: Card
+
+
+def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
+    """Loads a published model: its sizes, its weights and its tokenizer.
+
+    Every tensor of the files is used, or is checked to repeat what is used, or else the model is refused; so are
+    missing tensors, and those of another shape or kind. Nothing that a file asks to run is run. Files are mapped into
+    memory, so loading takes little more memory than the parameters.
+
+    Args:
+      path: a folder as model hubs have it (``config.json``, weights in ``.safetensors`` or ``pytorch_model.bin``, one
+        file or several, and those of a tokenizer); one such file of weights; a ``.gguf``; or a wheel or zip that holds
+        any of these.
+      dtype: what parameters are kept as and computed in; a float dtype.
+
+    Returns:
+      A `Pretrained`: ``model, variables, tokenizer, card``.
+
+    Raises:
+      FileNotFoundError: if there is no such path.
+      ValueError: if the files are damaged, of a family that is not built here, or do not fit one another.
+      TypeError: if `dtype` is no float dtype.
+      ImportError: if a package that reads such files is not installed; the extra ``pretrained`` has them.
+
+    Example: what a hub calls a checkpoint, here of a tiny model made up on the spot.
+      >>> import json, pathlib, tempfile
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from safetensors.numpy import save_file
+      >>> import jattn
+      >>> rng, folder = np.random.default_rng(0), pathlib.Path(tempfile.mkdtemp())
+      >>> shapes = {"wte.weight": (50, 8), "wpe.weight": (16, 8), "ln_f.weight": (8,), "ln_f.bias": (8,)}
+      >>> for name, out in {"attn.c_attn": 24, "attn.c_proj": 8, "mlp.c_fc": 32}.items():
+      ...     shapes |= {f"h.0.{name}.weight": (8, out), f"h.0.{name}.bias": (out,)}
+      >>> shapes |= {"h.0.mlp.c_proj.weight": (32, 8), "h.0.mlp.c_proj.bias": (8,)}
+      >>> shapes |= {f"h.0.{name}.{part}": (8,) for name in ("ln_1", "ln_2") for part in ("weight", "bias")}
+      >>> tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+      >>> save_file(tensors, folder / "model.safetensors")
+      >>> config = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 50, "n_positions": 16}
+      >>> _ = (folder / "config.json").write_text(json.dumps(config))
+      >>> model, variables, tokenizer, card = jattn.pretrained.load(folder)
+      >>> print(card)
+      GPT-2: 1,416 parameters as float32, 1 layers of 2 heads, width 8, vocabulary 50
+        ...  config.json
+        ...  model.safetensors
+      >>> model.apply(variables, jnp.array([1, 2, 3])).shape
+      (3, 50)
+    """
+    dtype = np.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype: expected a float dtype, got {dtype.name}")
+    with opened(Path(path)) as found:
+        family = _family(found)
+        tensors = _renamed(found.tensors, family)
+        config = Config(found.config)
+        architecture = family.architecture(config, tensors)
+        model = family.make(architecture, config, tensors, dtype)
+        weights = family.weights(architecture, tensors)
+        shapes = _shapes(model)
+        _check_names(tensors, weights, architecture, family)
+        _check_shapes(tensors, weights, shapes, architecture)
+        parameters = {}
+        # The largest first: what is held twice for a moment is then held beside little else.
+        for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
+            array = _filled(shape, weights[name], tensors, dtype)
+            parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
+        files = {file.name: _digest(file) for file in found.files}
+        tokenizer = read_tokenizer(found.vocabulary, architecture.vocabulary)
+    count = sum(math.prod(shape) for shape in shapes.values())
+    card = Card(family.name, architecture, count, dtype.name, files)
+    return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each parameter of a model by its path; nothing is computed."""
+    example = jnp.zeros((1, 1), jnp.int32)
+    if isinstance(model, VisionModel):
+        example = jnp.zeros((model.image_size, model.image_size, model.channels))
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
+    leaves: Any = flatten_dict(variables["params"])
+    return {"/".join(path): leaf.shape for path, leaf in leaves.items()}
+
+
+def _family(found: Checkpoint) -> Family:
+    kind = found.config.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(f"config.json: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
+    return FAMILIES[kind]
+
+
+def _renamed(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Returns the tensors under names without a prefix, and in today's words."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        for prefix in family.prefixes:
+            name = name.removeprefix(prefix)
+        for old, new in family.renamed.items():
+            name = name.replace(old, new)
+        if name in renamed:
+            raise ValueError(f"{name}: expected one tensor of that name, got two, with and without a prefix")
+        renamed[name] = tensor
+    return renamed
+
+
+def _names(weight: Weight | Copy, layers: int) -> list[str]:
+    return [weight.name.format(layer) for layer in range(layers)] if "{}" in weight.name else [weight.name]
+
+
+def _check_names(
+    tensors: Mapping[str, Tensor], weights: Mapping[str, Weight], its: Architecture, family: Family
+) -> None:
+    """Refuses missing tensors and surplus ones, and copies that differ from what they repeat."""
+    needed = dict.fromkeys(name for weight in weights.values() for name in _names(weight, its.num_layers))
+    copies = {name: copy for copy in family.copies for name in _names(copy, its.num_layers) if name not in needed}
+    missing = [name for name in needed if name not in tensors]
+    surplus = [name for name in tensors if name not in needed and name not in copies]
+    if missing:
+        near = difflib.get_close_matches(missing[0], surplus, 1)
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        hint = f"; got {near[0]}, which is not known" if near else ""
+        raise ValueError(f"{missing[0]}{more}: expected this tensor of {family.name}, got none{hint}")
+    if surplus:
+        more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        raise ValueError(
+            f"{surplus[0]}{more}: expected only tensors of {family.name}, got this in {tensors[surplus[0]].file}"
+        )
+    for name, copy in copies.items():
+        if name in tensors:
+            _check_copy(name, tensors[name], copy, tensors)
+
+
+def _check_copy(name: str, tensor: Tensor, copy: Copy, tensors: Mapping[str, Tensor]) -> None:
+    same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape)
+    found = tensor.read()
+    # What is made here was rounded when the file was written; what is copied is equal.
+    if not (np.array_equal(found, same) if isinstance(copy.of, str) else np.allclose(found, same, rtol=1e-3)):
+        what = copy.of if isinstance(copy.of, str) else "what every such model has there"
+        raise ValueError(f"{name}: expected a copy of {what}, got other numbers in {tensor.file}")
+
+
+def _check_shapes(
+    tensors: Mapping[str, Tensor], weights: Mapping[str, Weight], shapes: Mapping[str, Any], its: Architecture
+) -> None:
+    if weights.keys() != shapes.keys():
+        raise AssertionError(f"a family names other parameters than the model has: {weights.keys() ^ shapes.keys()}")
+    for path, weight in weights.items():
+        shape = shapes[path]
+        if "{}" in weight.name and path.startswith(f"{LAYER}/"):
+            shape = shape[1:]
+        expected = _file_shape(weight, shape)
+        for name in _names(weight, its.num_layers):
+            tensor = tensors[name]
+            if tensor.dtype not in FLOATS:
+                raise ValueError(f"{name}: expected {', '.join(FLOATS)}, got {tensor.dtype} in {tensor.file}")
+            if tensor.shape != expected:
+                order = ORDERS.get(weight.layout, "")
+                raise ValueError(f"{name}: expected shape {expected}{order}, got {tensor.shape} in {tensor.file}")
+
+
+def _file_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns what shape a tensor has, of which a parameter has this one."""
+    parts = weight.part[1]
+    if weight.layout == "plain":
+        return (math.prod(shape) * parts,) if weight.name.endswith("bias") else shape
+    if weight.layout == "image":
+        rows, columns, channels, outputs = shape
+        return outputs, channels, rows, columns
+    inputs, outputs = math.prod(shape[: weight.in_axes]), math.prod(shape[weight.in_axes :]) * parts
+    return (outputs, inputs) if weight.layout == "out_in" else (inputs, outputs)
+
+
+def _filled(shape: tuple[int, ...], weight: Weight, tensors: Mapping[str, Tensor], dtype: np.dtype) -> np.ndarray:
+    """Reads a parameter, the layers stacked; one tensor is held at a time."""
+    filled = _aligned(shape, dtype)
+    if "{}" not in weight.name:
+        filled[...] = _arranged(tensors[weight.name], weight, shape)
+        return filled
+    for layer in range(shape[0]):
+        filled[layer] = _arranged(tensors[weight.name.format(layer)], weight, shape[1:])
+    return filled
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Makes an array whose place in memory is one that JAX takes over on a CPU without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % ALIGNMENT
+    return raw[first : first + size].view(dtype).reshape(shape)
+
+
+def _arranged(tensor: Tensor, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = tensor.read()
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{tensor.file}: expected the whole of {weight.name}, got less: {error}") from error
+    array = array.T if weight.layout == "out_in" else array
+    array = array.transpose(2, 3, 1, 0) if weight.layout == "image" else array
+    index, count = weight.part
+    if count > 1:
+        size = array.shape[-1] // count
+        array = array[..., index * size : (index + 1) * size]
+    return array.reshape(shape)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,143 @@
+"""Tokenizers from the files that models are published with, read by the package ``tokenizers``."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jattn.pretrained.tensors import reader, whole
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""What Llama 3 splits text into before it merges bytes; Qwen2 takes digits one by one."""
+
+SPLITS: dict[str, str | None] = {
+    "gpt-2": None,
+    "default": None,
+    "smollm": r"\p{N}",
+    "llama-bpe": LLAMA3,
+    "qwen2": LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+}
+"""What a GGUF file calls a way of splitting, and its pattern; None where that of GPT-2 is all."""
+
+CONTROL = 3
+"""The type of tokens that no text is made into."""
+
+
+def read_tokenizer(source: Mapping[str, Any] | Path, vocabulary: int) -> Any:
+    """Reads the tokenizer beside a model's weights.
+
+    Args:
+      source: what a GGUF file tells of its tokens, or the folder with the files.
+      vocabulary: how many tokens the model knows.
+
+    Returns:
+      A `tokenizers.Tokenizer`, or None where there is none of a kind that is known here.
+
+    Raises:
+      ValueError: if it has more tokens than the model, or its files are damaged.
+    """
+    found = _from_folder(source) if isinstance(source, Path) else _from_gguf(source)
+    if found is None:
+        return None
+    most = max(found.get_vocab(with_added_tokens=True).values(), default=-1)
+    if most >= vocabulary:
+        raise ValueError(f"tokenizer: expected tokens below the model's vocabulary of {vocabulary}, got token {most}")
+    return found
+
+
+def split(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
+    """Turns text into tokens, and each token into the words that a person reads.
+
+    Returns:
+      The tokens, and for each what it looks like: of bytes that are no character, the tokenizer's own name.
+    """
+    tokens = tokenizer.encode(text).ids
+    return tokens, words(tokenizer, tokens)
+
+
+def words(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """Writes each token on its own."""
+    shown = []
+    for token in tokens:
+        word = tokenizer.decode([token], skip_special_tokens=False)
+        shown.append(str(tokenizer.id_to_token(token)) if not word or "\ufffd" in word else word)
+    return shown
+
+
+def _from_folder(folder: Path) -> Any:
+    package = reader("tokenizers")
+    whole_file, words_file = folder / "tokenizer.json", folder / "vocab.txt"
+    pair = folder / "vocab.json", folder / "merges.txt"
+    if whole_file.exists():
+        with whole(whole_file, "tokenizer"):
+            found = package.Tokenizer.from_file(str(whole_file))
+        found.no_padding()
+        found.no_truncation()
+        return found
+    if words_file.exists():
+        with whole(words_file, "vocabulary"):
+            lines = words_file.read_text(encoding="utf-8").splitlines()
+            return _from_words({word: place for place, word in enumerate(lines)}, folder)
+    if all(path.exists() for path in pair):
+        with whole(pair[0], "tokenizer"):
+            vocabulary, merges = package.models.BPE.read_file(*map(str, pair))
+            return _byte_level(package, vocabulary, merges)
+    return None
+
+
+def _from_words(vocabulary: dict[str, int], folder: Path) -> Any:
+    """Makes BERT's tokenizer of a list of words and pieces of words; or, without pieces, one of whole entries.
+
+    The second is how chemists write a list of the parts of SMILES: a text is cut into the longest entries there are.
+    """
+    package, unknown = reader("tokenizers"), "[UNK]"
+    if any(word.startswith("##") for word in vocabulary):
+        told = folder / "tokenizer_config.json"
+        lower = '"do_lower_case": false' not in (told.read_text(encoding="utf-8") if told.exists() else "")
+        found = package.Tokenizer(package.models.WordPiece(vocabulary, unk_token=unknown))
+        found.normalizer = package.normalizers.BertNormalizer(lowercase=lower)
+        found.pre_tokenizer = package.pre_tokenizers.BertPreTokenizer()
+        found.decoder = package.decoders.WordPiece()
+    else:
+        entries = sorted((re.escape(word) for word in vocabulary if word), key=len, reverse=True)
+        pattern = package.Regex("|".join([r"\[[^\]]+\]", *entries, "."]))
+        found = package.Tokenizer(package.models.WordLevel(vocabulary, unk_token=unknown))
+        found.pre_tokenizer = package.pre_tokenizers.Split(pattern, "isolated")
+    special = [word for word in ("[PAD]", unknown, "[CLS]", "[SEP]", "[MASK]") if word in vocabulary]
+    found.add_special_tokens(special)
+    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
+        found.post_processor = package.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[(word, vocabulary[word]) for word in ("[CLS]", "[SEP]")],
+        )
+    return found
+
+
+def _byte_level(package: Any, vocabulary: Any, merges: Any, pattern: str | None = None) -> Any:
+    found = package.Tokenizer(package.models.BPE(vocabulary, merges, ignore_merges=pattern == LLAMA3))
+    own = package.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (None, SPLITS["smollm"]))
+    if pattern is not None:
+        own = package.pre_tokenizers.Sequence([package.pre_tokenizers.Split(package.Regex(pattern), "isolated"), own])
+    found.pre_tokenizer, found.decoder = own, package.decoders.ByteLevel()
+    return found
+
+
+def _from_gguf(told: Mapping[str, Any]) -> Any:
+    if told.get("tokenizer.ggml.model") != "gpt2" or told.get("tokenizer.ggml.pre", "default") not in SPLITS:
+        return None
+    package, names = reader("tokenizers"), told["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in told["tokenizer.ggml.merges"]]
+    vocabulary = {name: place for place, name in enumerate(names)}
+    found = _byte_level(package, vocabulary, merges, SPLITS[told.get("tokenizer.ggml.pre", "default")])
+    kinds = told.get("tokenizer.ggml.token_type", [])
+    found.add_special_tokens([name for name, kind in zip(names, kinds, strict=False) if kind == CONTROL])
+    if told.get("tokenizer.ggml.add_bos_token", False):
+        begin = told["tokenizer.ggml.bos_token_id"]
+        found.post_processor = package.processors.TemplateProcessing(
+            single=f"{names[begin]} $A", special_tokens=[(names[begin], begin)]
+        )
+    return found

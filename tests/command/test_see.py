@@ -1,0 +1,52 @@
+"""The command ``jattn see``: from a file of weights and a text to a page."""
+
+import pytest
+
+from jattn import __main__
+from tests.pretrained.published import MODELS, write_folder
+from tests.pretrained.test_sources import by_llama_cpp
+from tests.sampled import sampled
+from tests.study.test_seeing import data_of
+
+
+def told(capsys, *arguments):
+    status = __main__.main(["see", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+@sampled("new", [0, 2], keep=1)
+def test_a_model_reads_a_text_goes_on_with_it_and_is_seen(new, tmp_path, capsys):
+    model, page, text = by_llama_cpp(tmp_path / "model"), tmp_path / "page.html", tmp_path / "text.txt"
+    text.write_text("ab abc")
+    assert told(capsys, model, "--file", text, "--out", page, "--new-tokens", new) == (0, f"see {page}\n", "")
+    data = data_of(page)
+    assert data["tokens"][:4] == ["ab", " ", "ab", "c"]
+    assert (len(data["tokens"]), data["written"], data["joined"]) == (4 + new, 4, True)
+    assert [layer["heads"] for layer in data["layers"]] == [4, 4, 4]
+    assert data["about"].startswith("Llama: 29,152 parameters as float32, 3 layers of 4 heads")
+
+
+MISTAKES = {
+    "no text": ([], "see: expected a text or --file, and not both\n"),
+    "no tokenizer": (["ab"], "expected a model with a tokenizer that is known here, got one without\n"),
+    "fewer than no tokens": (["ab", "--new-tokens", "-1"], "--new-tokens: expected at least 0, got -1\n"),
+    "an encoder that goes on": (
+        ["ab", "--new-tokens", "3"],
+        "--new-tokens: expected 0 for a model that reads all tokens at once, got 3\n",
+    ),
+    "no such file": (["--file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'\n"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_told_in_a_line(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = MISTAKES[case]
+    model = write_folder(tmp_path / "model", *MODELS["bert" if "encoder" in case else "llama"]())
+    if "--new-tokens" in arguments:
+        (model / "vocab.txt").write_text("[UNK]\nab\n##ab")
+    status, out, error = told(capsys, model, *arguments)
+    assert (status, out) == (2, "")
+    assert error.endswith(message)
+    assert error.count("\n") == 1

@@ -1,0 +1,144 @@
+"""The page of every filter: what it holds, what it refuses, and how it is moved in a browser."""
+
+import base64
+import json
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import jattn
+from jattn import masks
+from jattn.study import seeing
+from jattn.study.seeing import see
+from tests.report import browsing
+
+WORDS = ["the", "cat", "<b>&", "the", "cat", "sat"]
+PLACE = np.arange(6)
+
+
+def looking_back(steps, heads=2):
+    """Heads that look so many tokens back, each a bit less sure than the one before it."""
+    sure = jnp.arange(heads, 0, -1, dtype=float)[:, None, None] * 9
+    zeros = jnp.zeros((6, heads, 4))
+    return jattn.attention_filter(zeros, zeros, bias=sure * (PLACE[:, None] == PLACE + steps), mask=masks.causal())
+
+
+FILTERS = {"layer_0/attention": looking_back(1), "layer_1/attention": looking_back(3)}
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+
+
+def weights_of(levels, *shape):
+    return (np.frombuffer(base64.b64decode(levels), np.uint8).reshape(shape) / 254) ** 2
+
+
+def test_a_page_holds_every_weight_and_names_every_head(tmp_path):
+    page = see(FILTERS, WORDS, tmp_path / "see.html", title="<i>", written=5)
+    data = data_of(page)
+    assert "<i>" not in page.read_text()
+    assert "<b>" not in page.read_text()
+    assert (data["tokens"], data["written"], data["side"], data["first"]) == (WORDS, 5, 6, [0, 0])
+    for layer, (name, filter) in zip(data["layers"], FILTERS.items(), strict=True):
+        assert (layer["name"], layer["heads"], layer["top"]) == (name, 2, None)
+        assert_allclose(weights_of(layer["levels"], 2, 6, 6), filter.weights(), atol=0.005)
+        assert layer["words"] == jattn.head_portraits(FILTERS, jnp.array([0, 1, 2, 0, 1, 3])).names()[name]
+
+
+def test_of_a_long_text_a_page_holds_maps_and_the_largest_weights_of_the_last_queries(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeing, "MOST_BYTES", 128)
+    data = data_of(see(FILTERS, WORDS, tmp_path / "see.html"))
+    assert (data["side"], data["top_k"], data["top_rows"], data["key_bytes"]) == (4, 4, 1, 2)
+    for layer, filter in zip(data["layers"], FILTERS.values(), strict=True):
+        assert_allclose(weights_of(layer["levels"], 2, 4, 4), filter.pool(4, 4), atol=0.005)
+        keys = np.frombuffer(base64.b64decode(layer["top"]["keys"]), "<u2").reshape(2, 1, 4)
+        weights = weights_of(layer["top"]["levels"], 2, 1, 4)
+        expected = np.take_along_axis(np.asarray(filter.weights())[:, -1:], keys.astype(int), -1)
+        assert_allclose(weights, expected, atol=0.005)
+        assert (np.diff(weights) <= 0).all()
+
+
+WRONG = {
+    "no filter": (({}, WORDS), ValueError, "filters: expected at least one, got none"),
+    "no filters at all": ((3, WORDS), TypeError, "filters: expected an AttentionFilter or a dict of them, got int"),
+    "a text": ((FILTERS, "the cat"), TypeError, "tokens: expected a list of words, one per position, got str"),
+    "too few words": (
+        (FILTERS, WORDS[:5]),
+        ValueError,
+        r"filters: expected shape \[heads, 5, 5\], a word per position, got \(2, 6, 6\) of 'layer_0/attention'",
+    ),
+    "a batch": (
+        (jattn.attention_filter(jnp.zeros((1, 6, 2, 4)), jnp.zeros((1, 6, 2, 4))), WORDS),
+        ValueError,
+        r"expected shape \[heads, 6, 6\], a word per position, got \(1, 2, 6, 6\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(case, tmp_path):
+    arguments, kind, message = WRONG[case]
+    with pytest.raises(kind, match=message):
+        see(*arguments, tmp_path / "see.html")
+    assert not (tmp_path / "see.html").exists()
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    yield from browsing.started(tmp_path_factory.mktemp("profile"))
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    yield from browsing.opened(browser, see(FILTERS, WORDS, tmp_path / "see.html", written=4).as_uri())
+
+
+def texts(page, selector):
+    return page.run("return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)", selector)
+
+
+def state(page):
+    return page.run("return {...document.getElementById('see').dataset}")
+
+
+def test_a_person_finds_what_a_token_looks_at_and_which_head_does(page):
+    assert texts(page, "#text .token") == WORDS
+    assert texts(page, "#text .written") == WORDS[4:]
+    assert len(texts(page, "#grid .head")) == 4
+    first = page.picture("#large")
+    page.point_at("#text .token:nth-child(5)")
+    assert texts(page, "#looks li")[0].startswith("the1.00")
+    assert texts(page, "#seen li")[0].startswith("sat1.00")
+    page.click()
+    page.point_at("#text .token:nth-child(2)")
+    assert texts(page, "#looks-title") == ["Where “cat” looks"]
+    page.click()
+    assert texts(page, "#pair li")[0].startswith("1.0 ")
+    page.point_at("#pair li:first-child button")
+    page.click()
+    assert (state(page)["layer"], state(page)["head"]) == ("1", "0")
+    assert page.picture("#large") != first
+    assert texts(page, "#looks li")[0].startswith("cat1.00")
+    page.press("\ue012")  # arrow to the left; there is no head further left
+    assert (state(page)["layer"], state(page)["head"]) == ("1", "0")
+    page.press("\ue013")  # arrow up
+    assert (state(page)["layer"], state(page)["head"]) == ("0", "0")
+
+
+def test_lines_join_queries_with_the_keys_they_look_at(page):
+    page.point_at("input[value=lines]")
+    page.click()
+    each = "(one) => ['y1', 'y2'].map((end) => one.getAttribute(end))"
+    ends = f"return [...document.querySelectorAll('#lines line')].map({each})"
+    steps = {(int(a) - int(b)) // 17 for a, b in page.run(ends) if int(a) > 12}
+    assert steps == {1}
+    page.point_at("#text .token:nth-child(3)")
+    page.click()
+    assert len(page.run(ends)) == 1
