@@ -113,7 +113,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     import inspect
 
     from jattn.tasks import TASKS, draw
-    from jattn.tasks.catalogue import task_options
+    from jattn.tasks.catalogue import task_description, task_options
 
     if name not in TASKS:
         near = difflib.get_close_matches(name.lower(), TASKS, n=1)
@@ -127,7 +127,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     except ValueError as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
-    print(f"{name}: {text.split(chr(10) + 'Args:')[0].split(chr(10) + 'Example')[0].strip()}\n")
+    print(f"{name}: {task_description(name)}\n")
     longest = f"{task.shortest} to {task.longest}"
     meaning = text.partition("Args:\n")[2].split("\n\n")[0].rstrip().replace("``", "")
     print(f"options: {options}" + (f"\n{meaning}" if meaning else ""))
