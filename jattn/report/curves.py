@@ -24,6 +24,7 @@ class Curve:
       values: one number per step, nan where none was logged.
       layer: the layer whose filter it measures, if it is of one filter.
       head: the head whose filter it measures, if it is of one filter.
+      dashed: whether it is a line to compare with.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Curve:
     values: list[float]
     layer: str | None = None
     head: int | None = None
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,19 @@ def _filter_score(train: Rows, evaluation: Rows) -> list[Curve]:
     if heads:
         best = np.fmax.reduce([head.values for head in heads]).tolist()
         curves = [*curves, Curve("best head, train", "oracle", False, heads[0].steps, best)]
+        curves += _chance(heads, _head_curves(train, "lift"))
     return [*curves, _curve(evaluation, "filter_score", "evaluation", "oracle", dots=True)]
+
+
+def _chance(masses: Sequence[Curve], lifts: Sequence[Curve]) -> list[Curve]:
+    """Returns the line of chance: the mass of looking at all visible keys alike, mass / lift, for any head."""
+    if not masses or len(masses) != len(lifts):
+        return []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.array([curve.values for curve in masses]) / [curve.values for curve in lifts]
+    known = np.isfinite(values)
+    chance = np.where(known.any(axis=0), np.where(known, values, 0).max(axis=0), math.nan).tolist()
+    return [Curve("chance", "ink", False, masses[0].steps, chance, dashed=True)]
 
 
 def _entropy(train: Rows) -> list[Curve]:

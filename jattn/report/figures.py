@@ -223,8 +223,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 def _draw_curve(axes: Axes, curve: Curve) -> None:
     colour = COLOURS[curve.colour]
-    if curve.dots:
+    if curve.dots or len(curve.steps) == 1:
         axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label)
     else:
-        width = 0.8 if curve.colour == "faint" else 1.6
-        axes.plot(curve.steps, curve.values, linewidth=width, color=colour, label=curve.label)
+        width = 0.8 if curve.colour == "faint" or curve.dashed else 1.6
+        style = "--" if curve.dashed else "-"
+        axes.plot(curve.steps, curve.values, style, linewidth=width, color=colour, label=curve.label)

@@ -20,18 +20,28 @@ from typing import Any
 
 from jattn.drawing.look import style_variables
 from jattn.report.curves import run_panels
+from jattn.report.facts import record_lines, result_line
 from jattn.report.measures import measure
-from jattn.report.packing import choose_contents, pack_rows, pack_weights
+from jattn.report.packing import choose_contents, pack_answers, pack_rows, pack_weights
 from jattn.report.record import Layer, RunRecord
 
+PARTS = ("parts_base.js", "parts_matrix.js", "parts_lines.js", "parts_words.js")
+"""The scripts that draw a filter of anything; `parts_matrix.js` says what a filter is."""
+
 SCRIPTS = (
+    *PARTS,
     "page_data.js",
-    "page_views.js",
-    "page_map.js",
+    "page_terms.js",
     "page_rows.js",
     "page_curves.js",
     "page_tables.js",
+    "page_example.js",
+    "page_copy.js",
+    "page_address.js",
+    "page_focus.js",
+    "page_keys.js",
     "page.js",
+    "page_controls.js",
 )
 WEIGHTS_LIMIT = 16_000_000
 """The most bytes of weights that a page holds. Of longer runs it shows rows on demand of fewer snapshots and examples,
@@ -62,16 +72,21 @@ def page_data(record: RunRecord) -> dict[str, Any]:
         "title": _title(record),
         "folder": record.name,
         "result": result_line(record),
+        "task": record.probes.task,
+        "record": record_lines(record),
         "steps": [record.steps[snapshot] for snapshot in contents.snapshots],
         "snapshots_taken": len(record.steps),
         "layers": [asdict(layer) | {"pooled": record.is_pooled(layer)} for layer in layers],
         "examples": [asdict(example) for example in examples],
         "pooling": pooling,
+        "visible": record.probes.visible,
+        "answers": pack_answers(record, contents),
         "weights": [pack_weights(record, layer, contents) for layer in layers],
         "rows": [pack_rows(record, layer, contents) for layer in layers],
         "measures": [[_measures(record, layer, snapshot) for snapshot in contents.snapshots] for layer in layers],
         "panels": [asdict(panel) for panel in run_panels(record)],
-        "by_length": _last(record, "test").get("by_length", {}),
+        "by_length": record.last("test").get("by_length", {}),
+        "seeds": _seeds(record),
         "predictions": [
             {"step": row["step"], "examples": row.get("examples", [])} for row in record.rows("evaluation")
         ],
@@ -79,38 +94,10 @@ def page_data(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def result_line(record: RunRecord) -> str:
-    """Says in one sentence how well the model does: on the test, else on the last evaluation.
-
-    Example: `After 600 steps, 99.94 % of 10,000 fresh sequences are exactly right (99.99 % of tokens); filter score
-    0.981.`
-    """
-    test, evaluation = _last(record, "test"), _last(record, "evaluation")
-    row = test or evaluation
-    if not row:
-        return "The run has begun; nothing is evaluated yet."
-    what = f"{test['examples']:,} fresh sequences" if "examples" in test else "fresh sequences"
-    found = {name: row.get(name) for name in ("exact_accuracy", "token_accuracy", "filter_score")}
-    words = []
-    if found["exact_accuracy"] is not None:
-        words.append(f"{_percent(found['exact_accuracy'])} of {what} are exactly right")
-    if found["token_accuracy"] is not None:
-        words.append(f"{_percent(found['token_accuracy'])} of their tokens are right")
-    if found["filter_score"] is not None:
-        words.append(f"the filter score is {found['filter_score']:.3f}")
-    seeds = len(row.get("replicates", ()))
-    whose = f", on average over {seeds} seeds; the filters below are of the first" if seeds > 1 else ""
-    return f"After {row['step']:,} steps, {', '.join(words) or 'no accuracy is known'}{whose}."
-
-
-def _percent(part: float) -> str:
-    """Writes a part of one in percent, rounded towards zero: 100 % only where nothing at all was wrong."""
-    return f"{math.floor(part * 10_000) / 100:g} %" if math.isfinite(part) else "an unknown part"
-
-
-def _last(record: RunRecord, kind: str) -> Mapping[str, Any]:
-    rows = record.rows(kind)
-    return rows[-1] if rows else {}
+def _seeds(record: RunRecord) -> list[dict[str, Any]]:
+    """Returns what the test, else the last evaluation, says of each seed."""
+    row = record.last("test") or record.last("evaluation")
+    return [dict(seed) for seed in row.get("replicates", ())]
 
 
 def _title(record: RunRecord) -> str:

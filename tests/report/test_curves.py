@@ -18,8 +18,14 @@ def test_each_panel_holds_what_was_logged(make_run):
     panels = panels_of(make_run)
     assert labels(panels["loss"]) == ["train", "evaluation"]
     assert labels(panels["accuracy"]) == ["token, train", "token, evaluation", "exact, evaluation"]
-    assert labels(panels["filter"]) == ["best head, train", "evaluation"]
+    assert labels(panels["filter"]) == ["best head, train", "chance", "evaluation"]
     assert labels(panels["entropy"]) == ["train"]
+
+
+def test_chance_is_mass_over_lift(make_run):
+    chance = panels_of(make_run)["filter"].curves[1]
+    assert chance.dashed
+    assert chance.values == pytest.approx([0.2, 0.55 / 1.5, 0.45])
 
 
 def test_of_many_heads_each_is_drawn_with_the_best_and_the_mean(make_run):
