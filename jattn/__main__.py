@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"jattn {jattn.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("train", help="train from a config: jattn train reverse; --help after it lists all options")
-    report = commands.add_parser("report", help="draw the report of a run again, from the files in its folder")
+    report = commands.add_parser("report", help="draw the report of a run or a sweep again, from its folder")
     report.add_argument("run_folder", type=Path)
     report.set_defaults(command=lambda options: draw_report(options.run_folder))
     tasks = commands.add_parser("tasks", help="list the tasks, or show examples of one with the oracle drawn")
@@ -82,12 +82,12 @@ def show_config(name: str) -> int:
     return 0
 
 
-def draw_report(run_folder: Path) -> int:
-    """Draws the figures and the page of a run again."""
-    from jattn.report import render
+def draw_report(folder: Path) -> int:
+    """Draws the figures and the page of a run again, or of a sweep and all its runs."""
+    from jattn.report import render_again
 
     try:
-        page = render(run_folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
+        page = render_again(folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
         print(in_plain(f"see {page}"))
     except (OSError, ValueError) as error:
         print(in_plain(str(error)), file=sys.stderr)

@@ -70,7 +70,7 @@ def do_run(config: Config, signals: Interrupts, command: str = "") -> int:
 def do_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> int:
     """Does the runs of a sweep, once all are known to be right, and prints their results; returns the exit status."""
     outcomes = run_sweep(prepare(sweep), signals, command)
-    print(in_plain(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it"))
+    print(in_plain(f"see {sweep.folder / 'sweep.html'}; sweep.png, sweep.md and sweep.csv are beside it"))
     return 1 if any(outcome.test is None for outcome in outcomes) else 0
 
 

@@ -18,7 +18,7 @@ class Curve:
 
     Args:
       label: its words in the legend; curves of one label share an entry.
-      colour: `ink`, `blue`, `oracle`, or `faint` for one of many.
+      colour: `ink`, `blue`, `oracle`, `faint` for one of many, or `head-0` to `head-7` to tell several apart.
       dots: whether it is drawn as dots (evaluations) rather than as a line (training).
       steps: the training steps.
       values: one number per step, nan where none was logged.
@@ -28,7 +28,7 @@ class Curve:
     """
 
     label: str
-    colour: Literal["ink", "blue", "oracle", "faint"]
+    colour: str
     dots: bool
     steps: list[int]
     values: list[float]
@@ -63,6 +63,42 @@ def run_panels(record: RunRecord) -> list[Panel]:
     if record.probes.layers:
         panels.append(Panel("entropy of the filters (nats)", "linear", None, _entropy(train)))
     return [Panel(panel.title, panel.scale, panel.top, _drawable(panel.curves)) for panel in panels]
+
+
+MEASURES = {"exact_accuracy": "exact accuracy", "filter_score": "filter score"}
+"""What runs and seeds are compared by over training."""
+
+COLOURS = 8
+"""How many colours there are to tell curves apart."""
+
+
+def seed_panels(record: RunRecord) -> list[Panel]:
+    """Returns a panel of each measure with a curve for each of several seeds; nothing for a single one."""
+    rows = record.rows("evaluation")
+    seeds = [replicate["seed"] for replicate in rows[-1].get("replicates", ())] if rows else []
+    if len(seeds) < 2:
+        return []
+    by_seed = {
+        f"seed {seed}": [{"step": row["step"], **row["replicates"][index]} for row in rows]
+        for index, seed in enumerate(seeds)
+    }
+    return comparison_panels(by_seed)
+
+
+def comparison_panels(evaluations: Mapping[str, Rows]) -> list[Panel]:
+    """Returns a panel of each measure with a curve for each of several runs or seeds, by label.
+
+    Args:
+      evaluations: label -> rows of evaluations.
+    """
+    panels = []
+    for name, title in MEASURES.items():
+        curves = [
+            _curve(rows, name, label, f"head-{index % COLOURS}")
+            for index, (label, rows) in enumerate(evaluations.items())
+        ]
+        panels.append(Panel(f"{title} of each", "linear", 1.0, _drawable(curves)))
+    return [panel for panel in panels if panel.curves]
 
 
 def _accuracy(train: Rows, evaluation: Rows) -> list[Curve]:
@@ -103,7 +139,7 @@ def _entropy(train: Rows) -> list[Curve]:
     return [*heads, Curve("mean of heads, train", "ink", False, heads[0].steps, mean)]
 
 
-def _curve(rows: Rows, name: str, label: str, colour: Literal["ink", "blue", "oracle"], *, dots: bool = False) -> Curve:
+def _curve(rows: Rows, name: str, label: str, colour: str, *, dots: bool = False) -> Curve:
     return Curve(label, colour, dots, [row["step"] for row in rows], [_number(row.get(name)) for row in rows])
 
 

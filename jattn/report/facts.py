@@ -45,8 +45,13 @@ def _best_head(record: RunRecord) -> str:
     if not found:
         return ""
     mass, layer, head, lift = max(found, key=lambda one: one[0])
-    chance = f" (chance: {100 * mass / lift:.0f} %)" if lift else ""
-    return f"Head {head} of {layer} puts {100 * mass:.0f} % of its weight on the right keys{chance}."
+    chance = f" (chance: {_share(mass / lift)})" if lift else ""
+    return f"Head {head} of {layer} puts {_share(mass)} of its weight on the right keys{chance}."
+
+
+def _share(part: float) -> str:
+    """Writes a part of one in whole percent; one below a percent with one digit."""
+    return f"{100 * part:.0f} %" if part >= 0.01 else f"{100 * part:.1g} %"
 
 
 def _percent(part: float) -> str:

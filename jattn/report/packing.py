@@ -14,6 +14,7 @@ All of it is deflated, of weights the differences from one snapshot to the next,
 import base64
 import math
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,19 @@ def choose_contents(record: RunRecord, limit: int) -> Contents:
     fitting = max(1, (limit - cells * len(snapshots)) // max(sizes.values()))
     kept = choose_snapshots(len(sizes), fitting // examples) if fitting >= 2 * examples else [len(sizes) - 1]
     return Contents(snapshots, [list(sizes)[index] for index in kept], min(fitting, examples))
+
+
+def raw_size(record: RunRecord, contents: Contents) -> int:
+    """Counts the bytes of what a page holds before it is deflated."""
+    cells = sum(math.prod(_shape(record, layer)) for layer in record.probes.layers) * len(contents.snapshots)
+    rows = sum(_row_bytes(record, snapshot) for snapshot in contents.row_snapshots)
+    return cells + rows * contents.row_examples
+
+
+def text_size(packed: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> int:
+    """Counts the bytes of packed weights and rows in the page."""
+    each = (value for parts in packed.values() for part in parts if part for value in part.values())
+    return sum(len(value) for value in each if isinstance(value, str))
 
 
 def pack_weights(record: RunRecord, layer: Layer, contents: Contents) -> dict[str, Any]:
