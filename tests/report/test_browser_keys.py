@@ -115,6 +115,7 @@ def test_every_key_works_after_every_kind_of_click(resized, width):
         check_keys(page)
 
 
+@pytest.mark.exhaustive
 def test_a_button_that_the_keyboard_has_reached_is_pressed_by_space(page):
     page.run("document.getElementById('oracle').focus()")
     page.press(TAB, "\ue008" + TAB, " ")
@@ -159,6 +160,7 @@ def test_a_link_leads_back_to_the_state(page, address):
     page.forget_state()
 
 
+@pytest.mark.exhaustive
 def test_the_oracle_keeps_its_state_in_the_address(page):
     page.find("#oracle").click()
     page.wait_until("return location.hash.includes('oracle=off')")
