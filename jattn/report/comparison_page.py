@@ -23,7 +23,7 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
     labels = [", ".join(f"{key}={value_text(value)}" for key, value in one.values.items()) for one in outcomes]
     rows = [_evaluations(folder / one.folder) for one in outcomes]
     several = any(len(one.seeds) > 1 for one in outcomes)
-    panels = comparison_panels(dict(zip(labels, rows, strict=True)))
+    panels = comparison_panels(dict(zip(labels, rows, strict=True)), "run")
     data = {
         "title": folder.resolve().name,
         "note": "Curves are means over seeds." if several else "",

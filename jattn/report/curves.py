@@ -82,14 +82,15 @@ def seed_panels(record: RunRecord) -> list[Panel]:
         f"seed {seed}": [{"step": row["step"], **row["replicates"][index]} for row in rows]
         for index, seed in enumerate(seeds)
     }
-    return comparison_panels(by_seed)
+    return comparison_panels(by_seed, "seed")
 
 
-def comparison_panels(evaluations: Mapping[str, Rows]) -> list[Panel]:
+def comparison_panels(evaluations: Mapping[str, Rows], what: str) -> list[Panel]:
     """Returns a panel of each measure with a curve for each of several runs or seeds, by label.
 
     Args:
       evaluations: label -> rows of evaluations.
+      what: what each is: a run or a seed.
     """
     panels = []
     for name, title in MEASURES.items():
@@ -97,7 +98,7 @@ def comparison_panels(evaluations: Mapping[str, Rows]) -> list[Panel]:
             _curve(rows, name, label, f"head-{index % COLOURS}")
             for index, (label, rows) in enumerate(evaluations.items())
         ]
-        panels.append(Panel(f"{title} of each", "linear", 1.0, _drawable(curves)))
+        panels.append(Panel(f"{title} of each {what}", "linear", 1.0, _drawable(curves)))
     return [panel for panel in panels if panel.curves]
 
 

@@ -63,7 +63,7 @@ def record_lines(record: RunRecord) -> list[tuple[str, str]]:
     """Returns what made the run, each with its title: what `provenance.json` holds, and the speed of the rows."""
     known = record.provenance
     if not known:
-        return [("record", "was not kept: the folder is of an older run, or of one that is written by hand")]
+        return [("record", "was not kept with this run")]
     sessions: Sequence[Mapping[str, Any]] = known["sessions"]
     latest = sessions[-1] if sessions else {}
     differences = "\n".join(f"{key} = {value_text(value)}" for key, value in known.get("differences", {}).items())

@@ -198,7 +198,7 @@ def _draw_spots(sheet: _Sheet, spots: Spots, row: int, snapshot: int) -> None:
     """Draws the picture once for each query, with what the query reads and what the model says there."""
     y = sheet.bottom + 0.4 + row * SPOT[1]
     if row == 0:
-        words = f"{spots.layer.name}, head {spots.head}, over the picture: a patch is as bright as its weight"
+        words = f"{spots.layer.name}, head {spots.head}, over the picture: a patch is as clear as its weight"
         sheet.figure.text(*sheet.place(sheet.LEFT, y - 0.14), words, fontsize=8.5, color=GREY, parse_math=False)
     step = f"step {spots.record.steps[snapshot]:,}"
     sheet.figure.text(*sheet.place(0.12, y + 0.5), step, fontsize=9, weight="bold", color=INK)

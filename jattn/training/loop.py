@@ -73,7 +73,8 @@ def train(
         state, rows = resume(setup, folder, checkpoints, report.line)
         journal = Journal(setup, folder, report, rows)
         # From here a signal waits until the state is saved.
-        with checkpoints.naming_what_is_kept(), recorded(setup, folder.path, state, command):
+        finished = rows[-1:] != [] and rows[-1]["kind"] == "test"
+        with checkpoints.naming_what_is_kept(), recorded(setup, folder.path, state, command, finished):
             with signals.waiting():
                 state = take_steps(setup, state, journal, checkpoints, signals)
                 checkpoints.wait()

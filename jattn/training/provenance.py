@@ -23,7 +23,7 @@ PACKAGES = ("jattn", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @contextlib.contextmanager
-def recorded(setup: Setup, folder: Path, state: TrainState, command: str) -> Iterator[None]:
+def recorded(setup: Setup, folder: Path, state: TrainState, command: str, finished: bool) -> Iterator[None]:
     """Adds this process to what the folder says of the run, and in the end how long it took.
 
     Args:
@@ -31,7 +31,11 @@ def recorded(setup: Setup, folder: Path, state: TrainState, command: str) -> Ite
       folder: the run's.
       state: what training goes on from.
       command: what was asked for on the command line; empty where there was none.
+      finished: whether the run was done before, so that nothing is left to write down.
     """
+    if finished:
+        yield
+        return
     began, session = time.perf_counter(), _session(setup, state.number)
     sessions = [*read_provenance(folder).get("sessions", []), session]
     sizes = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
