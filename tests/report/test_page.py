@@ -1,9 +1,11 @@
 import base64
+import dataclasses
 import hashlib
 import html
 import json
 import re
 import zlib
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -98,6 +100,34 @@ def test_a_long_run_shows_fewer_snapshots_and_says_how_many_there_were(make_run,
     monkeypatch.setattr(page, "WEIGHTS_LIMIT", 4 * 2 * 25)
     data = page_data(read_record(make_run(steps=range(0, 101, 10))))
     assert (data["steps"], data["snapshots_taken"]) == ([0, 30, 70, 100], 11)
+
+
+def test_a_page_that_would_be_too_large_holds_fewer_snapshots(make_run, monkeypatch):
+    record = read_record(make_run(steps=range(0, 101, 10)))
+    whole = len(page_data(record)["weights"][0]["packed"])
+    monkeypatch.setattr(page, "TEXT_LIMIT", whole // 2)
+    data = page_data(record)
+    assert len(data["weights"][0]["packed"]) <= whole // 2
+    assert 2 <= len(data["steps"]) < 11
+    assert (data["steps"][0], data["steps"][-1]) == (0, 100)
+    monkeypatch.setattr(page, "TEXT_LIMIT", 1)
+    assert page_data(record)["steps"] == [0, 100]
+
+
+def test_answers_travel_as_they_were_given(make_run):
+    record = read_record(make_run())
+    packed = page_data(record)["answers"]
+    said = np.array(packed["texts"])[unpacked(packed, "packed", "<u2")]
+    np.testing.assert_array_equal(said, np.stack(record.answers))
+    older = dataclasses.replace(record, answers=[None, record.answers[1], None])
+    assert (unpacked(page_data(older)["answers"], "packed", "<u2")[[0, 2]] == 65_535).all()
+    assert page_data(dataclasses.replace(record, answers=()))["answers"] is None
+
+
+def test_what_draws_a_filter_knows_no_run():
+    for name in page.PARTS:
+        script = resources.files("jattn.report").joinpath(name).read_text(encoding="utf-8")
+        assert not re.search(r"\brun\.\w|\bstate\.\w|byId", script), name
 
 
 def test_what_is_not_a_number_becomes_null(make_run):
