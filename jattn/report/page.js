@@ -146,15 +146,25 @@ function showState() {
   byId("play").setAttribute("aria-pressed", state.playing);
   byId("oracle").checked = state.oracle;
   views.curves.markStep(step);
-  showPredictions(byId("predictions"), step);
-  showExample(byId("example-table"), state);
-  byId("example-words").textContent = exampleWords(state);
-  byId("oracle-words").textContent = oracleWords(state);
+  showTables(step);
+  markExample(byId("example-table"), state);
   for (const button of byId("examples").children) {
     button.setAttribute("aria-pressed", Number(button.dataset.example) === state.example);
   }
   if (hasFilters) showFilterState();
   showAddress(state);
+}
+
+/** Writes the tables of a step and an example; the focus, which changes with the pointer, leaves them as they are. */
+function showTables(step) {
+  const { dataset } = byId("example-table");
+  const shown = `${state.snapshot} ${state.example}`;
+  if (dataset.shown === shown) return;
+  dataset.shown = shown;
+  showPredictions(byId("predictions"), step);
+  showExample(byId("example-table"), state);
+  byId("example-words").textContent = exampleWords(state);
+  byId("oracle-words").textContent = oracleWords(state);
 }
 
 /** Writes what is known of the filter shown. */

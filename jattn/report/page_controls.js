@@ -37,14 +37,14 @@ function addCopying() {
     const parts = [run.title, run.layers[state.layer].name, `head ${state.head}`, `step ${run.steps[state.snapshot]}`];
     return `${parts.join(" ").replace(/[^\w.-]+/g, "-")}.${end}`;
   };
-  const give_ = (content, end, type) => give(content, fileName(end), type).then((how) => say(`${end.toUpperCase()} ${how}`));
+  const giveAs = (content, end, type) => give(content, fileName(end), type).then((how) => say(`${end.toUpperCase()} ${how}`));
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", async () => {
       const { copy, of } = button.dataset;
-      if (copy === "csv") return give_(asCsv(of === "other" ? otherFilter() : currentFilter(), state.zoom), "csv", "text/csv");
+      if (copy === "csv") return giveAs(asCsv(of === "other" ? otherFilter() : currentFilter(), state.zoom), "csv", "text/csv");
       const picture = standalone(byId(of));
-      if (copy === "svg") return give_(picture.text, "svg", "image/svg+xml");
-      return give_(await asPng(picture), "png", "image/png");
+      if (copy === "svg") return giveAs(picture.text, "svg", "image/svg+xml");
+      return giveAs(await asPng(picture), "png", "image/png");
     });
   }
 }

@@ -1,17 +1,16 @@
 // The example on the screen: what comes in, what is right, what the model answers at the step shown; a picture, if it is one.
 
 /** Shows the example as a table: a column for each query of the inputs, or only for those that are scored. */
-function showExample(table, { snapshot, example, query, layer }) {
+function showExample(table, { snapshot, example }) {
   const { sequences, targets, scored } = run.examples[example];
   const places = sequences.inputs.map((_, place) => place);
-  const focus = run.layers[layer]?.queries === "inputs" && !run.layers[layer]?.pooled ? query : null;
   const answers = places.map((place) => (scored[place] ? answerAt(snapshot, example, place) : ""));
   const row = (title, words, kind) => {
     const line = element("tr", { class: kind });
     line.append(element("th", { scope: "row" }, title));
     places.forEach((place) => {
       const wrong = kind === "said" && answers[place] !== targets[place];
-      const cell = line.appendChild(element("td", { "data-place": place, class: place === focus ? "here" : "" }));
+      const cell = line.appendChild(element("td", { "data-place": place }));
       const token = words[place] ?? "";
       if (token) cell.append(wrong ? element("mark", {}, tokenLabel(token, 12)) : tokenLabel(token, 12));
     });
@@ -21,6 +20,14 @@ function showExample(table, { snapshot, example, query, layer }) {
   lines.push(row("right answer", targets.map((token, place) => (scored[place] ? token : "")), "right"));
   if (run.answers) lines.push(row("the model says", answers, "said"));
   table.replaceChildren(...lines);
+}
+
+/** Marks the place of the query in focus, where the queries of the layer are the inputs. */
+function markExample(table, { query, layer }) {
+  for (const cell of table.querySelectorAll(".here")) cell.classList.remove("here");
+  const { queries, pooled } = run.layers[layer] ?? {};
+  if (query === null || queries !== "inputs" || pooled) return;
+  for (const cell of table.querySelectorAll(`[data-place="${query}"]`)) cell.classList.add("here");
 }
 
 /** Says how much of the example is right, or why the answers are not there. */

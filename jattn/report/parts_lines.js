@@ -9,7 +9,7 @@ function drawLines(holder, filters, { oracle, threshold }) {
   const span = Math.min(holder.clientWidth, 480);
   const [left, right] = [room(filter.queries), span - room(filter.keys)];
   const count = Math.max(filter.queries.length, filter.keys.length);
-  const row = Math.max(Math.min(30, SIDE / count), Math.min(11, 640 / count));
+  const row = Math.min(30, SIDE / count);
   const top = 24;
   const words = `Lines from queries to keys of ${filters.map((each) => each.filter.name).join("; ")}. `
     + "Up and down choose a query.";

@@ -114,6 +114,13 @@ def test_a_page_that_would_be_too_large_holds_fewer_snapshots(make_run, monkeypa
     assert page_data(record)["steps"] == [0, 100]
 
 
+def test_each_seed_of_the_last_test_is_listed(make_run):
+    seeds = [{"seed": seed, "exact_accuracy": 0.5} for seed in (3, 4)]
+    rows = [{"kind": "test", "step": 1, "examples": 8, "replicates": seeds}]
+    assert page_data(read_record(make_run(metrics=rows)))["seeds"] == seeds
+    assert page_data(read_record(make_run()))["seeds"] == []
+
+
 def test_answers_travel_as_they_were_given(make_run):
     record = read_record(make_run())
     packed = page_data(record)["answers"]
