@@ -69,6 +69,7 @@ function drawMatrix(holder, filter, { oracle, zoom, colours }) {
   if (oracle) svg.append(...outlines(filter, plan));
   const mark = svg.appendChild(shape("path", { class: "mark" }));
   const drag = svg.appendChild(shape("rect", { class: "drag off" }));
+  const beside = svg.appendChild(shape("text", { class: "beside off", x: left + wide + 10, "font-size": 13 }));
   const inside = (query) => query !== null && query >= first && query < first + rows;
   return {
     plan,
@@ -82,6 +83,11 @@ function drawMatrix(holder, filter, { oracle, zoom, colours }) {
       const shown = key !== null && key >= from && key < from + columns;
       fill(column, { class: shown ? "band" : "band off", x: left + (key - from) * cell });
       markLabels(svg, query, key);
+      showAnswer(beside, inside(query) && plan.answers ? answerBeside(filter, query) : null);
+      fill(beside, { y: top + (query - first + 0.5) * cell + 4 });
+      for (const label of svg.querySelectorAll("[data-says]")) {
+        label.classList.toggle("off", Number(label.dataset.says) === query && beside.textContent !== "");
+      }
       const bin = filter.pooled ? binAt(filter.queries, chosen) : null;
       const at = top + (bin - first + 0.5) * cell;
       fill(mark, { d: inside(bin) ? `M${left - 2} ${at}l-7 -4v8z` : "" });
@@ -170,6 +176,19 @@ function addAnswers(svg, filter, { left, top, cell, rows, columns, first }) {
     const words = { x, y: top + (i + 0.5) * cell + size / 3, "font-size": size, class: wrong ? "wrong" : "said" };
     svg.append(shape("text", { ...words, "data-says": first + i }, tokenLabel(known ? answer : target)));
   }
+}
+
+/** Returns what stands beside a row in focus: the answer and, if it is wrong, what it should have been. */
+function answerBeside(filter, query) {
+  const [target, answer] = [filter.target(query), filter.answer(query)];
+  if (!target) return null;
+  const wrong = answer !== null && answer !== target;
+  return { wrong, words: wrong ? `${tokenLabel(answer)} ≠ ${tokenLabel(target)}` : tokenLabel(target) };
+}
+
+function showAnswer(text, shown) {
+  fill(text, { class: shown ? `beside ${shown.wrong ? "wrong" : "said"}` : "beside off" });
+  text.textContent = shown?.words ?? "";
 }
 
 /** Returns the cells that hold the answer of any of their queries: for each row that has any, its columns. */

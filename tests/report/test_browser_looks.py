@@ -89,6 +89,7 @@ def test_the_answers_shown_are_those_of_the_step_and_wrong_ones_are_marked(page)
         .replace("\u2069", "")
         .endswith("The model answers “2”, which is wrong: “0” is right.")
     )
+    assert page.find("#matrix .beside").text == "2 ≠ 0"
     assert page.find("#example-table .said td.here").get_attribute("data-place") == "3"
 
 
