@@ -18,7 +18,8 @@ function addHeads() {
         update(other ? { view: "two", otherLayer: layer, otherHead: head } : { layer, head });
       });
     }
-    holder.append(element("div", { class: "layer" }, name), row);
+    const group = holder.appendChild(element("div"));
+    group.append(element("div", { class: "layer" }, name), row);
   });
 }
 
@@ -94,7 +95,7 @@ function addWords() {
   document.body.classList.toggle("without-oracle", !run.layers.some((layer) => layer.oracle));
   for (const name of ["folder", "title", "config"]) byId(name).textContent = run[name];
   byId("result").append(...explained(run.result));
-  const said = run.task ? run.task.split(/\n\n+/) : ["What the task is was not kept with this run in words."];
+  const said = run.task ? run.task.split(/\n\n+/) : ["This run did not keep what its task is in words."];
   const first = (text, i) => i === 0 || (text.includes("oracle") && text.length < LONG_PARAGRAPH);
   byId("task").append(...said.filter(first).map(paragraph));
   byId("task-more").append(...said.filter((text, i) => !first(text, i)).map(paragraph));

@@ -102,7 +102,7 @@ def test_an_older_folder_without_answers_says_so(browser, run_dir, make_run):
         assert "What the model answered at this step was not kept" in page.find("#example-words").text
         assert page.find("#matrix text.heading").text == "right"
         assert page.find("#record").text.startswith("record was not kept")
-        assert "not kept with this run" in page.find("#task").text
+        assert page.find("#task").text == "This run did not keep what its task is in words."
 
 
 def test_cells_that_may_not_be_attended_are_hatched_and_say_masked(page):
