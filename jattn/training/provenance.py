@@ -38,14 +38,7 @@ def recorded(setup: Setup, folder: Path, state: TrainState, command: str, finish
         return
     began, session = time.perf_counter(), _session(setup, state.number)
     sessions = [*read_provenance(folder).get("sessions", []), session]
-    sizes = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
-    provenance = {
-        "command": command,
-        "differences": differences_from_defaults(setup.config),
-        "parameters": sizes // setup.config.training.replicates,
-        "seeds": np.ravel(setup.seeds).tolist(),
-        "sessions": sessions,
-    }
+    provenance = {"command": command, **_facts(setup, state), "sessions": sessions}
 
     def save() -> None:
         session["seconds"] = round(time.perf_counter() - began, 1)
@@ -60,6 +53,15 @@ def recorded(setup: Setup, folder: Path, state: TrainState, command: str, finish
             save()
         raise
     save()
+
+
+def _facts(setup: Setup, state: TrainState) -> dict[str, Any]:
+    sizes = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
+    return {
+        "differences": differences_from_defaults(setup.config),
+        "parameters": sizes // setup.config.training.replicates,
+        "seeds": np.ravel(setup.seeds).tolist(),
+    }
 
 
 def _session(setup: Setup, step: int) -> dict[str, Any]:
