@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"jattn {jattn.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("train", help="train from a config: jattn train reverse; --help after it lists all options")
-    report = commands.add_parser("report", help="draw the report of a run again, from the files in its folder")
+    report = commands.add_parser("report", help="draw the report of a run or a sweep again, from its folder")
     report.add_argument("run_folder", type=Path)
     report.set_defaults(command=lambda options: draw_report(options.run_folder))
     tasks = commands.add_parser("tasks", help="list the tasks, or show examples of one with the oracle drawn")
@@ -92,12 +92,12 @@ def show_config(name: str) -> int:
     return 0
 
 
-def draw_report(run_folder: Path) -> int:
-    """Draws the figures and the page of a run again."""
-    from jattn.report import render
+def draw_report(folder: Path) -> int:
+    """Draws the figures and the page of a run again, or of a sweep and all its runs."""
+    from jattn.report import render_again
 
     try:
-        page = render(run_folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
+        page = render_again(folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
         print(in_plain(f"see {page}"))
     except (OSError, ValueError) as error:
         print(in_plain(str(error)), file=sys.stderr)
@@ -123,7 +123,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     import inspect
 
     from jattn.tasks import TASKS, draw
-    from jattn.tasks.catalogue import task_options
+    from jattn.tasks.catalogue import task_description, task_options
 
     if name not in TASKS:
         near = difflib.get_close_matches(name.lower(), TASKS, n=1)
@@ -137,7 +137,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     except ValueError as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
-    print(f"{name}: {text.split(chr(10) + 'Args:')[0].split(chr(10) + 'Example')[0].strip()}\n")
+    print(f"{name}: {task_description(name)}\n")
     longest = f"{task.shortest} to {task.longest}"
     meaning = text.partition("Args:\n")[2].split("\n\n")[0].rstrip().replace("``", "")
     print(f"options: {options}" + (f"\n{meaning}" if meaning else ""))

@@ -1,5 +1,6 @@
 """What `train.py` does: a run, or a sweep of runs, from the arguments to the exit status."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def answer(arguments: list[str], program: str = "train.py") -> int:
 
     try:
         with interrupts() as signals:
-            return do_sweep(sweep, signals) if sweep else do_run(configs[0], signals)
+            command = shlex.join([*(["python"] if program.endswith(".py") else []), *program.split(), *arguments])
+            return do_sweep(sweep, signals, command) if sweep else do_run(configs[0], signals, command)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command resumes", file=sys.stderr)
         return stopped.status
@@ -53,11 +55,11 @@ def answer(arguments: list[str], program: str = "train.py") -> int:
         return 1
 
 
-def do_run(config: Config, signals: Interrupts) -> int:
+def do_run(config: Config, signals: Interrupts, command: str = "") -> int:
     """Does one run and prints its result; returns the exit status."""
     from jattn.training.loop import train
 
-    result = train(config, signals=signals)
+    result = train(config, signals=signals, command=command)
     print(f"test on {result['examples']} fresh sequences: {result['exact_accuracy']:.2%} right{filter_score(result)}")
     for length, found in result["by_length"].items():
         print(f"    length {length:>4}: {found['exact_accuracy']:8.2%} right{filter_score(found)}")
@@ -65,10 +67,10 @@ def do_run(config: Config, signals: Interrupts) -> int:
     return 0
 
 
-def do_sweep(sweep: Sweep, signals: Interrupts) -> int:
+def do_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> int:
     """Does the runs of a sweep, once all are known to be right, and prints their results; returns the exit status."""
-    outcomes = run_sweep(prepare(sweep), signals)
-    print(in_plain(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it"))
+    outcomes = run_sweep(prepare(sweep), signals, command)
+    print(in_plain(f"see {sweep.folder / 'sweep.html'}; sweep.png, sweep.md and sweep.csv are beside it"))
     return 1 if any(outcome.test is None for outcome in outcomes) else 0
 
 

@@ -34,8 +34,8 @@ CONFIG is a TOML file (see configs/); options change single keys of it, for exam
   python train.py configs/reverse.toml --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
 
 Lists are written [16,32]. More than 100 runs are made with --yes. The run folders lie in run.folder, by default runs/,
-the config's name and _sweep, beside a table (sweep.csv, sweep.md) and a figure (sweep.png). The same command again goes
-on where it stopped."""
+the config's name and _sweep, beside a page (sweep.html), a table (sweep.csv, sweep.md) and a figure (sweep.png). The
+same command again goes on where it stopped."""
 
 
 def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Config:

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 RAMP = ("#ffffff", "#c9d8e7", "#94b1d0", "#628bb7", "#3a6698", "#1e4270", "#0d2240")
 """Colours of weight 0 to weight 1 on light paper."""
 
-ACCENT = "#d1490b"
+ACCENT = "#c2410c"
 """The oracle on light paper."""
 
 INVALID = "#b9b2a6"

@@ -8,7 +8,46 @@ from jattn.drawing.files import replacing
 from jattn.report.record import Example, Layer, Probes, RunRecord, read_record, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot
 
-__all__ = ["Example", "Layer", "Pooled", "Probes", "RunRecord", "read_record", "render", "save_probes", "save_snapshot"]
+__all__ = [
+    "Example",
+    "Layer",
+    "Pooled",
+    "Probes",
+    "RunRecord",
+    "read_record",
+    "render",
+    "render_again",
+    "save_probes",
+    "save_snapshot",
+]
+
+
+def render_again(folder: Path | str, say: Callable[[str], None] = warnings.warn) -> Path:
+    """Draws the report of a run again, or of a sweep: that of each of its runs, and its comparison.
+
+    Args:
+      folder: of a run, or of a sweep.
+      say: is told of what cannot be drawn and is left out.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      FileNotFoundError, ValueError: as `render` does, or `jattn.report.comparison.read_outcomes`.
+    """
+    from jattn.report.comparison import read_outcomes, write_comparison
+
+    folder = Path(folder)
+    if (folder / "config.toml").exists() or not (folder / "sweep.csv").is_file():
+        return render(folder, say)
+    outcomes = read_outcomes(folder)
+    for outcome in outcomes:
+        try:
+            render(folder / outcome.folder, say)
+        except (OSError, ValueError) as error:
+            say(f"{error}; this run is left as it is")
+    write_comparison(folder, outcomes)
+    return folder / "sweep.html"
 
 
 def render(run_dir: Path | str, say: Callable[[str], None] = warnings.warn) -> Path:

@@ -19,6 +19,7 @@ from jattn.drawing.bins import bin_labels, tick_bins
 from jattn.drawing.images import cell_pixels, palette
 from jattn.drawing.look import ACCENT, in_own_style, token_label
 from jattn.report.measures import measure, oracle_matrix
+from jattn.report.pictures import Spots, choose_spots
 from jattn.report.record import RunRecord
 from jattn.report.selection import Head, choose_heads, choose_snapshots, omission
 
@@ -33,6 +34,9 @@ FRAMED_CELL = 5
 
 POSITION_ROOM = {"queries": 76, "keys": 24}
 """How many pixels the positions of a map's rows and columns take."""
+
+SPOT = 132
+"""How many pixels wide the room is of a picture with the weights of one query over it."""
 
 FRAME_MS, LAST_FRAME_MS = 220, 3000
 
@@ -66,8 +70,12 @@ class _Tile:
 def draw_frames(record: RunRecord) -> list[Image.Image]:
     """Draws the filters of the first example at each snapshot, the oracle outlined; at most `FRAMES` frames."""
     tiles, size = _plan_tiles(record)
-    still = _draw_still(record, tiles, size)
-    return [_draw_frame(record, tiles, still, shown) for shown in choose_snapshots(len(record.steps), FRAMES)]
+    still, spots = _draw_still(record, tiles, size), choose_spots(record)
+    shown = choose_snapshots(len(record.steps), FRAMES)
+    frames = [_draw_frame(record, tiles, still, snapshot) for snapshot in shown]
+    if spots is None:
+        return frames
+    return [_with_spots(frame, spots, snapshot) for frame, snapshot in zip(frames, shown, strict=True)]
 
 
 def save_frames(frames: Sequence[Image.Image], file: BinaryIO) -> None:
@@ -192,6 +200,23 @@ def _outline_oracle(image: Image.Image, tile: _Tile, pooled: bool) -> None:
     for row, column in np.argwhere(tile.oracle):
         x, y = tile.x + column * tile.cell, tile.y + row * tile.cell
         draw.rectangle((x, y, x + edge, y + edge), outline=ORACLE, width=width)
+
+
+def _with_spots(frame: Image.Image, spots: Spots, snapshot: int) -> Image.Image:
+    """Adds the picture below a frame, once for each query, with what the query reads and what the model says there."""
+    width, height = frame.size
+    whole = Image.new("RGB", (max(width, 2 * MARGIN + spots.count * SPOT), height + SPOT + 44), "white")
+    whole.paste(frame.convert("RGB"), (0, 0))
+    draw = ImageDraw.Draw(whole)
+    draw.text((MARGIN, height), f"{spots.layer.name}, head {spots.head}, over the picture", "#6b6f76", _font(11))
+    for column, (image, (reads, says, right)) in enumerate(
+        zip(spots.images(snapshot, SPOT - 12), spots.labels(snapshot), strict=True)
+    ):
+        x, y = MARGIN + column * SPOT, height + 18
+        whole.paste(Image.fromarray(image), (x, y))
+        words = f"{token_label(reads, 7)} → {token_label(says, 8)}"
+        draw.text((x, y + SPOT - 8), words, "black" if right else ACCENT, _font(11))
+    return whole.quantize(256, dither=Image.Dither.NONE)
 
 
 @cache

@@ -7,23 +7,14 @@ as anywhere; of n seeds it holds the median over all seeds with a probability of
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jattn.drawing.files import replacing
-from jattn.report.outcomes import Outcome, value_text
+from jattn.report.outcomes import Outcome, Table, value_text
+from jattn.report.rows import METRICS, read_rows
 
 MEASURES = {"exact_accuracy": "exact accuracy", "token_accuracy": "token accuracy", "filter_score": "filter score"}
 """What runs are compared by: the names in metrics, and in words."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; `title` is empty, or says what its cells are."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 def make_tables(outcomes: Sequence[Outcome]) -> list[Table]:
@@ -97,9 +88,10 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
 
 
 def write_comparison(folder: Path, outcomes: Sequence[Outcome]) -> list[Table]:
-    """Writes `sweep.csv`, `sweep.md` and `sweep.png` into a folder, each in one step; returns the tables."""
+    """Writes `sweep.csv`, `.md`, `.png` and `.html` into a folder, each in one step; returns the tables."""
     from jattn.drawing.look import save_figure
     from jattn.report.comparison_figure import draw_comparison
+    from jattn.report.comparison_page import build_comparison
 
     tables = make_tables(outcomes)
     with replacing(folder / "sweep.csv") as file:
@@ -108,4 +100,25 @@ def write_comparison(folder: Path, outcomes: Sequence[Outcome]) -> list[Table]:
         file.write(to_markdown(tables).encode())
     with replacing(folder / "sweep.png") as file:
         save_figure(draw_comparison(outcomes), file)
+    with replacing(folder / "sweep.html") as file:
+        file.write(build_comparison(folder, outcomes, tables).encode())
     return tables
+
+
+def read_outcomes(folder: Path) -> list[Outcome]:
+    """Reads which runs a sweep has from its `sweep.csv`, and what their tests say from their folders.
+
+    Raises:
+      ValueError: if the file is no table of a sweep; the message names it.
+    """
+    path = folder / "sweep.csv"
+    header, *lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8")))) or [[]]
+    if "folder" not in header or not lines or any(len(line) != len(header) for line in lines):
+        raise ValueError(f"{path}: expected the table of a sweep, with a column 'folder' and a row for each run")
+    keys = header.index("folder")
+    outcomes = []
+    for line in lines:
+        rows = read_rows(folder / line[keys] / METRICS)
+        test = rows[-1] if rows and rows[-1]["kind"] == "test" else None
+        outcomes.append(Outcome(dict(zip(header[:keys], line, strict=False)), line[keys], test))
+    return outcomes

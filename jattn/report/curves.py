@@ -18,21 +18,23 @@ class Curve:
 
     Args:
       label: its words in the legend; curves of one label share an entry.
-      colour: `ink`, `blue`, `oracle`, or `faint` for one of many.
+      colour: `ink`, `blue`, `oracle`, `faint` for one of many, or `head-0` to `head-7` to tell several apart.
       dots: whether it is drawn as dots (evaluations) rather than as a line (training).
       steps: the training steps.
       values: one number per step, nan where none was logged.
       layer: the layer whose filter it measures, if it is of one filter.
       head: the head whose filter it measures, if it is of one filter.
+      dashed: whether it is a line to compare with.
     """
 
     label: str
-    colour: Literal["ink", "blue", "oracle", "faint"]
+    colour: str
     dots: bool
     steps: list[int]
     values: list[float]
     layer: str | None = None
     head: int | None = None
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,43 @@ def run_panels(record: RunRecord) -> list[Panel]:
     return [Panel(panel.title, panel.scale, panel.top, _drawable(panel.curves)) for panel in panels]
 
 
+MEASURES = {"exact_accuracy": "exact accuracy", "filter_score": "filter score"}
+"""What runs and seeds are compared by over training."""
+
+COLOURS = 8
+"""How many colours there are to tell curves apart."""
+
+
+def seed_panels(record: RunRecord) -> list[Panel]:
+    """Returns a panel of each measure with a curve for each of several seeds; nothing for a single one."""
+    rows = record.rows("evaluation")
+    seeds = [replicate["seed"] for replicate in rows[-1].get("replicates", ())] if rows else []
+    if len(seeds) < 2:
+        return []
+    by_seed = {
+        f"seed {seed}": [{"step": row["step"], **row["replicates"][index]} for row in rows]
+        for index, seed in enumerate(seeds)
+    }
+    return comparison_panels(by_seed, "seed")
+
+
+def comparison_panels(evaluations: Mapping[str, Rows], what: str) -> list[Panel]:
+    """Returns a panel of each measure with a curve for each of several runs or seeds, by label.
+
+    Args:
+      evaluations: label -> rows of evaluations.
+      what: what each is: a run or a seed.
+    """
+    panels = []
+    for name, title in MEASURES.items():
+        curves = [
+            _curve(rows, name, label, f"head-{index % COLOURS}")
+            for index, (label, rows) in enumerate(evaluations.items())
+        ]
+        panels.append(Panel(f"{title} of each {what}", "linear", 1.0, _drawable(curves)))
+    return [panel for panel in panels if panel.curves]
+
+
 def _accuracy(train: Rows, evaluation: Rows) -> list[Curve]:
     return [
         _curve(train, "token_accuracy", "token, train", "blue"),
@@ -78,7 +117,19 @@ def _filter_score(train: Rows, evaluation: Rows) -> list[Curve]:
     if heads:
         best = np.fmax.reduce([head.values for head in heads]).tolist()
         curves = [*curves, Curve("best head, train", "oracle", False, heads[0].steps, best)]
+        curves += _chance(heads, _head_curves(train, "lift"))
     return [*curves, _curve(evaluation, "filter_score", "evaluation", "oracle", dots=True)]
+
+
+def _chance(masses: Sequence[Curve], lifts: Sequence[Curve]) -> list[Curve]:
+    """Returns the line of chance: the mass of looking at all visible keys alike, mass / lift, for any head."""
+    if not masses or len(masses) != len(lifts):
+        return []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.array([curve.values for curve in masses]) / [curve.values for curve in lifts]
+    known = np.isfinite(values)
+    chance = np.where(known.any(axis=0), np.where(known, values, 0).max(axis=0), math.nan).tolist()
+    return [Curve("chance", "ink", False, masses[0].steps, chance, dashed=True)]
 
 
 def _entropy(train: Rows) -> list[Curve]:
@@ -89,7 +140,7 @@ def _entropy(train: Rows) -> list[Curve]:
     return [*heads, Curve("mean of heads, train", "ink", False, heads[0].steps, mean)]
 
 
-def _curve(rows: Rows, name: str, label: str, colour: Literal["ink", "blue", "oracle"], *, dots: bool = False) -> Curve:
+def _curve(rows: Rows, name: str, label: str, colour: str, *, dots: bool = False) -> Curve:
     return Curve(label, colour, dots, [row["step"] for row in rows], [_number(row.get(name)) for row in rows])
 
 

@@ -14,11 +14,15 @@ from jattn.drawing.lines import style_panel
 from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, RAMP, in_own_style, token_label
 from jattn.report.curves import Curve, Panel, run_panels
 from jattn.report.measures import measure, oracle_matrix
+from jattn.report.pictures import Spots, choose_spots
 from jattn.report.record import Layer, RunRecord
 from jattn.report.selection import Head, choose_heads, choose_turn, omission
 
 HEADS = 16
 """The most heads that the figure of filters shows."""
+
+SPOT = (1.25, 1.42)
+"""The room of a picture with the weights of one query over it, in inches."""
 
 COLOURS = {"ink": INK, "blue": RAMP[3], "oracle": ACCENT, "faint": FAINT}
 
@@ -33,6 +37,7 @@ class _Sheet:
       cell: the side of a cell.
       stride: from one column of panels to the next.
       tops: the upper edge of the cells of each row of panels.
+      bottom: where the panels end, and pictures begin if there are any.
     """
 
     figure: Figure
@@ -40,6 +45,7 @@ class _Sheet:
     cell: float
     stride: float
     tops: list[float]
+    bottom: float
 
     LEFT, RIGHT, TOP, GAP, CAPTION = 1.2, 0.75, 0.72, 0.22, 0.3
 
@@ -74,6 +80,10 @@ def draw_filters(record: RunRecord) -> Figure:
         if head.layer.oracle:
             _draw_oracle(_add_panel(sheet, head, row, len(snapshots)), record, head)
     _draw_colour_bar(sheet)
+    spots = choose_spots(record)
+    if spots:
+        for row, snapshot in enumerate(snapshots):
+            _draw_spots(sheet, spots, row, snapshot)
     return sheet.figure
 
 
@@ -93,8 +103,12 @@ def _plan_sheet(record: RunRecord, heads: list[Head], snapshots: int) -> _Sheet:
         height = max(count * cell, 0.1 + 0.066 * len(head.layer.name) - _Sheet.CAPTION)
         y = tops[-1] + height + (0 if not head.last else 0.42 if longest <= 2 else 0.72)
     columns = snapshots + any(head.layer.oracle for head in heads)
-    figure = Figure((_Sheet.LEFT + columns * stride + _Sheet.RIGHT, y + 0.12), facecolor="white")
-    return _Sheet(figure, record, cell, stride, tops)
+    width, bottom = _Sheet.LEFT + columns * stride + _Sheet.RIGHT, y + 0.12
+    spots = choose_spots(record)
+    if spots:
+        width = max(width, _Sheet.LEFT + spots.count * SPOT[0] + 0.2)
+        y += snapshots * SPOT[1] + 0.4
+    return _Sheet(Figure((width, y + 0.12), facecolor="white"), record, cell, stride, tops, bottom)
 
 
 def _cell_side(side: int, heads: int, pooled: bool) -> float:
@@ -180,6 +194,26 @@ def _draw_oracle(axes: Axes, record: RunRecord, head: Head) -> None:
     axes.set_title(note, fontsize=8, color=GREY, loc="left", pad=3)
 
 
+def _draw_spots(sheet: _Sheet, spots: Spots, row: int, snapshot: int) -> None:
+    """Draws the picture once for each query, with what the query reads and what the model says there."""
+    y = sheet.bottom + 0.4 + row * SPOT[1]
+    if row == 0:
+        words = f"{spots.layer.name}, head {spots.head}, over the picture: a patch is as clear as its weight"
+        sheet.figure.text(*sheet.place(sheet.LEFT, y - 0.14), words, fontsize=8.5, color=GREY, parse_math=False)
+    step = f"step {spots.record.steps[snapshot]:,}"
+    sheet.figure.text(*sheet.place(0.12, y + 0.5), step, fontsize=9, weight="bold", color=INK)
+    for column, (image, (reads, says, right)) in enumerate(
+        zip(spots.images(snapshot, 144), spots.labels(snapshot), strict=True)
+    ):
+        x = sheet.LEFT + column * SPOT[0]
+        axes = sheet.add_axes(x, y, SPOT[0] - 0.12, SPOT[0] - 0.12)
+        axes.imshow(image, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        style = {"fontsize": 7.5, "color": INK if right else ACCENT, "parse_math": False}
+        words = f"{token_label(reads, 8)} → {token_label(says, 9)}{'' if right else ' ✗'}"
+        sheet.figure.text(*sheet.place(x, y + SPOT[0] + 0.04), words, **style)
+
+
 def _draw_colour_bar(sheet: _Sheet) -> None:
     """Draws the ramp beside the first row of panels."""
     width, height = sheet.figure.get_size_inches()
@@ -223,8 +257,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 def _draw_curve(axes: Axes, curve: Curve) -> None:
     colour = COLOURS[curve.colour]
-    if curve.dots:
+    if curve.dots or len(curve.steps) == 1:
         axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label)
     else:
-        width = 0.8 if curve.colour == "faint" else 1.6
-        axes.plot(curve.steps, curve.values, linewidth=width, color=colour, label=curve.label)
+        width = 0.8 if curve.colour == "faint" or curve.dashed else 1.6
+        style = "--" if curve.dashed else "-"
+        axes.plot(curve.steps, curve.values, style, linewidth=width, color=colour, label=curve.label)

@@ -53,6 +53,15 @@ class Outcome:
         return Spread(min(max(statistics.fmean(values), low), high), low, high)
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; `title` is empty, or says what its cells are."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
 def value_text(value: Any) -> str:
     """Writes a value of a key in a word.
 

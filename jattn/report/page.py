@@ -1,77 +1,79 @@
 """The page of a run: one HTML file that needs no other and reaches for none.
 
-The page is `page.html` with the style and the scripts beside it written in, and the run's data as JSON. A content
-policy allows exactly that style and that script, by their hashes, and no connection. The scripts write text as text
-only, and the policy forbids them to do otherwise.
+The page is `page.html` with the style and the scripts beside it written in, and the run's data as JSON; see
+`jattn.report.html`.
 
 `jattn.report.packing` says how weights travel. Masses, rates and curves travel as exact numbers.
 """
 
-import base64
-import hashlib
-import html
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import resources
 from typing import Any
 
-from jattn.drawing.look import style_variables
-from jattn.report.curves import run_panels
+from jattn.report.curves import run_panels, seed_panels
+from jattn.report.facts import record_lines, result_line
+from jattn.report.html import build_html
 from jattn.report.measures import measure
-from jattn.report.packing import choose_contents, pack_rows, pack_weights
+from jattn.report.packing import Contents, choose_contents, pack_answers, pack_rows, pack_weights, raw_size, text_size
 from jattn.report.record import Layer, RunRecord
 
+PARTS = ("parts_base.js", "parts_matrix.js", "parts_lines.js", "parts_words.js")
+"""The scripts that draw a filter of anything; `parts_matrix.js` says what a filter is."""
+
 SCRIPTS = (
+    *PARTS,
     "page_data.js",
-    "page_views.js",
-    "page_map.js",
+    "page_terms.js",
     "page_rows.js",
     "page_curves.js",
     "page_tables.js",
+    "page_example.js",
+    "page_copy.js",
+    "page_address.js",
+    "page_focus.js",
+    "page_keys.js",
     "page.js",
+    "page_controls.js",
 )
 WEIGHTS_LIMIT = 16_000_000
 """The most bytes of weights that a page holds. Of longer runs it shows rows on demand of fewer snapshots and examples,
 and then fewer snapshots, evenly spaced; the last one always, with the rows of at least one example."""
 
+TEXT_LIMIT = 2_400_000
+"""The most bytes that these weights take in the page, once they are deflated and written in base64."""
+
 
 def build_page(record: RunRecord) -> str:
     """Builds the page: HTML in which nothing but the run's own data, style and script occurs."""
-    style = style_variables() + _read("page.css")
-    script = "".join(_read(name) for name in SCRIPTS)
-    parts = {
-        "policy": html.escape(_policy(style, script)),
-        "title": html.escape(_title(record) + (": attention filters" if record.probes.layers else "")),
-        "kind": "" if record.probes.layers else "without-filter",
-        "style": style,
-        "data": _embed(page_data(record)),
-        "script": script,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _read("page.html"))
+    title = _title(record) + (": attention filters" if record.probes.layers else "")
+    kind = "" if record.probes.layers else "without-filter"
+    return build_html("page.html", SCRIPTS, page_data(record), title=title, kind=kind)
 
 
 def page_data(record: RunRecord) -> dict[str, Any]:
     """Returns all that the page shows, as plain lists, texts and numbers."""
     layers, examples = record.probes.layers, record.probes.examples
-    contents = choose_contents(record, WEIGHTS_LIMIT)
+    contents, packed = _pack(record)
     pooling = [[record.pooling([layer], example) for example in range(len(examples))] for layer in layers]
     return {
         "title": _title(record),
         "folder": record.name,
         "result": result_line(record),
+        "task": record.probes.task,
+        "record": record_lines(record),
         "steps": [record.steps[snapshot] for snapshot in contents.snapshots],
         "snapshots_taken": len(record.steps),
         "layers": [asdict(layer) | {"pooled": record.is_pooled(layer)} for layer in layers],
         "examples": [asdict(example) for example in examples],
         "pooling": pooling,
-        "weights": [pack_weights(record, layer, contents) for layer in layers],
-        "rows": [pack_rows(record, layer, contents) for layer in layers],
+        "visible": record.probes.visible,
+        "answers": pack_answers(record, contents),
+        **packed,
         "measures": [[_measures(record, layer, snapshot) for snapshot in contents.snapshots] for layer in layers],
-        "panels": [asdict(panel) for panel in run_panels(record)],
-        "by_length": _last(record, "test").get("by_length", {}),
+        "panels": [asdict(panel) for panel in (*run_panels(record), *seed_panels(record))],
+        "by_length": record.last("test").get("by_length", {}),
+        "seeds": _seeds(record),
         "predictions": [
             {"step": row["step"], "examples": row.get("examples", [])} for row in record.rows("evaluation")
         ],
@@ -79,38 +81,25 @@ def page_data(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def result_line(record: RunRecord) -> str:
-    """Says in one sentence how well the model does: on the test, else on the last evaluation.
-
-    Example: `After 600 steps, 99.94 % of 10,000 fresh sequences are exactly right (99.99 % of tokens); filter score
-    0.981.`
-    """
-    test, evaluation = _last(record, "test"), _last(record, "evaluation")
-    row = test or evaluation
-    if not row:
-        return "The run has begun; nothing is evaluated yet."
-    what = f"{test['examples']:,} fresh sequences" if "examples" in test else "fresh sequences"
-    found = {name: row.get(name) for name in ("exact_accuracy", "token_accuracy", "filter_score")}
-    words = []
-    if found["exact_accuracy"] is not None:
-        words.append(f"{_percent(found['exact_accuracy'])} of {what} are exactly right")
-    if found["token_accuracy"] is not None:
-        words.append(f"{_percent(found['token_accuracy'])} of their tokens are right")
-    if found["filter_score"] is not None:
-        words.append(f"the filter score is {found['filter_score']:.3f}")
-    seeds = len(row.get("replicates", ()))
-    whose = f", on average over {seeds} seeds; the filters below are of the first" if seeds > 1 else ""
-    return f"After {row['step']:,} steps, {', '.join(words) or 'no accuracy is known'}{whose}."
+def _pack(record: RunRecord) -> tuple[Contents, dict[str, Any]]:
+    """Packs as much of the filters as fits, before and after it is deflated."""
+    limit = WEIGHTS_LIMIT
+    while True:
+        contents = choose_contents(record, limit)
+        packed = {
+            "weights": [pack_weights(record, layer, contents) for layer in record.probes.layers],
+            "rows": [pack_rows(record, layer, contents) for layer in record.probes.layers],
+        }
+        size, least = text_size(packed), choose_contents(record, 0)
+        if size <= TEXT_LIMIT or contents == least:
+            return contents, packed
+        limit = int(0.9 * min(limit, raw_size(record, contents)) * TEXT_LIMIT / size)
 
 
-def _percent(part: float) -> str:
-    """Writes a part of one in percent, rounded towards zero: 100 % only where nothing at all was wrong."""
-    return f"{math.floor(part * 10_000) / 100:g} %" if math.isfinite(part) else "an unknown part"
-
-
-def _last(record: RunRecord, kind: str) -> Mapping[str, Any]:
-    rows = record.rows(kind)
-    return rows[-1] if rows else {}
+def _seeds(record: RunRecord) -> list[dict[str, Any]]:
+    """Returns what the test, else the last evaluation, says of each seed."""
+    row = record.last("test") or record.last("evaluation")
+    return [dict(seed) for seed in row.get("replicates", ())]
 
 
 def _title(record: RunRecord) -> str:
@@ -134,32 +123,3 @@ def _measures(record: RunRecord, layer: Layer, snapshot: int) -> list[dict[str, 
     """Measures a layer's filters at one snapshot: for each example, a number per head."""
     measures = (measure(record, snapshot, layer, example) for example in range(len(record.probes.examples)))
     return [{name: values.astype(float).round(5).tolist() for name, values in numbers.items()} for numbers in measures]
-
-
-def _embed(data: Any) -> str:
-    """Writes data as JSON that is safe inside a script element: plain ASCII without <, > and &; nan becomes null."""
-    text = json.dumps(_without_nan(data), allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _without_nan(data: Any) -> Any:
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {name: _without_nan(value) for name, value in data.items()}
-    return [_without_nan(value) for value in data] if isinstance(data, (list, tuple)) else data
-
-
-def _policy(style: str, script: str) -> str:
-    return (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _read(name: str) -> str:
-    return resources.files("jattn.report").joinpath(name).read_text(encoding="utf-8")

@@ -11,7 +11,9 @@ function drawCurves(holder, chosen, goTo) {
   const marks = run.panels.map((panel, index) => {
     const figure = holder.children[index];
     const entries = element("div", { class: "entries" });
-    figure.replaceChildren(element("h3", {}, panel.title));
+    const title = element("h3");
+    title.append(...explained(panel.title));
+    figure.replaceChildren(title);
     if (!panel.curves.length) {
       figure.append(element("p", { class: "note" }, "nothing logged yet"));
       return () => {};
@@ -63,13 +65,15 @@ function drawCurve(curve, x, y, chosen) {
   const points = curve.steps.map((step, i) => [x(step), curve.values[i] === null ? null : y(curve.values[i])]);
   const colour = `var(--${curve.colour})`;
   const known = points.filter(([, height]) => height !== null);
-  if (curve.dots) return known.map(([cx, cy]) => shape("circle", { cx, cy, r: 2.6, fill: colour }));
+  // A line through one point is nothing to see.
+  if (curve.dots || known.length === 1) return known.map(([cx, cy]) => shape("circle", { cx, cy, r: 2.6, fill: colour }));
   const path = points.map(([px, py], i) => {
     if (py === null) return "";
     return `${i && points[i - 1][1] !== null ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`;
   }).join("");
   const rank = curve.colour === "faint" ? (isOf(curve, chosen) ? "chosen" : "faint") : "";
-  return [shape("path", { class: `curve ${rank}`, d: path, stroke: rank === "chosen" ? "var(--blue)" : colour })];
+  const kind = curve.dashed ? "dashed" : rank;
+  return [shape("path", { class: `curve ${kind}`, d: path, stroke: rank === "chosen" ? "var(--blue)" : colour })];
 }
 
 /** Returns the vertical scale of a panel, as a function from value to height, and its ticks. */
@@ -105,10 +109,11 @@ function numberText(value) {
 function legendEntry(curve, step) {
   const entry = element("span");
   const colour = curve.colour === "faint" ? "var(--blue)" : `var(--${curve.colour})`;
-  const sign = entry.appendChild(element("i", curve.dots ? { class: "dots" } : {}));
+  const sign = entry.appendChild(element("i", curve.dots ? { class: "dots" } : curve.dashed ? { class: "dashes" } : {}));
   sign.style[curve.dots ? "background" : "borderColor"] = colour;
   const past = curve.values.filter((value, i) => curve.steps[i] <= step && value !== null);
   const label = curve.colour === "faint" ? `head ${curve.head}` : curve.label;
-  entry.append(`${label} `, element("b", {}, past.length ? String(Number(past.at(-1).toPrecision(3))) : "–"));
+  const number = past.length ? String(Number(past.at(-1).toPrecision(3))) : "–";
+  entry.append(...explained(label), " ", element("b", {}, number));
   return entry;
 }

@@ -1,32 +1,59 @@
-// The run, as the page's JSON has it, and what can be read from it.
+// The run, as the page's JSON has it, and the filters that are in it.
 
 const run = JSON.parse(document.getElementById("data").textContent);
-const TOP_LEVEL = 254;
+for (const weights of run.weights) weights.levels = summed(await inflated(weights.packed), weights.shape[0]);
+if (run.answers) run.answers.indices = new Uint16Array((await inflated(run.answers.packed)).buffer);
+const NO_ANSWER = 65535;
 
-/** Returns the bytes of a base64 text. */
-function bytesOf(text) {
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-}
-
-for (const weights of run.weights) weights.levels = bytesOf(weights.levels);
-
-/**
- * Returns one filter: its tokens, and level(query, key), 0 to 254 for weight 0 to 1, 255 for what is not a number.
- *
- * Of one that is pooled, `queries` and `keys` are the bins of its map, each with the positions that it holds; `tokens`
- * are the tokens of either kind.
- */
+/** Returns one filter of the run; `parts_matrix.js` says what a filter is. */
 function filterAt(snapshot, example, layer, head) {
-  const { shape, levels } = run.weights[layer];
+  const { shape, levels, coarse } = run.weights[layer];
   const [, examples, heads, rows, columns] = shape;
   const start = ((snapshot * examples + example) * heads + head) * rows * columns;
   const { sequences } = run.examples[example];
-  const { pooled, ...sides } = run.layers[layer];
+  const { pooled, name, oracle, ...sides } = run.layers[layer];
   const tokens = { queries: sequences[sides.queries], keys: sequences[sides.keys] };
-  const level = (query, key) => levels[start + query * columns + key];
-  if (!pooled) return { ...tokens, tokens, level, pooled };
-  const [queries, keys] = [binsOf(rows, tokens.queries.length), binsOf(columns, tokens.keys.length)];
-  return { queries, keys, tokens, level, pooled };
+  const of = { ...tokens };
+  if (pooled) Object.assign(of, { queries: binsOf(rows, of.queries.length), keys: binsOf(columns, of.keys.length) });
+  const mask = maskOf(layer, example, of.queries.length, of.keys.length);
+  const isScored = (query) => oracle && run.examples[example].scored[query];
+  return {
+    ...of, tokens, pooled, coarse: coarse[snapshot],
+    name: `${name}, head ${head}`,
+    moment: `, at step ${run.steps[snapshot]}`,
+    level: (query, key) => levels[start + query * columns + key],
+    visible: (query, key) => !mask || mask[query * of.keys.length + key] === 1,
+    hasOracle: oracle,
+    isScored,
+    oracle: (query) => (isScored(query) ? run.examples[example].oracle[query] : []),
+    target: (query) => (sides.queries === "inputs" ? run.examples[example].targets[query] : ""),
+    answer: (query) => (sides.queries === "inputs" ? answerAt(snapshot, example, query) : null),
+  };
+}
+
+const masks = new Map();
+
+/** Returns which keys of a layer may be attended to, row by row; null where all may be, or it is not known. */
+function maskOf(layer, example, rows, columns) {
+  const ranges = run.visible[run.layers[layer].name]?.[example];
+  if (!ranges) return null;
+  const place = `${layer} ${example}`;
+  if (!masks.has(place)) {
+    const mask = new Uint8Array(rows * columns);
+    ranges.forEach((row, query) => {
+      for (let i = 0; i < row.length; i += 2) mask.fill(1, query * columns + row[i], query * columns + row[i + 1]);
+    });
+    masks.set(place, mask);
+  }
+  return masks.get(place);
+}
+
+/** Returns what the model answered at a query of the inputs; null where that was not kept. */
+function answerAt(snapshot, example, query) {
+  if (!run.answers) return null;
+  const [, examples, queries] = run.answers.shape;
+  const index = run.answers.indices[(snapshot * examples + example) * queries + query];
+  return index === NO_ANSWER ? null : run.answers.texts[index];
 }
 
 /** Returns mass, hit rate and entropy of one filter; null for what is not known. */
@@ -35,100 +62,22 @@ function measuresAt(snapshot, example, layer, head) {
   return { mass: measures.mass[head], hitRate: measures.hit_rate[head], entropy: measures.entropy[head] };
 }
 
-/** Tells whether a query of a layer is scored; where the oracle is silent on the layer, none is. */
-function isScored(example, layer, query) {
-  return run.layers[layer].oracle && run.examples[example].scored[query];
-}
-
-/** Returns the keys that hold the answer of a query; none where the layer or the query has no oracle. */
-function oracleKeys(example, layer, query) {
-  return isScored(example, layer, query) ? run.examples[example].oracle[query] : [];
-}
-
-/** Returns the answer at a query, or nothing where the layer's queries are not those of the inputs. */
-function answerAt(example, layer, query) {
-  return run.layers[layer].queries === "inputs" ? run.examples[example].targets[query] : "";
-}
-
-/** Returns the bins of `count` positions on an axis of the map: the first and the last position of each. */
-function binsOf(axis, count) {
-  const bins = Math.min(axis, count);
-  const start = (bin) => Math.ceil((bin * count) / bins);
-  return Array.from({ length: bins }, (_, bin) => ({ first: start(bin), last: start(bin + 1) - 1 }));
-}
-
-/** Returns the bin that holds a position. */
-function binAt(bins, position) {
-  return Math.floor((position * bins.length) / (bins.at(-1).last + 1));
-}
-
-/** Writes which positions a bin holds. */
-function binText({ first, last }) {
-  return first === last ? String(first) : `${first}–${last}`;
-}
-
-/** Writes a weight as what is known of it after rounding to one of 255 levels. */
-function weightText(level) {
-  if (level > TOP_LEVEL) return "not a number";
-  if (level === 0) return "below 0.002";
-  if (level === TOP_LEVEL) return "above 0.998";
-  return `≈ ${(level / TOP_LEVEL).toFixed(3)}`;
-}
-
-/** Shortens a token to a printable label. */
-function tokenLabel(token, limit = 6) {
-  const letters = Array.from(token, (letter) => (/[\p{C}\p{Zl}\p{Zp}]/u.test(letter) ? "·" : letter));
-  if (letters.length && letters.every((letter) => /\s/u.test(letter))) return "␣";
-  return letters.length <= limit ? letters.join("") : letters.slice(0, limit - 1).join("") + "…";
-}
-
-/** Quotes a token inside a sentence: printable, cut if very long, and its direction kept to itself. */
-function quoted(token) {
-  return `“\u2068${tokenLabel(token, 60)}\u2069”`;
-}
-
-/** Writes a measure, or a dash where there is none. */
-function measureText(value, digits) {
-  return value === null ? "–" : value.toFixed(digits);
-}
-
-/** Makes an HTML element; text only ever becomes text. */
-function element(name, attributes = {}, text = "") {
-  return fill(document.createElement(name), attributes, text);
-}
-
-/** Makes an SVG element. */
-function shape(name, attributes = {}, text = "") {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, text);
-}
-
-function fill(node, attributes, text) {
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  if (text) node.textContent = text;
-  return node;
-}
-
-/** Returns the colours of levels 0 to 255, from the style's ramp, as pixels of a canvas. */
-function levelColours() {
-  const style = getComputedStyle(document.documentElement);
-  const read = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
-  const stops = style.getPropertyValue("--ramp").trim().split(/\s+/).map(read);
-  const ramp = Array.from({ length: TOP_LEVEL + 1 }, (_, level) => {
-    const at = (level / TOP_LEVEL) * (stops.length - 1);
-    const low = Math.min(Math.floor(at), stops.length - 2);
-    return stops[low].map((channel, i) => Math.round(channel + (at - low) * (stops[low + 1][i] - channel)));
+/** Returns the mass on the oracle of a query that looks at all keys it may look at alike; null where not known. */
+function chanceOf(filter) {
+  if (filter.pooled) return null;
+  const parts = [];
+  filter.queries.forEach((_, query) => {
+    const right = filter.oracle(query).filter((key) => filter.visible(query, key));
+    const seen = filter.keys.filter((_, key) => filter.visible(query, key));
+    if (filter.oracle(query).length && seen.length) parts.push(right.length / seen.length);
   });
-  const pixels = [...ramp, read(style.getPropertyValue("--invalid").trim())].flatMap((colour) => [...colour, 255]);
-  return new Uint32Array(Uint8Array.from(pixels).buffer);
+  return parts.length ? parts.reduce((sum, part) => sum + part, 0) / parts.length : null;
 }
 
-/** Paints a grid of levels on a canvas, one pixel per cell. */
-function paint(canvas, rows, columns, level, colours) {
-  Object.assign(canvas, { width: columns, height: rows });
-  const pixels = new Uint32Array(rows * columns);
-  for (let i = 0, row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) pixels[i++] = colours[level(row, column)];
-  }
-  const image = new ImageData(new Uint8ClampedArray(pixels.buffer), columns, rows);
-  canvas.getContext("2d").putImageData(image, 0, 0);
+/** Names an example by its first tokens. */
+function exampleName(index) {
+  const { sequences, picture, targets, scored } = run.examples[index];
+  const read = picture ? targets.filter((_, query) => scored[query]) : sequences.source ?? sequences.inputs;
+  const words = read.slice(0, 4).map((token) => tokenLabel(token, 12));
+  return words.join(" ") + (read.length > 4 ? " …" : "");
 }

@@ -3,9 +3,9 @@
 const TOP_ROW_LEVEL = 65534;
 
 for (const rows of run.rows.filter(Boolean)) {
-  rows.levels = new Uint16Array(bytesOf(rows.levels).buffer);
+  rows.levels = new Uint16Array((await inflated(rows.levels)).buffer);
   const Keys = rows.key_bytes === 2 ? Uint16Array : Uint32Array;
-  rows.keys = new Keys(bytesOf(rows.keys).buffer);
+  rows.keys = new Keys((await inflated(rows.keys)).buffer);
 }
 
 /** Returns the largest weights of a query with their keys, descending; null where the page does not hold them. */
@@ -24,25 +24,25 @@ function rowAt({ snapshot, example, layer, head, row }) {
 /** Returns the query to begin with: the first whose answer is known, else the first. */
 function firstRow(example, layer) {
   const tokens = run.examples[example].sequences[run.layers[layer].queries];
-  return Math.max(0, tokens.findIndex((_, query) => oracleKeys(example, layer, query).length));
+  const { oracle, scored } = run.examples[example];
+  return Math.max(0, tokens.findIndex((_, query) => run.layers[layer].oracle && scored[query] && oracle[query].length));
 }
 
 /** Shows the chosen query: what it is, and its largest weights as bars. */
 function showRow(filter, state) {
   const { queries, keys } = filter.tokens;
-  const { row, example, layer } = state;
+  const { row } = state;
   const input = document.getElementById("row");
   input.max = queries.length - 1;
   if (document.activeElement !== input || Number(input.value) !== row) input.value = row;
   const { first, last } = filter.queries[binAt(filter.queries, row)];
   const within = first === last ? "alone in its row of the map" : `its row of the map holds ${first} to ${last}`;
   document.getElementById("row-count").textContent = `of 0 to ${queries.length - 1}; ${within}`;
-  const answer = answerAt(example, layer, row);
-  const unscored = run.layers[layer].oracle && !isScored(example, layer, row) && "not scored";
-  const words = [`token ${quoted(queries[row])}`, answer && `answer ${quoted(answer)}`, unscored];
-  document.getElementById("row-words").textContent = words.filter(Boolean).join(", ");
+  const unscored = filter.hasOracle && !filter.isScored(row) && "Not scored.";
+  const words = [`Token ${quoted(queries[row])}.`, answerWords(filter, row), unscored];
+  document.getElementById("row-words").textContent = words.filter(Boolean).join(" ");
   const found = rowAt(state);
-  const right = new Set(oracleKeys(example, layer, row));
+  const right = new Set(filter.oracle(row));
   const seen = (found ?? []).filter(({ key, weight }) => weight !== 0 && key < keys.length);
   const rows = seen.map(({ key, weight }) => weightRow(key, keys[key], weight, right.has(key)));
   fillTable(document.getElementById("row-keys"), ["key", "token", "weight", "", ""], rows);
@@ -73,11 +73,11 @@ function rowNote(seen, right) {
 function absentNote({ example }) {
   const { examples, steps } = heldRows();
   if (!steps.length) return "This run has kept no rows on demand.";
-  if (example >= examples) return `To stay small the page holds the rows of ${exampleWords(examples)} only.`;
+  if (example >= examples) return `To stay small the page holds the rows of ${examplesHeld(examples)} only.`;
   return "To stay small the page leaves out the rows of this step.";
 }
 
-function exampleWords(count) {
+function examplesHeld(count) {
   return count === 1 ? "example 1" : `examples 1 to ${count}`;
 }
 
@@ -105,6 +105,6 @@ function leftOutWords() {
   const { steps, examples } = heldRows();
   const parts = [];
   if (steps.length < run.steps.length) parts.push(`at ${steps.length} of its ${run.steps.length} steps`);
-  if (examples < run.examples.length) parts.push(`for ${exampleWords(examples)} of ${run.examples.length}`);
+  if (examples < run.examples.length) parts.push(`for ${examplesHeld(examples)} of ${run.examples.length}`);
   return parts.length ? `To stay small the page holds rows on demand ${parts.join(", ")} only.` : "";
 }

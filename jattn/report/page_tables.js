@@ -44,8 +44,25 @@ function showByLength(section) {
   fillTable(section.querySelector("table"), ["length", ...columns.map(([, title]) => title)], rows);
 }
 
-function fillTable(table, titles, rows) {
-  const head = element("tr");
-  head.append(...(rows.length ? titles : []).map((title) => element("th", { scope: "col" }, title)));
-  table.replaceChildren(head, ...rows);
+/** Shows what made the run: what was asked for, with what, where, when and how fast. */
+function showRecord(table) {
+  const { record } = run;
+  table.replaceChildren(...record.map(([title, words]) => {
+    const row = element("tr");
+    row.append(element("th", { scope: "row" }, title), element("td", {}, words));
+    return row;
+  }));
+}
+
+/** Shows what the test says of each seed that was trained at once. */
+function showSeeds(section) {
+  section.hidden = run.seeds.length < 2;
+  const numbers = ["exact_accuracy", "token_accuracy", "filter_score"];
+  const rows = run.seeds.map((seed) => {
+    const row = element("tr");
+    row.append(element("td", {}, String(seed.seed)));
+    row.append(...numbers.map((name) => element("td", {}, seed[name]?.toFixed(4) ?? "–")));
+    return row;
+  });
+  fillTable(section.querySelector("table"), ["seed", "exactly right", "tokens right", "filter score"], rows);
 }

@@ -6,7 +6,9 @@
 | `metrics.jsonl`             | one JSON object per line: see `rows`                                               |
 | `filters/probes.json`       | `Probes`: the layers, and the few examples whose filters are kept                  |
 | `filters/step_00000000.npz` | the filters at one step: layer name -> weights ``[examples, heads, queries, keys]``, |
-|                             | float32; of a layer longer than the screen `name:field` -> each field of a `Pooled` |
+|                             | float32; of a layer longer than the screen `name:field` -> each field of a `Pooled`; |
+|                             | and `:answers` -> what the model answered with them                                |
+| `provenance.json`           | what made the run: see `jattn.report.provenance`                                   |
 
 Kinds of metrics:
 
@@ -25,7 +27,7 @@ each seed an object of `seed` and its own values. What shows single filters or e
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,9 @@ import numpy as np
 from jattn.drawing.bins import cell_words, pool_weights
 from jattn.drawing.files import replacing
 from jattn.drawing.ink import LINEAR, ROOTED, Ink
+from jattn.report.provenance import read_provenance
 from jattn.report.rows import METRICS, read_rows
-from jattn.report.snapshots import Kept, Pooled, read_snapshot
+from jattn.report.snapshots import Kept, Pooled, read_answers, read_snapshot
 
 INPUTS = "inputs"
 """The sequence whose positions are scored: targets, scored and oracle hold one entry for each of its tokens."""
@@ -61,6 +64,22 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Holds a picture whose patches are a sequence of an example.
+
+    Args:
+      png: the picture as a PNG file, in base64.
+      rows, columns: how many patches it is high and wide; they are in reading order.
+      sequence: the sequence that the patches are.
+    """
+
+    png: str
+    rows: int
+    columns: int
+    sequence: str = "source"
+
+
+@dataclass(frozen=True)
 class Example:
     """Holds the tokens of one probe example, and its oracle.
 
@@ -70,12 +89,14 @@ class Example:
       scored: whether each query of `inputs` is scored.
       oracle: the indices of the keys that hold the answer, for each query of `inputs`; several may be right,
         and some queries have none.
+      picture: what is read, where that is a picture.
     """
 
     sequences: Mapping[str, Sequence[str]]
     targets: Sequence[str]
     scored: Sequence[bool]
     oracle: Sequence[Sequence[int]]
+    picture: Picture | None = None
 
     def __post_init__(self) -> None:
         if INPUTS not in self.sequences:
@@ -85,11 +106,24 @@ class Example:
             found = len(getattr(self, name))
             if found != count:
                 raise ValueError(f"expected {count} {name}, one per token of '{INPUTS}', got {found}")
+        if self.picture is not None:
+            patches = len(self.sequences.get(self.picture.sequence, ()))
+            if self.picture.rows * self.picture.columns != patches:
+                raise ValueError(
+                    f"expected a picture of {patches} patches, got {self.picture.rows} rows of {self.picture.columns}"
+                )
 
 
 @dataclass(frozen=True)
 class Probes:
     """Holds the few fixed examples whose filters are kept over training, and the layers that make them, if any.
+
+    Args:
+      layers: the layers.
+      examples: the examples.
+      visible: which keys a query may attend to: layer name -> for each example, for each query, or row of a map, ranges
+        of keys ``[start, stop, start, stop, ...]``. Of a layer that is not there, every key may be, or it is not known.
+      task: what the task is, in words: the description in its docstring; empty where it has none.
 
     Raises:
       ValueError: there is no example, two layers share a name, a layer names a sequence that an
@@ -98,6 +132,8 @@ class Probes:
 
     layers: Sequence[Layer]
     examples: Sequence[Example]
+    visible: Mapping[str, Sequence[Sequence[Sequence[int]]]] = field(default_factory=dict)
+    task: str = ""
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -136,6 +172,9 @@ class RunRecord:
       steps: the training steps of the snapshots, rising.
       snapshots: for each step, layer name -> weights ``[examples, heads, queries, keys]``, float32, or a `Pooled`.
       problems: what could not be read and is left out, in words.
+      answers: for each step what the model answered at each query of the inputs, texts ``[examples, queries]``, or None
+        where that was not kept, as in folders of older runs.
+      provenance: what made the run; empty where that was not kept.
     """
 
     name: str
@@ -145,11 +184,17 @@ class RunRecord:
     steps: Sequence[int]
     snapshots: Sequence[Mapping[str, Kept]]
     problems: Sequence[str] = ()
+    answers: Sequence[np.ndarray | None] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, kind: str) -> list[Mapping[str, Any]]:
         """Returns the metrics of one kind, by rising step; of two rows at one step, the later written."""
         by_step = {row["step"]: row for row in self.metrics if row["kind"] == kind}
         return [by_step[step] for step in sorted(by_step)]
+
+    def last(self, kind: str) -> Mapping[str, Any]:
+        """Returns the last row of a kind; an empty one where there is none."""
+        return (self.rows(kind) or [{}])[-1]
 
     def filters(self, snapshot: int, layer: Layer, example: int) -> np.ndarray:
         """Returns one layer's filters for one example, without padding: ``[heads, queries, keys]``.
@@ -238,10 +283,12 @@ def read_record(run_dir: Path | str) -> RunRecord:
         raise FileNotFoundError(f"no filter snapshots in {folder}; has the run started?")
     probes = read_probes(folder / "filters" / "probes.json")
     least_shapes = {layer.name: _least_shape(layer, probes) for layer in probes.layers}
-    snapshots, problems = {}, []
+    least_answers = len(probes.examples), max(len(example.targets) for example in probes.examples)
+    snapshots, answers, problems = {}, [], []
     for step in sorted(files):
         try:
             snapshots[step] = read_snapshot(files[step], least_shapes)
+            answers.append(read_answers(files[step], least_answers))
         except ValueError as error:
             problems.append(f"{error}; it is left out")
     if not snapshots:
@@ -254,6 +301,8 @@ def read_record(run_dir: Path | str) -> RunRecord:
         steps=list(snapshots),
         snapshots=list(snapshots.values()),
         problems=problems,
+        answers=answers,
+        provenance=read_provenance(folder),
     )
 
 
@@ -269,11 +318,17 @@ def read_probes(path: Path) -> Probes:
     try:
         data = json.loads(path.read_bytes())
         layers = [Layer(**entry) for entry in data["layers"]]
-        return Probes(layers, [Example(**entry) for entry in data["examples"]])
+        examples = [Example(**_with_picture(entry)) for entry in data["examples"]]
+        return Probes(layers, examples, data.get("visible", {}), data.get("task", ""))
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing") from error
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _with_picture(entry: Mapping[str, Any]) -> dict[str, Any]:
+    picture = entry.get("picture")
+    return {**entry, "picture": picture and Picture(**picture)}
 
 
 def _least_shape(layer: Layer, probes: Probes) -> tuple[int, int, int, int]:

@@ -1,7 +1,7 @@
 """Filter snapshots: whole weights, or, of a filter longer than the screen, a pooled map and rows on demand.
 
 A file `filters/step_00000000.npz` holds for each layer either one array under its name, or the fields of a `Pooled`,
-each under `name:field`.
+each under `name:field`; and under `:answers` what the model answered with these filters, where that is known.
 """
 
 import zipfile
@@ -39,6 +39,9 @@ class Pooled:
     entropy: np.ndarray
 
 
+ANSWERS = ":answers"
+"""Under which name a snapshot keeps the answers; no layer has it, as a layer has a name before its colon."""
+
 Kept = np.ndarray | Pooled
 """What a snapshot keeps of the filters of one layer: weights ``[examples, heads, queries, keys]``, or pooled ones."""
 
@@ -48,13 +51,17 @@ def snapshot_path(run_dir: Path | str, step: int) -> Path:
     return Path(run_dir) / "filters" / f"step_{step:08d}.npz"
 
 
-def save_snapshot(run_dir: Path | str, step: int, filters: Mapping[str, Kept]) -> None:
+def save_snapshot(
+    run_dir: Path | str, step: int, filters: Mapping[str, Kept], answers: np.ndarray | None = None
+) -> None:
     """Writes the filters at one step in one step; a failed write leaves the old file.
 
     Args:
       run_dir: the run's folder.
       step: the training step, 0 before the first update.
       filters: layer name -> weights ``[examples, heads, queries, keys]``, kept as float32, or a `Pooled`.
+      answers: the texts that the model answered with at each query of the inputs, ``[examples, queries]``, empty where
+        none is scored; None where they are not known.
 
     Raises:
       ValueError: the step is negative, or an array has not four axes.
@@ -70,6 +77,8 @@ def save_snapshot(run_dir: Path | str, step: int, filters: Mapping[str, Kept]) -
         if arrays[name].ndim != 4:
             shape = arrays[name].shape
             raise ValueError(f"layer '{name}': expected [examples, heads, queries, keys], got shape {shape}")
+    if answers is not None:
+        arrays[ANSWERS] = np.asarray(answers, np.str_)
     with replacing(snapshot_path(run_dir, step)) as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
@@ -107,6 +116,23 @@ def read_snapshot(path: Path, least_shapes: Mapping[str, tuple[int, int, int, in
         if problem:
             raise ValueError(f"{path}: layer '{name}': {problem}")
     return snapshot
+
+
+def read_answers(path: Path, least_shape: tuple[int, int]) -> np.ndarray | None:
+    """Reads what the model answered at one step: texts ``[examples, queries]``; None of a snapshot without answers.
+
+    Raises:
+      ValueError: the answers have another shape; the message names the file.
+    """
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        answers = arrays.get(ANSWERS)
+    if answers is None:
+        return None
+    fits = answers.ndim == 2 and answers.shape[0] == least_shape[0] and answers.shape[1] >= least_shape[1]
+    if not fits or answers.dtype.kind != "U":
+        expected = f"expected texts of shape {least_shape} or padded beyond it"
+        raise ValueError(f"{path}: answers: {expected}, got {answers.dtype} of shape {answers.shape}")
+    return answers
 
 
 def _read_layer(arrays: Mapping[str, np.ndarray], name: str) -> Kept:

@@ -4,6 +4,7 @@ A new task is a function in the file of its family and a line here.
 """
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from jattn.tasks.options import Entry, Option, entry
@@ -138,6 +139,18 @@ def task_options(name: str) -> dict[str, Any]:
       {'symbols': 10, 'by': 1}
     """
     return {key: option.default for key, option in CATALOGUE[name].options.items()}
+
+
+def task_description(name: str) -> str:
+    """Returns what a task is: its docstring without arguments, examples and sources.
+
+    Example:
+      >>> from jattn.tasks.catalogue import task_description
+      >>> print(task_description("copy"))
+      Says the source again: ``3 1 2 -> 3 1 2``. The oracle is the diagonal, ``place(i, n) = i``.
+    """
+    text = inspect.getdoc(CATALOGUE[name].load()) or ""
+    return re.split(r"\n(?:Args|Example|Raises|Source)\b.*:", text, maxsplit=1)[0].strip()
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

@@ -18,10 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jattn.filters.filter import AttentionFilter, folds
 from jattn.linen.capture import capture_filters
-from jattn.rules.grids import static
+from jattn.rules.grids import static, whole_grid
+from jattn.rules.mask import Mask
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
-from jattn.training.pooling import on_oracle, pool_filters
+from jattn.training.pooling import map_fold, on_oracle, pool_filters
 from jattn.training.setup import Setup
 from jattn.training.step import cross_entropy, is_correct
 
@@ -40,6 +41,8 @@ class Measured:
       weights: their filters, by layer, ``[examples, N, T, S]``, where queries and keys fit the screen.
       pooled: what is kept of their other filters, by layer: the fields of `jattn.report.Pooled`, or zeros.
       relates: of each layer its name and the inputs that it relates; see `relates`.
+      visible: which keys any head may attend to, of layers with a mask: ``[examples, T, S]``, or as many rows and
+        columns as the layer's map has.
     """
 
     sums: dict[str, Any]
@@ -48,6 +51,7 @@ class Measured:
     weights: dict[str, Float[Array, "P N T S"]]
     pooled: dict[str, dict[str, Array]]
     relates: tuple[tuple[str, tuple[str, str]], ...] = static(default=())
+    visible: dict[str, Bool[Array, "P T S"]] = dataclasses.field(default_factory=dict)
 
 
 jax.tree_util.register_dataclass(Measured)
@@ -82,7 +86,8 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
         few = min(setup.config.run.probes, size)
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
         related = tuple((name, relates(setup, name, layer)) for name, layer in filters.items())
-        return Measured(sums, batch, predictions, *_keep(setup, filters, batch, pools), related)
+        weights, pooled, visible = _keep(setup, filters, batch, pools)
+        return Measured(sums, batch, predictions, weights, pooled, related, visible)
 
     judge = jax.jit(setup.each(judge, (0, 0, None, None, None, None)))
 
@@ -95,19 +100,32 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
     return measure
 
 
-def _keep(setup: Setup, filters: dict[str, AttentionFilter], batch: Batch, pools: Bool[Array, ""]) -> tuple[Any, Any]:
-    """Returns the weights of the filters that fit the screen and, where `pools`, what is kept of the others."""
+def _keep(setup: Setup, filters: dict[str, AttentionFilter], batch: Batch, pools: Bool[Array, ""]) -> tuple[Any, ...]:
+    """Returns the weights of the filters that fit the screen; where `pools`, what is kept of the others; and which keys
+    may be attended to.
+    """
     screen = setup.config.run.screen
     fitting = {name for name, layer in filters.items() if max(layer.shape[-2:]) <= screen}
     weights = {name: layer.weights() for name, layer in filters.items() if name in fitting}
+    masks = {name: layer.program.mask for name, layer in filters.items() if layer.program.mask is not None}
+    visible = {name: _visible(mask, filters[name].shape) for name, mask in masks.items() if name in fitting}
     if len(fitting) == len(filters):
-        return weights, {}
+        return weights, {}, visible
 
-    def pool() -> dict[str, dict[str, Array]]:
-        return {name: _pool(setup, name, layer, batch) for name, layer in filters.items() if name not in fitting}
+    def pool() -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
+        pooled = {name: _pool(setup, name, layer, batch) for name, layer in filters.items() if name not in fitting}
+        return pooled, {
+            name: _visible_in_map(setup, name, filters[name], batch) for name in masks.keys() & pooled.keys()
+        }
 
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(pool))
-    return weights, lax.cond(pools, pool, lambda: nothing)
+    pooled, in_maps = lax.cond(pools, pool, lambda: nothing)
+    return weights, pooled, visible | in_maps
+
+
+def _visible(mask: Mask, shape: tuple[int, ...]) -> Bool[Array, "P T S"]:
+    """Returns which keys a query may attend to in any head of a filter ``[P, N, T, S]``."""
+    return jnp.any(jnp.broadcast_to(mask.evaluate(whole_grid(shape)), shape), axis=1)
 
 
 def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Any]:
@@ -144,6 +162,19 @@ def relates(setup: Setup, name: str, layer: AttentionFilter) -> tuple[str, str]:
 
 def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Array]:
     """Computes what is kept of a layer's filters, over the real queries and keys of each example."""
+    related = relates(setup, name, layer)
+    oracle = batch.oracle & batch.scored[..., None] if related == setup.layout.oracle else None
+    return pool_filters(layer, setup.config.run.screen, _counts(setup, related, batch), oracle)
+
+
+def _visible_in_map(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> Bool[Array, "P q_bins k_bins"]:
+    """Returns which cells of a layer's map hold a query and a key that it may attend to in any head."""
+    counts = _counts(setup, relates(setup, name, layer), batch)
+    return jnp.any(layer.uniform().fold(map_fold(layer.shape, setup.config.run.screen, counts)) > 0, axis=1)
+
+
+def _counts(setup: Setup, related: tuple[str, str], batch: Batch) -> tuple[Int[Array, " B"], Int[Array, " B"]] | None:
+    """Counts the real queries and keys of each example; None where all are real."""
     padded = any(name.endswith("lengths") for name in batch.inputs)
     pad = setup.vocabulary().index(PAD)
 
@@ -154,10 +185,8 @@ def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict
         real = _real(batch, side) if told else jnp.cumprod(items != pad, axis=-1, dtype=jnp.int32)
         return jnp.sum(real, axis=-1)
 
-    related = relates(setup, name, layer)
     queries, keys = map(count, related)
-    oracle = batch.oracle & batch.scored[..., None] if related == setup.layout.oracle else None
-    return pool_filters(layer, setup.config.run.screen, (queries, keys) if padded else None, oracle)
+    return (queries, keys) if padded else None
 
 
 def _real(batch: Batch, name: str) -> Bool[Array, "B S"]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jattn.report.record import read_probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
-from jattn.training.describing import decode, describe_probes
+from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.digests import History
 from jattn.training.evaluation import ACCURACIES, Measured, add_up, average, make_measure, of_replicate, summarize
 from jattn.training.progress import Reporter
@@ -94,7 +94,8 @@ class Journal:
             if not self._probes_are_kept:
                 save_probes(path, describe_probes(self._setup, probes))
                 self._probes_are_kept = True
-            save_snapshot(path, step, weights | {name: Pooled(**fields) for name, fields in pooled.items()})
+            filters = weights | {name: Pooled(**fields) for name, fields in pooled.items()}
+            save_snapshot(path, step, filters, describe_answers(self._setup, probes))
         if log:
             self._log(step, watched, summarize(add_up([sums]))["filters"])
 

@@ -15,6 +15,7 @@ from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.progress import reporter
+from jattn.training.provenance import recorded
 from jattn.training.restore import resume
 from jattn.training.run_folder import RunFolder
 from jattn.training.runs import in_float32, on_its_devices
@@ -30,6 +31,7 @@ def train(
     model: nn.Module | None = None,
     optimizer: optax.GradientTransformation | None = None,
     signals: Interrupts | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Trains, tests and draws a run, or resumes it where it was cut off; returns the row of metrics of its test.
 
@@ -40,6 +42,7 @@ def train(
         deterministic=...)`` and returns logits over the task's symbols and the layout's special tokens.
       optimizer: an own optimizer in place of ``config.training``'s; rows of metrics then have no learning rate.
       signals: of `jattn.training.interrupts.interrupts`, in whose time this runs; None handles no signals.
+      command: what was asked for on the command line, for the record of the run.
 
     Raises:
       ConfigError: if the devices do not fit the batch sizes.
@@ -70,11 +73,12 @@ def train(
         state, rows = resume(setup, folder, checkpoints, report.line)
         journal = Journal(setup, folder, report, rows)
         # From here a signal waits until the state is saved.
-        with signals.waiting(), checkpoints.naming_what_is_kept():
-            state = take_steps(setup, state, journal, checkpoints, signals)
-            checkpoints.wait()
-        # Fresh examples, never seen in training or evaluation, have the last word.
-        with checkpoints.naming_what_is_kept():
+        finished = rows[-1:] != [] and rows[-1]["kind"] == "test"
+        with checkpoints.naming_what_is_kept(), recorded(setup, folder.path, state, command, finished):
+            with signals.waiting():
+                state = take_steps(setup, state, journal, checkpoints, signals)
+                checkpoints.wait()
+            # Fresh examples, never seen in training or evaluation, have the last word.
             result = journal.test(state)
             checkpoints.add_history(journal.history)
     # The pictures and the page are made from the files in the folder alone.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jattn.filters.blocks import FilterBlock, HeadFold
+from jattn.filters.blocks import FilterBlock, Fold, HeadFold
 from jattn.filters.filter import AttentionFilter, folds
 from jattn.rules.grids import static
 
@@ -34,10 +34,9 @@ def pool_filters(
       oracle: the keys that hold the answer of each query that is scored; None where it does not speak of the layer.
     """
     *batch_and_heads, num_queries, num_keys = filters.shape
-    bins = min(screen, num_queries), min(screen, num_keys)
     every = jnp.full(batch_and_heads[0], num_queries, jnp.int32)
     asked: dict[str, Any] = {
-        "map": folds.pool(*bins) if counts is None else PoolReal(*counts, *bins),
+        "map": map_fold(filters.shape, screen, counts),
         "best": folds.top_k(min(LARGEST, num_keys)),
         "entropy": folds.entropy(),
     }
@@ -52,6 +51,14 @@ def pool_filters(
         hits = on_oracle(oracle, jnp.maximum(found["best"].keys[..., 0], 0))
         measures |= {"mass": _mean(found["mass"], known), "hit_rate": _mean(hits, known)}
     return {"map": found["map"], "top_weights": found["best"].weights, "top_keys": found["best"].keys, **measures}
+
+
+def map_fold(
+    shape: tuple[int, ...], screen: int, counts: tuple[Int[Array, " B"], Int[Array, " B"]] | None
+) -> Fold | HeadFold:
+    """Returns the fold that makes the maps of filters of a shape; see `pool_filters`."""
+    bins = min(screen, shape[-2]), min(screen, shape[-1])
+    return folds.pool(*bins) if counts is None else PoolReal(*counts, *bins)
 
 
 def on_oracle(oracle: Bool[Array, "B T S"], keys: Int[Array, "B N T"]) -> Bool[Array, "B N T"]:

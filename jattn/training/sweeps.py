@@ -109,14 +109,14 @@ def prepare(sweep: Sweep) -> Sweep:
     return Sweep(sweep.folder, combinations, sweep.left_out)
 
 
-def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
+def run_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> list[Outcome]:
     """Does what is left of a sweep, one run after the other, and writes the table and the figure of all runs.
 
     A run whose test is written is skipped. One that fails does not stop the others.
 
     Args:
       sweep: `prepare`d.
-      signals: as for `jattn.training.train`.
+      signals, command: as for `jattn.training.train`.
 
     Raises: as `jattn.training.train`, except TrainingFailed.
     """
@@ -138,7 +138,7 @@ def run_sweep(sweep: Sweep, signals: Interrupts) -> list[Outcome]:
         else:
             print(in_plain(heading), flush=True)
             try:
-                test = train(one.config, signals=signals)
+                test = train(one.config, signals=signals, command=command)
             except TrainingFailed as error:
                 print(in_plain(f"{one.label}: {error}"), file=sys.stderr)
             # Each run has programs of its own, of which a process can hold only so many.

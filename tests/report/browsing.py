@@ -58,10 +58,11 @@ def opened(browser, address):
     browser.get(address)
     browser.get_log("performance")
     browser.get_log("browser")
-    browser.refresh()
-    yield Page(browser)
+    page = Page(browser)
+    page.reload()
+    yield page
     assert browser.get_log("browser") == []
-    assert requested(browser) <= {address}
+    assert {url.partition("#")[0] for url in requested(browser)} <= {address, "about:blank"}
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
@@ -81,12 +82,20 @@ class Page:
     def run(self, script, *arguments):
         return self.browser.execute_script(script, *arguments)
 
+    def forget_state(self):
+        """Takes the state out of the address."""
+        self.run("history.replaceState(null, '', location.pathname)")
+
+    def reload(self):
+        self.browser.refresh()
+        self.wait_for("ready", "true")
+
     def find(self, selector):
         return self.browser.find_element("css selector", selector)
 
     @property
     def state(self):
-        return self.run("return {...document.getElementById('report').dataset}")
+        return self.run("return {...document.getElementById('report')?.dataset}")
 
     def picture(self, selector="#matrix canvas"):
         return self.run("return document.querySelector(arguments[0]).toDataURL()", selector)
@@ -113,8 +122,14 @@ class Page:
         script = "const slider = document.getElementById('step'); slider.value = arguments[0];"
         self.run(script + "slider.dispatchEvent(new Event('input', { bubbles: true }))", snapshot)
 
+    def wait_until(self, script):
+        deadline = time.monotonic() + 10
+        while not self.run(script):
+            assert time.monotonic() < deadline, f"waited for {script}"
+            time.sleep(0.02)
+
     def wait_for(self, name, value):
         deadline = time.monotonic() + 10
-        while self.state[name] != value:
+        while self.state.get(name) != value:
             assert time.monotonic() < deadline, f"expected {name} = {value}, got {self.state}"
             time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,17 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         tokens: Sequence[str] = tuple("30142"),
         steps: Sequence[int] = (0, 50, 100),
         metrics: Sequence[Mapping[str, Any]] | None = None,
+        **more: Any,
     ) -> Path:
         run_dir = tmp_path_factory.mktemp("run")
         rows = list(training_rows(layers, steps)) if metrics is None else metrics
         (run_dir / "config.toml").write_text(CONFIG, encoding="utf-8")
         (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        save_probes(run_dir, reversal(layers, tokens))
+        save_probes(run_dir, replace(reversal(layers, tokens), **more))
         for step in steps:
             turned = step / max(*steps, 1)
-            save_snapshot(run_dir, step, {layer.name: turning(layer, len(tokens), turned) for layer in layers})
+            filters = {layer.name: turning(layer, len(tokens), turned) for layer in layers}
+            save_snapshot(run_dir, step, filters, answers(tokens, turned))
         return run_dir
 
     return make
@@ -101,6 +104,13 @@ def reversal(layers: Sequence[Layer], tokens: Sequence[str]) -> Probes:
         scored = [query + shift < count for query in range(count)]
         examples.append(Example(sequences, sequence[::-1], scored, oracle))
     return Probes(layers, examples)
+
+
+def answers(tokens: Sequence[str], turned: float) -> np.ndarray:
+    """Answers with the right tokens as far as the filters have turned, and with the first of them beyond."""
+    targets = [example.targets for example in reversal((), tokens).examples]
+    known = round(turned * len(tokens))
+    return np.array([[*target[:known], *[target[0]] * (len(tokens) - known)] for target in targets])
 
 
 def turning(layer: Layer, count: int, turned: float) -> np.ndarray:

@@ -24,16 +24,17 @@ def page(browser, address):
 
 def test_the_page_opens_at_the_last_step_with_the_best_head(page):
     assert (page.state["step"], page.state["layer"], page.state["head"]) == ("100", "0", "0")
-    assert page.find("#result").text.startswith("After 100 steps, 75 % of 10,000 fresh sequences")
-    assert page.find("#filter-measures").text.startswith("mass on the oracle 1.000 · hit rate 1.00")
+    assert page.find("#result").text.startswith("After 100 steps, 75.00 % of 10,000 fresh sequences")
+    assert page.find("#result").text.endswith("puts 90 % of its weight on the right keys (chance: 45 %).")
+    assert page.find("#filter-measures").text.startswith("mass on the oracle 1.000 · hit rate 1.00 · lift 6.0")
     assert page.find("#filter-name").text == "block_0/<b>attention</b>, head 0"
 
 
 def test_the_page_of_a_model_without_attention_plays_predictions(browser, make_run):
     for page in opened(browser, render(make_run((), TOKENS, STEPS)).as_uri()):
         assert page.find("h1").text == "reverse"
-        assert "no attention" in page.find(".lede").text
-        hidden = ("#heads", "#matrix", "#example", "#oracle", "#filter-name")
+        assert "no attention" in page.find(".introduction").text
+        hidden = ("#heads", "#matrix", "#view", "#oracle", "#filter-name")
         assert not any(page.find(selector).is_displayed() for selector in hidden)
         assert len(page.run("return [...document.querySelectorAll('#curves figure')]")) == 2
         page.slide_to(0)
@@ -84,15 +85,15 @@ def test_another_head_and_another_layer(page):
 
 
 def test_another_example(page):
-    page.run("document.getElementById('example').focus()")
-    page.find("#example option[value='1']").click()
+    assert page.find("#examples").text.split("\n")[0] == "3 </script><b… <img src=x … a·b …"
+    page.find("#examples [data-example='1']").click()
     assert page.state["example"] == "1"
     labels = page.run("return [...document.querySelectorAll('#matrix text')].map((label) => label.textContent)")
     assert labels[0] == "</scr…"
 
 
 def test_a_query_that_is_not_scored_is_quiet_and_has_no_oracle(page):
-    page.find("#example option[value='1']").click()
+    page.find("#examples [data-example='1']").click()
     quiet = "return [...document.querySelectorAll('#matrix .quiet')].map((label) => label.dataset.index)"
     assert page.run(quiet) == ["5"]
     assert page.run("return document.querySelectorAll('.outlined').length") == 5
@@ -122,7 +123,8 @@ def test_a_cell_pointed_at_is_explained(page):
     lines = page.find("#tooltip").text.split("\n")
     assert [line.replace("\u2068", "").replace("\u2069", "") for line in lines] == [
         "query 0 “3”",
-        "its answer “$&'\"”",
+        "its right answer “$&'\"”",
+        "the model's answer “$&'\"”, right",
         "key 5 “$&'\"”",
         "weight above 0.998",
         "oracle: yes",
@@ -193,7 +195,7 @@ def test_the_policy_refuses_markup_code_and_connections(browser, address):
 def test_the_page_follows_light_and_dark(page, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    page.browser.refresh()
+    page.reload()
     first_cell = "document.querySelector('#matrix canvas').getContext('2d').getImageData(0, 0, 1, 1).data"
     colour = page.run(f"return [...{first_cell}]")
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
@@ -203,7 +205,7 @@ def test_the_page_follows_light_and_dark(page, scheme):
 def test_the_page_fits_a_phone(page):
     size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    page.browser.refresh()
+    page.reload()
     width = page.run("return document.documentElement.scrollWidth")
     page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert width <= 360

@@ -246,6 +246,6 @@ def test_labels_of_many_values_do_not_overlap():
 
 def test_everything_is_written_whole(tmp_path):
     tables = write_comparison(tmp_path, [THREE_SEEDS])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.csv", "sweep.md", "sweep.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.csv", "sweep.html", "sweep.md", "sweep.png"]
     assert (tmp_path / "sweep.md").read_text() == to_markdown(tables)
     assert (tmp_path / "sweep.csv").read_text() == to_csv([THREE_SEEDS])

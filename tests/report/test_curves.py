@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from jattn.report.curves import run_panels
+from jattn.report.curves import run_panels, seed_panels
 from jattn.report.record import Layer, read_record
 
 
@@ -18,8 +18,34 @@ def test_each_panel_holds_what_was_logged(make_run):
     panels = panels_of(make_run)
     assert labels(panels["loss"]) == ["train", "evaluation"]
     assert labels(panels["accuracy"]) == ["token, train", "token, evaluation", "exact, evaluation"]
-    assert labels(panels["filter"]) == ["best head, train", "evaluation"]
+    assert labels(panels["filter"]) == ["best head, train", "chance", "evaluation"]
     assert labels(panels["entropy"]) == ["train"]
+
+
+def test_chance_is_mass_over_lift(make_run):
+    chance = panels_of(make_run)["filter"].curves[1]
+    assert chance.dashed
+    assert chance.values == pytest.approx([0.2, 0.55 / 1.5, 0.45])
+
+
+def test_seeds_have_curves_of_their_own(make_run):
+    rows = [
+        {
+            "kind": "evaluation",
+            "step": step,
+            "replicates": [
+                {"seed": seed, "exact_accuracy": (step + seed) / 10, "filter_score": None} for seed in (3, 4)
+            ],
+        }
+        for step in (0, 5)
+    ]
+    (panel,) = seed_panels(read_record(make_run(metrics=rows)))
+    assert panel.title == "exact accuracy of each seed"
+    assert [(curve.label, curve.colour, curve.values) for curve in panel.curves] == [
+        ("seed 3", "head-0", [0.3, 0.8]),
+        ("seed 4", "head-1", [0.4, 0.9]),
+    ]
+    assert seed_panels(read_record(make_run())) == []
 
 
 def test_of_many_heads_each_is_drawn_with_the_best_and_the_mean(make_run):

@@ -1,14 +1,18 @@
 import base64
+import dataclasses
 import hashlib
 import html
 import json
 import re
+import zlib
+from importlib import resources
 
 import numpy as np
 import pytest
 
 from jattn.report import page
-from jattn.report.page import build_page, page_data, result_line
+from jattn.report.facts import result_line
+from jattn.report.page import build_page, page_data
 from jattn.report.record import Layer, read_record
 from jattn.report.snapshots import save_snapshot
 
@@ -43,7 +47,7 @@ def test_the_policy_allows_this_style_and_this_script_and_no_connection(make_run
 def test_the_page_names_no_other_place(make_run):
     text = build_page(read_record(make_run()))
     assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}
-    assert not re.search(r"@import|url\(|\bsrc=|innerHTML|\beval\b|document\.write", text)
+    assert not re.search(r"@import|url\((?!#)|\bsrc=|innerHTML|\beval\b|document\.write", text)
 
 
 def test_hostile_tokens_stay_data(make_run):
@@ -62,18 +66,75 @@ def test_a_hostile_title_stays_text(make_run):
     assert data_of(text)["title"] == "</title><img src=x>"
 
 
+def unpacked(packed, name, dtype):
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed[name])), dtype).reshape(packed["shape"])
+
+
+def levels_of(packed):
+    """Adds up the differences that travel."""
+    return np.cumsum(unpacked(packed, "packed", np.uint8), axis=0, dtype=np.uint8)
+
+
 def test_weights_are_within_half_a_level(make_run):
     record = read_record(make_run())
     packed = page_data(record)["weights"][0]
-    levels = np.frombuffer(base64.b64decode(packed["levels"]), np.uint8).reshape(packed["shape"])
+    levels = levels_of(packed)
+    assert packed["coarse"] == [False] * 3
     weights = np.stack([snapshot["block_0/attention"] for snapshot in record.snapshots])
     np.testing.assert_allclose(levels / 254, weights, atol=0.5 / 254 + 1e-7)
+
+
+def test_where_there_are_many_weights_all_but_the_last_are_coarser(make_run, monkeypatch):
+    monkeypatch.setattr("jattn.report.packing.FINE_CELLS", 149)
+    record = read_record(make_run())
+    packed = page_data(record)["weights"][0]
+    assert packed["coarse"] == [True, True, False]
+    weights = np.stack([snapshot["block_0/attention"] for snapshot in record.snapshots])
+    found = levels_of(packed) / 254
+    np.testing.assert_allclose(found[:2], weights[:2], atol=0.5 / 32 + 0.5 / 254 + 1e-7)
+    np.testing.assert_allclose(found[2], weights[2], atol=0.5 / 254 + 1e-7)
+    assert len(np.unique(found[:2])) <= 33
 
 
 def test_a_long_run_shows_fewer_snapshots_and_says_how_many_there_were(make_run, monkeypatch):
     monkeypatch.setattr(page, "WEIGHTS_LIMIT", 4 * 2 * 25)
     data = page_data(read_record(make_run(steps=range(0, 101, 10))))
     assert (data["steps"], data["snapshots_taken"]) == ([0, 30, 70, 100], 11)
+
+
+def test_a_page_that_would_be_too_large_holds_fewer_snapshots(make_run, monkeypatch):
+    record = read_record(make_run(steps=range(0, 101, 10)))
+    whole = len(page_data(record)["weights"][0]["packed"])
+    monkeypatch.setattr(page, "TEXT_LIMIT", whole // 2)
+    data = page_data(record)
+    assert len(data["weights"][0]["packed"]) <= whole // 2
+    assert 2 <= len(data["steps"]) < 11
+    assert (data["steps"][0], data["steps"][-1]) == (0, 100)
+    monkeypatch.setattr(page, "TEXT_LIMIT", 1)
+    assert page_data(record)["steps"] == [0, 100]
+
+
+def test_each_seed_of_the_last_test_is_listed(make_run):
+    seeds = [{"seed": seed, "exact_accuracy": 0.5} for seed in (3, 4)]
+    rows = [{"kind": "test", "step": 1, "examples": 8, "replicates": seeds}]
+    assert page_data(read_record(make_run(metrics=rows)))["seeds"] == seeds
+    assert page_data(read_record(make_run()))["seeds"] == []
+
+
+def test_answers_travel_as_they_were_given(make_run):
+    record = read_record(make_run())
+    packed = page_data(record)["answers"]
+    said = np.array(packed["texts"])[unpacked(packed, "packed", "<u2")]
+    np.testing.assert_array_equal(said, np.stack(record.answers))
+    older = dataclasses.replace(record, answers=[None, record.answers[1], None])
+    assert (unpacked(page_data(older)["answers"], "packed", "<u2")[[0, 2]] == 65_535).all()
+    assert page_data(dataclasses.replace(record, answers=()))["answers"] is None
+
+
+def test_what_draws_a_filter_knows_no_run():
+    for name in page.PARTS:
+        script = resources.files("jattn.report").joinpath(name).read_text(encoding="utf-8")
+        assert not re.search(r"\brun\.\w|\bstate\.\w|byId", script), name
 
 
 def test_what_is_not_a_number_becomes_null(make_run):
@@ -122,12 +183,12 @@ EVALUATION = {
         ([{"kind": "evaluation", "step": 0}], "After 0 steps, no accuracy is known."),
         (
             [TEST, EVALUATION],
-            "After 600 steps, 99.99 % of 10,000 fresh sequences are exactly right, 100 % of their tokens are right, "
+            "After 600 steps, 99.99 % of 10,000 fresh sequences are exactly right, 100.00 % of their tokens are right, "
             "the filter score is 0.981.",
         ),
         (
             [EVALUATION],
-            "After 200 steps, 50 % of fresh sequences are exactly right, an unknown part of their tokens are right.",
+            "After 200 steps, 50.00 % of fresh sequences are exactly right, an unknown part of their tokens are right.",
         ),
     ],
 )
@@ -144,15 +205,11 @@ def test_layers_without_an_oracle_have_no_mass(make_run):
 POOLED = Layer("block_0/attention", 1, oracle=True)
 
 
-def unpacked(packed, name, dtype):
-    return np.frombuffer(base64.b64decode(packed[name]), dtype).reshape(packed["shape"])
-
-
 def test_cells_of_a_map_are_within_half_a_level_of_their_root(make_pooled_run):
     record = read_record(make_pooled_run(lengths=(40, 12)))
     packed = page_data(record)["weights"][0]
     assert packed["shape"] == (3, 2, 1, 16, 16)
-    roots = unpacked(packed, "levels", np.uint8) / 254
+    roots = levels_of(packed) / 254
     for snapshot in range(3):
         for example, side in ((0, 16), (1, 12)):
             cells = record.picture(snapshot, POOLED, example)[0]

@@ -1,12 +1,16 @@
 """Examples as text: what a person reads of tokens, of pictures, and of what fills unused places."""
 
+import base64
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jattn.tasks import Sequence
-from jattn.training.describing import decode, describe_probes
+from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.evaluation import Measured
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
@@ -22,6 +26,7 @@ def described(task, sequence, wrong, layer):
     weights = {layer: jnp.zeros((1, 1, *batch.oracle.shape[1:]))}
     measured = Measured({}, batch, predictions, weights, {}, ((layer, setup.layout.oracle),))
     (example,), probes = decode(setup, measured), describe_probes(setup, measured)
+    assert " ".join(text for text in describe_answers(setup, measured)[0] if text) == example["prediction"]
     return example, probes
 
 
@@ -52,3 +57,12 @@ def test_patches_of_a_picture_are_written_by_their_colours(real, written):
     assert probes.examples[0].sequences["source"] == written
     assert probes.examples[0].sequences["inputs"] == ["<bos>", "green", "square", "left-of", "blue"]
     assert probes.layers[0].keys == "source"
+    picture = probes.examples[0].picture
+    if real < 4:
+        assert picture is None
+        return
+    assert (picture.rows, picture.columns, picture.sequence) == (2, 2, "source")
+    with Image.open(io.BytesIO(base64.b64decode(picture.png))) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (4, 4, 3)
+    assert pixels[0].tolist() == [[255, 0, 0], [255, 0, 0], [0, 0, 255], [255, 0, 0]]

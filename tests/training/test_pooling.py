@@ -1,5 +1,7 @@
 """Filters longer than the screen: what a snapshot keeps of them is what whole weights would have shown."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,15 @@ def record_of(folder, layout, screen, lengths):
     return read_record(folder)
 
 
+def visible_of(record, layer, example, shape):
+    """Writes the ranges of visible keys out as a matrix."""
+    matrix = np.zeros(shape)
+    for row, ranges in zip(matrix, record.probes.visible[layer.name][example], strict=True):
+        for start, stop in zip(ranges[::2], ranges[1::2], strict=True):
+            row[start:stop] = 1
+    return matrix
+
+
 @pytest.mark.exhaustive
 @sampled(
     ("layout", "lengths"),
@@ -44,7 +55,8 @@ def test_a_pooled_run_measures_and_shows_what_a_whole_one_does(tmp_path, layout,
         (tmp_path / name).mkdir()
     whole = record_of(tmp_path / "whole", layout, 256, lengths)
     pooled = record_of(tmp_path / "pooled", layout, 16, lengths)
-    assert whole.probes == pooled.probes
+    assert dataclasses.replace(whole.probes, visible={}) == dataclasses.replace(pooled.probes, visible={})
+    assert whole.probes.visible.keys() == pooled.probes.visible.keys()
     for layer in whole.probes.layers:
         assert (whole.is_pooled(layer), pooled.is_pooled(layer)) == (False, True)
         for example in range(len(whole.probes.examples)):
@@ -56,6 +68,9 @@ def test_a_pooled_run_measures_and_shows_what_a_whole_one_does(tmp_path, layout,
             np.testing.assert_allclose(
                 pooled.picture(0, layer, example), pool_weights(filters, bins), rtol=2e-3, atol=1e-6
             )
+            if layer.name in whole.probes.visible:
+                seen = pool_weights(visible_of(whole, layer, example, filters.shape[1:])[None], bins)[0] > 0
+                np.testing.assert_array_equal(visible_of(pooled, layer, example, bins), seen)
             check_rows(filters, pooled.snapshots[0][layer.name], example)
 
 

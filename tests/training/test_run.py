@@ -173,11 +173,27 @@ def test_the_rows_of_metrics_say_what_they_promise(whole):
     assert all(example["target"] == " ".join(reversed(example["source"].split())) for example in examples)
 
 
+def test_the_record_says_what_made_the_run(whole):
+    found = json.loads((whole[0] / "provenance.json").read_text())
+    assert found["command"].startswith("python train.py ")
+    assert found["differences"]["training.batch_size"] == 8
+    assert found["seeds"] == [0]
+    (session,) = found["sessions"]
+    assert session["from_step"] == 0
+    assert session["seconds"] > 0
+    assert session["packages"]["jax"] == jax.__version__
+    assert session["devices"] >= 1
+
+
 def test_the_snapshots_hold_rows_of_weights(whole):
     with np.load(whole[0] / "filters" / "step_00000060.npz") as snapshot:
-        weights = snapshot["block_0/attention"]
+        weights, answers = snapshot["block_0/attention"], snapshot[":answers"]
     assert weights.shape == (4, 1, 4, 4)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    probes = json.loads((whole[0] / "filters" / "probes.json").read_text())
+    assert probes["task"].startswith("Says the source backwards")
+    for example, said in zip(probes["examples"], answers, strict=True):
+        assert [bool(text) for text in said] == example["scored"] + [False] * (len(said) - len(example["scored"]))
 
 
 @pytest.mark.exhaustive

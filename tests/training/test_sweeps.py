@@ -56,7 +56,7 @@ def working_directory(tmp_path, monkeypatch):
 def no_run(monkeypatch):
     """Fails a test in which a run is begun."""
     monkeypatch.setattr(
-        "jattn.training.loop.train", lambda config, *, signals: pytest.fail(f"began {config.run.folder}")
+        "jattn.training.loop.train", lambda config, *, signals, command: pytest.fail(f"began {config.run.folder}")
     )
 
 
@@ -65,7 +65,7 @@ def runs(monkeypatch):
     """Notes which runs are begun, which are done at once instead; those that are told to fail do."""
     begun, failing = [], set()
 
-    def pretend(config, *, signals):
+    def pretend(config, *, signals, command):
         name = Path(config.run.folder).name
         begun.append(name)
         if name in failing:
@@ -257,7 +257,7 @@ def test_each_run_takes_the_devices_that_suit_it_alone(monkeypatch):
 
 def test_a_sweep_writes_run_folders_a_table_and_a_figure(whole):
     names = {"num_heads=1", "num_heads=2"}
-    assert {path.name for path in whole.iterdir()} == names | {"sweep.csv", "sweep.md", "sweep.png"}
+    assert {path.name for path in whole.iterdir()} == names | {"sweep.csv", "sweep.html", "sweep.md", "sweep.png"}
     for heads, row in zip((1, 2), table(whole), strict=True):
         folder = whole / f"num_heads={heads}"
         assert read_config(folder).model.num_heads == heads

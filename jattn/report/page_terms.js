@@ -1,0 +1,48 @@
+// Words of the trade that explain themselves when they are pointed at or have the focus.
+
+const TERMS = {
+  "mass on the oracle": "The weight that a query puts on the keys of its oracle, on average over the scored queries: "
+    + "0 is none, 1 is all of it.",
+  "hit rate": "How often the key with a query's largest weight is one of its oracle: 1 is always.",
+  lift: "How many times more weight lies on the oracle than a query would put there that looks at all keys alike. "
+    + "1 is chance.",
+  entropy: "How widely a query spreads its weight: 0 where all of it is on one key, and the logarithm of the number of "
+    + "keys where all have the same.",
+  nats: "The unit of entropy with natural logarithms. A query that looks at n keys alike has ln n nats: 0.69 for two, "
+    + "2.77 for 16.",
+  "filter score": "The mass on the oracle of the best head, on average over fresh examples: 1 is a filter that looks at "
+    + "nothing but the keys that hold the answers.",
+  chance: "The mass on the oracle of a query that looks at all keys that it may look at alike.",
+};
+
+/** Writes a text as nodes in which the words of the trade are buttons that explain them. */
+function explained(text) {
+  const names = Object.keys(TERMS).sort((a, b) => b.length - a.length);
+  return text.split(new RegExp(`(${names.join("|")})`)).filter(Boolean)
+    .map((part) => (TERMS[part] ? term(part) : document.createTextNode(part)));
+}
+
+function term(name) {
+  const button = element("button", { type: "button", class: "term", "aria-description": TERMS[name] }, name);
+  const show = () => {
+    const { left, bottom } = button.getBoundingClientRect();
+    showWords([TERMS[name]], left, bottom - 12);
+  };
+  for (const event of ["pointerenter", "focus", "click"]) button.addEventListener(event, show);
+  for (const event of ["pointerleave", "blur"]) button.addEventListener(event, hideWords);
+  return button;
+}
+
+/** Shows lines of words beside a point of the window. */
+function showWords(lines, x, y) {
+  const tooltip = document.getElementById("tooltip");
+  tooltip.hidden = false;
+  tooltip.replaceChildren(...lines.filter(Boolean).map((line) => element("div", {}, line)));
+  const { width, height } = tooltip.getBoundingClientRect();
+  tooltip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 4))}px`;
+  tooltip.style.top = `${y + 18 + height <= innerHeight ? y + 18 : Math.max(4, y - height - 12)}px`;
+}
+
+function hideWords() {
+  document.getElementById("tooltip").hidden = true;
+}
