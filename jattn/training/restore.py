@@ -24,9 +24,10 @@ def resume(
     """Goes back to the latest checkpoint that is whole, if there is any; returns its state and the rows before it."""
     state, step = initial_state(setup), checkpoints.latest_step()
     if step is not None:
-        say(f"resumed at step {step}")
         checkpoints.delete_old()
-        return checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
+        state, rows = checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
+        say(f"{'already done' if rows and rows[-1]['kind'] == 'test' else 'resumed'} at step {step}")
+        return state, rows
     if checkpoints.any:
         raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")
     if folder.history().size:

@@ -193,7 +193,7 @@ def refused(tmp_path, monkeypatch, capsys):
         raise AssertionError("went on with a wrong config")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "configure_jax", too_far)
+    monkeypatch.setattr("jattn.training.runs.configure_jax", too_far)
     monkeypatch.setattr("jattn.training.setup.make_setup", too_far)
 
     def run(*arguments):
@@ -319,7 +319,7 @@ def test_the_command_ends_with_status_2_before_anything_is_compiled(tmp_path, te
 
 
 def test_a_run_folder_whose_config_is_broken_is_a_mistake_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(main, "configure_jax", lambda config: None)
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda config: None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("[task]\nold_key = 1\n")
     (tmp_path / "mine.toml").write_text(SMALL)

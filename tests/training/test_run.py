@@ -79,7 +79,7 @@ def run(folder, *options, config=CONFIG):
     """Does what the command does in this process, whose JAX is set up; returns the status and what was printed."""
     printed = io.StringIO()
     with (
-        mock.patch("jattn.command.main.configure_jax"),
+        mock.patch("jattn.training.runs.configure_jax"),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(printed),
     ):

@@ -14,7 +14,7 @@ from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
 from jattn.training import sweeps
-from jattn.training.progress import Reporter
+from jattn.training.progress import SweepReporter
 from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, check_folder, read_config
 from jattn.training.runs import configure_jax, cpu_devices, on_its_devices
@@ -48,7 +48,7 @@ SWEEP = ["--sweep", "model.num-heads", "1", "2"]
 def working_directory(tmp_path, monkeypatch):
     """A folder with a config file, in a process whose devices are chosen already."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "configure_jax", lambda configs: None)
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: None)
     Path("mine.toml").write_text(CONFIG)
 
 
@@ -56,7 +56,7 @@ def working_directory(tmp_path, monkeypatch):
 def no_run(monkeypatch):
     """Fails a test in which a run is begun."""
     monkeypatch.setattr(
-        "jattn.training.loop.train", lambda config, *, signals: pytest.fail(f"began {config.run.folder}")
+        "jattn.training.loop.train", lambda config, *, signals, report: pytest.fail(f"began {config.run.folder}")
     )
 
 
@@ -65,7 +65,7 @@ def runs(monkeypatch):
     """Notes which runs are begun, which are done at once instead; those that are told to fail do."""
     begun, failing = [], set()
 
-    def pretend(config, *, signals):
+    def pretend(config, *, signals, report):
         name = Path(config.run.folder).name
         begun.append(name)
         if name in failing:
@@ -104,7 +104,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "mine.toml").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(command_line, "configure_jax", lambda configs: None)
+        patched.setattr("jattn.training.runs.configure_jax", lambda configs: None)
         assert command_line.main([str(folder / "mine.toml"), "--run.folder", str(folder / "sweep"), *SWEEP]) == 0
     return folder / "sweep"
 
@@ -213,7 +213,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("options", "expected"), [(given, words) for given, *words in MISTAKES])
 def test_a_mistake_is_told_before_anything_runs(no_run, monkeypatch, capsys, options, expected):
-    monkeypatch.setattr(command_line, "configure_jax", lambda configs: pytest.fail("went on with a wrong sweep"))
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: pytest.fail("went on with a wrong sweep"))
     assert sweep(*options) == 2
     told = capsys.readouterr()
     assert told.out == ""
@@ -285,7 +285,7 @@ def test_what_is_done_is_skipped_without_compiling(whole, no_run, caplog, capsys
 
 @pytest.mark.exhaustive
 def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(whole, monkeypatch, capsys):
-    tell, told = Reporter.row, []
+    tell, told = SweepReporter.row, []
 
     def cut_off(reporter, row):
         tell(reporter, row)
@@ -295,10 +295,10 @@ def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(whole, monkeypatch, 
 
     # The first run is done, the second is cut off after two steps.
     shutil.copytree(whole / "num_heads=1", "runs/mine_sweep/num_heads=1")
-    monkeypatch.setattr(Reporter, "row", cut_off)
+    monkeypatch.setattr(SweepReporter, "row", cut_off)
     assert sweep(*SWEEP) == 143
     assert not Path("runs/mine_sweep/sweep.csv").exists()
-    assert "stopped by SIGTERM; the same command resumes" in capsys.readouterr().err
+    assert "stopped by SIGTERM; the same command goes on with what is left of the sweep" in capsys.readouterr().err
     assert sweep(*SWEEP) == 0
     assert told == [2, 4]
     printed = capsys.readouterr().out
