@@ -1,6 +1,7 @@
 """From the arguments of the command to a checked `Config`, or one message that says what is wrong."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def _read_options(options: Sequence[str], program: str) -> dict[str, Any]:
         table, key, says_no = _find_option(option, program)
         if key in changes.setdefault(table, {}):
             raise ConfigError(f"command line: {shown(option)}: expected each option once, got it twice")
-        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts, program)
+        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts)
         if says_no and texts:
             raise ConfigError(f"command line: {shown(option)} takes no value, got {shown(texts[0])}")
     return changes
@@ -130,22 +131,34 @@ def _find_option(option: str, program: str) -> tuple[str, str, bool]:
     return table, key, says_no
 
 
-def _read_value(table: str, key: str, option: str, texts: list[str], program: str) -> Any:
+def _read_value(table: str, key: str, option: str, texts: list[str]) -> Any:
     kind = kind_of(table, key)
     if kind is bool and not texts:
         return True
-    if get_origin(kind) is tuple and not (len(texts) == 1 and texts[0].startswith("[")):
-        return tuple(parse_value(table, key, text) for text in texts)
+    if get_origin(kind) is tuple:
+        return _read_list(table, key, texts)
     if not texts:
         raise ConfigError(f"command line: {shown(option)}: expected a value, got nothing")
     if len(texts) > 1:
-        raise ConfigError(_unknown_option(texts[1], program))
+        raise ConfigError(f"command line: {shown(option)}: expected one value, got {shown(' '.join(texts))}")
     return parse_value(table, key, texts[0])
+
+
+def _read_list(table: str, key: str, texts: list[str]) -> Any:
+    """Reads a list, written 8 12, 8,12 or [8,12], with spaces or without."""
+    whole = " ".join(texts)
+    if whole.startswith("["):
+        return parse_value(table, key, whole)
+    if all(part.strip() for part in whole.rstrip(",").split(",")):
+        texts = whole.replace(",", " ").split()
+    return tuple(parse_value(table, key, text) for text in texts)
 
 
 def _unknown_option(unknown: str, program: str) -> str:
     meant = meant_by(unknown.split("=")[0].lstrip("-"), [*paths(), "sweep"])
     said = hint(meant, "--") if meant else f"see {program} --help"
+    if re.match("--([a-z]+[.])?no[-_]", unknown) and meant in paths() and kind_of(*meant.split(".")) is bool:
+        said = said.replace(".", ".no-", 1)
     return f"command line: {shown(unknown)}: unknown option; {said}"
 
 

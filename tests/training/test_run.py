@@ -204,7 +204,7 @@ def test_the_same_command_again_does_nothing_but_draw(whole):
     page = (folder / "report.html").stat().st_mtime_ns
     status, printed = run(folder)
     assert status == 0, printed
-    assert "resumed at step 60" in printed
+    assert "already done at step 60" in printed
     assert (folder / "metrics.jsonl").read_text() == before
     assert (folder / "report.html").stat().st_mtime_ns > page
 
