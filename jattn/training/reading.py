@@ -234,7 +234,7 @@ def _explain(mistake: dict[str, Any]) -> str:
         return f"{path}: unknown key; {hint(meant) if meant else f'expected one of {_some(allowed)}'}"
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
-    expected = _EXPECTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
+    expected: str = _EXPECTED.get(mistake["type"]) or mistake["msg"].removeprefix("Input should be ")
     if mistake["type"] in ("model_type", "model_attributes_type"):
         expected = f"a table [{path}]"
     for words, word in _LIMITS.items():

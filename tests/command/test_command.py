@@ -206,7 +206,7 @@ def test_a_run_folder_whose_config_is_broken_is_a_mistake_too(tmp_path, monkeypa
 
 
 def test_help_ends_with_status_0(tmp_path):
-    status, out, err = command(tmp_path, "--help")
+    status, out, err = command(tmp_path, "mine.toml", "--help")
     assert status == 0
     assert err == ""
     assert "--model.num-heads" in out
