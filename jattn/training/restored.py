@@ -15,6 +15,9 @@ from jattn.tasks.layouts import Batch
 from jattn.tasks.sequences import Sequence as TaskSequence
 from jattn.training.setup import Setup
 
+SAMPLES = 64
+"""How many examples of the task are looked at for where it reads its answers."""
+
 
 class Restored(NamedTuple):
     """The parts of a run and its parameters, as ``setup, params = restore(folder)``, and what can be asked of them.
@@ -93,22 +96,26 @@ class Restored(NamedTuple):
     def _sequence(self, text: str) -> TaskSequence:
         """Makes a source of words, with room for the answers that the task has for a source as long."""
         task, source = self.setup.task, self.encode(text)
-        length = len(source)
-        if not task.shortest <= length <= task.longest:
+        length, room = len(source), max(len(source), task.shortest)
+        if not 1 <= length <= task.longest:
             raise ValueError(f"text: task {task.name!r} needs {task.shortest} to {task.longest} words, got {length}")
-        like = [task.sample(jax.random.key(seed), jnp.int32(length), length) for seed in range(4)]
-        places = [None if one.read_at is None else one.read_at.tolist() for one in like]
-        sequence = dataclasses.replace(like[0], source=jnp.asarray(source), source_length=jnp.int32(length))
-        if places.count(places[0]) < len(places):
-            # Which place is read depends on the words.
-            return dataclasses.replace(
-                sequence,
-                read_at=jnp.arange(length),
-                target=jnp.zeros(length, jnp.int32),
-                target_length=jnp.int32(length),
-                alignment=jnp.zeros((length, length), bool),
-            )
-        return dataclasses.replace(sequence, target=jnp.zeros_like(sequence.target))
+        sample = jax.jit(jax.vmap(lambda rng: task.sample(rng, jnp.int32(room), room)))
+        many = jax.device_get(sample(jax.random.split(jax.random.key(0), SAMPLES)))
+        alike = np.flatnonzero(many.source_length == length)
+        if not alike.size:
+            found = ", ".join(map(str, np.unique(many.source_length)))
+            raise ValueError(f"text: task {task.name!r} has sentences of {found} words here, got {length}")
+        like = jax.tree.map(lambda x: x[alike[0]], many)
+        padded = np.zeros(room, np.int32)
+        padded[:length] = source
+        given = dataclasses.replace(like, source=padded, target=np.zeros_like(like.target))
+        if many.read_at is None or np.all(many.read_at[alike] == many.read_at[alike[0]]):
+            return given
+        # Which place is read depends on the words.
+        everywhere, nowhere = np.arange(room, dtype=np.int32), np.zeros((room, room), bool)
+        return dataclasses.replace(
+            given, target=padded * 0, target_length=np.int32(length), alignment=nowhere, read_at=everywhere
+        )
 
     def _arranged(self, sequence: TaskSequence) -> Batch:
         batch = self.setup.layout.arrange(sequence, len(self.setup.task.symbols))

@@ -63,11 +63,15 @@ def test_words_that_are_said_one_after_the_other_are_those_that_teacher_forcing_
     assert likeliest[batch.scored].tolist() == said.tolist()
 
 
-@pytest.mark.parametrize(("read_at", "layout"), [("end", "causal"), ("it", "encoder")])
-def test_an_answer_is_read_where_the_task_reads_it_or_at_every_place(read_at, layout):
+@pytest.mark.parametrize(("read_at", "layout", "place"), [("end", "causal", 11), ("it", "encoder", 8)])
+def test_an_answer_is_read_where_the_task_reads_it(read_at, layout, place):
     model = restored("pronoun", layout, read_at=read_at)
     text = "the animal did not cross the street because it was too tired"
-    assert int(model.batch(text).scored.sum()) == answers
+    scored = model.batch(text).scored[0]
+    assert [at for at in range(13) if scored[at]] == [place]
+    assert len(model.predict(text).split()) == 1
+    with pytest.raises(ValueError, match="text: task 'pronoun' has sentences of 12, 13 words here, got 2"):
+        model.predict("the animal")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_an_answer_is_read_where_the_task_reads_it_or_at_every_place(read_at, la
     [
         ("3 x", "text: task 'reverse' has no word 'x'; expected words such as 0, 1, 2, 3, <pad>"),
         ("3 <pads>", "text: task 'reverse' has no word '<pads>'; did you mean '<pad>'?"),
-        ("", "text: task 'reverse' needs 1 to 4096 words, got 0"),
+        (" ", "text: task 'reverse' needs 1 to 4096 words, got 0"),
     ],
 )
 def test_what_cannot_be_read_is_refused(reverse, text, said):
