@@ -83,10 +83,11 @@ def do_run(config: "Config", signals: Interrupts) -> int:
     print(first_line(config), flush=True)
     with reporter(config.training.steps, announces=False) as report:
         report.doing("starting")
-        configure_jax([config])
+        with signals.nothing_begun():
+            configure_jax([config])
 
-        from jattn.training.loop import train
-        from jattn.training.step import TrainingFailed
+            from jattn.training.loop import train
+            from jattn.training.step import TrainingFailed
 
         try:
             result = train(config, signals=signals, report=report)
@@ -107,8 +108,10 @@ def do_sweep(sweep: "Sweep", signals: Interrupts) -> int:
     from jattn.training.sweeps import prepare, run_sweep
 
     print(first_line_of_sweep(sweep.combinations[0].config, len(sweep.combinations), sweep.folder), flush=True)
-    configure_jax([one.config for one in sweep.combinations])
-    outcomes = run_sweep(prepare(sweep), signals)
+    with signals.nothing_begun():
+        configure_jax([one.config for one in sweep.combinations])
+        sweep = prepare(sweep)
+    outcomes = run_sweep(sweep, signals)
     print(message(f"see {sweep.folder / 'sweep.png'}, sweep.md and sweep.csv beside it"))
     return 1 if any(outcome.test is None for outcome in outcomes) else 0
 

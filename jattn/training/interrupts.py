@@ -36,7 +36,7 @@ class Interrupts:
 
     def __init__(self, outlook: Callable[[], str] = lambda: "the same command resumes") -> None:
         self._received: int | None = None
-        self._may_wait = False
+        self._may_wait, self._may_end = False, False
         self._ending = threading.Event()
         self._outlook = outlook
         self._answered = 0
@@ -48,14 +48,16 @@ class Interrupts:
         waits = self._may_wait and self._received is None
         # Kept even where it is raised: a callback of the garbage collector swallows what is raised in it.
         self._received = number
-        if not waits:
+        if not waits and not self._may_end:
             self._ending.set()
             raise Stopped(number)
 
     def answer(self, number: int) -> None:
         """Says what a signal will do; is called in a thread of its own, and ends the process at a second signal."""
         self._answered += 1
-        if self._answered == 1 and self._may_wait:
+        if self._may_end:
+            self._end_process(number)
+        elif self._answered == 1 and self._may_wait:
             by = "" if self.saved_by is None else f" (saved by step {self.saved_by})"
             _say(f"stopping after this chunk{by}; again to stop at once")
         elif not self._ending.wait(PATIENCE) or self._answered > 2:
@@ -80,6 +82,17 @@ class Interrupts:
     def received(self) -> bool:
         """Whether a signal waits for the run to save."""
         return self._received is not None
+
+    @contextmanager
+    def nothing_begun(self) -> Iterator[None]:
+        """Lets a signal end the process as it is: what is raised inside of an import may be printed or lost there."""
+        self._may_end = True
+        try:
+            yield
+        finally:
+            self._may_end = False
+        if self._received is not None:
+            raise Stopped(self._received)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
