@@ -18,7 +18,7 @@ def as_html(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1
     def line(cells: Sequence[str], kind: str) -> str:
         sides = ["left" if place < names else "right" for place in range(len(cells))]
         parts = zip(cells, sides, strict=True)
-        return "".join(f'<{kind} style="{CELL}{side}">{html.escape(cell)}</{kind}>' for cell, side in parts)
+        return "".join(f'<{kind} style="{CELL}{side}">{html.escape(cell.strip())}</{kind}>' for cell, side in parts)
 
     head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
