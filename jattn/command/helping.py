@@ -24,6 +24,8 @@ AFTER = """
 Options change single keys of the config. Lists are written 8,12 or 8 12; true and false may be left out:
 --run.overwrite, --run.no-cache. Another choice brings its own options: CONFIG --model.positions learned --help.
 
+  CONFIG --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
+
 --sweep KEY VALUE ... makes a run of every value of a key, several of them a run of every combination; more than 100
 runs are made with --yes, and --jobs N does N at once. The same command again goes on where it stopped.
 """

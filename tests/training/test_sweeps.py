@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
 from jattn.training import sweeps
+from jattn.training.jobs import share_of_cores
 from jattn.training.progress import SweepReporter
 from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, check_folder, read_config
@@ -233,6 +235,38 @@ def test_help_explains_sweeps(capsys):
         sweep(*SWEEP, "--help")
     assert ended.value.code == 0
     assert "--sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine" in capsys.readouterr().out
+
+
+def test_jobs_are_told_apart_from_what_is_swept():
+    assert sweep_from_arguments(["mine.toml", *SWEEP, "--jobs", "2"]).jobs == 2
+    assert sweep_from_arguments(["mine.toml", "--jobs=3", *SWEEP]).jobs == 3
+    assert sweep_from_arguments(["mine.toml", *SWEEP]).jobs == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "shares"), [(4, 2, [{0, 2}, {1, 3}]), (2, 3, [{0}, {1}, {0}]), (1, 2, [None] * 2)]
+)
+def test_runs_at_once_share_the_cores(monkeypatch, cores, jobs, shares):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert [share_of_cores(slot, jobs) for slot in range(jobs)] == shares
+
+
+@pytest.mark.exhaustive
+def test_runs_at_once_print_a_line_each(capfd):
+    assert sweep(*SWEEP, "--jobs", "2", "--run.devices", "1") == 0
+    printed = capfd.readouterr()
+    assert sorted(re.findall(r"^\[(\d)/2\] num_heads=\d: .* right", printed.out, flags=re.MULTILINE)) == ["1", "2"], (
+        printed
+    )
+    assert [row["status"] for row in table()] == ["done", "done"]
+
+
+@pytest.mark.exhaustive
+def test_a_run_at_once_that_fails_is_told_and_the_others_go_on(capfd):
+    options = ["--training.clip-norm", "1e38", "--run.devices", "1"]
+    assert sweep("--sweep", "training.learning-rate", "0.01", "1e38", *options, "--jobs", "2") == 1
+    assert "learning_rate=1e+38: the loss of seed 0 is not finite" in capfd.readouterr().err
+    assert [row["status"] for row in table()] == ["done", "failed"]
 
 
 def test_devices_that_do_not_fit_one_run_are_told_before_the_first(no_run, capsys):
