@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jattn.study.interventions import apply_with_edits as apply_with_edits, judge as judge, knock_out as knock_out
     from jattn.study.portraits import HeadPortraits as HeadPortraits, head_portraits as head_portraits
     from jattn.study.rollouts import rollout as rollout
+    from jattn.training.restore import restore as restore
 
 __version__ = "0.1.0"
 
@@ -81,6 +82,7 @@ _WHERE = {
     "normalizers": "jattn.rules.normalizers",
     "patterns": "jattn.rules.patterns",
     "positions": "jattn.rules.positions",
+    "restore": "jattn.training.restore:restore",
     "rollout": "jattn.study.rollouts:rollout",
     "scores": "jattn.rules.scores",
 }

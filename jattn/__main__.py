@@ -1,17 +1,9 @@
-"""The command ``jattn``, or ``python -m jattn``: trains, draws reports, sees into models, lists tasks and configs."""
+"""The command ``jattn``, or ``python -m jattn``: trains, and shows what there is and what came of it."""
 
-import argparse
-import difflib
-import re
 import sys
-from pathlib import Path
 
 import jattn
 from jattn.command.console import on_console
-from jattn.command.see import see_model
-from jattn.drawing.plain import in_plain
-
-DESCRIPTION = "Attention you can see through: train toy tasks, and look at what came of it."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,130 +13,9 @@ def main(arguments: list[str] | None = None) -> int:
         from jattn.command.main import main as train
 
         return train(arguments[1:], "jattn train")
-    parser = argparse.ArgumentParser(prog="jattn", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"jattn {jattn.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("train", help="train from a config: jattn train reverse; --help after it lists all options")
-    report = commands.add_parser("report", help="draw the report of a run or a sweep again, from its folder")
-    report.add_argument("run_folder", type=Path)
-    report.set_defaults(command=lambda options: draw_report(options.run_folder))
-    tasks = commands.add_parser("tasks", help="list the tasks, or show examples of one with the oracle drawn")
-    tasks.add_argument("name", nargs="?", help="the task to show")
-    tasks.add_argument("--length", type=int, help="how long sources may be; by default what suits the task")
-    tasks.add_argument("--examples", type=int, default=3, help="how many to show")
-    tasks.set_defaults(
-        command=lambda options: (
-            list_tasks() if options.name is None else show_task(options.name, options.length, options.examples)
-        )
-    )
-    configs = commands.add_parser("configs", help="list the configs that come with jattn, or print one")
-    configs.add_argument("name", nargs="?", help="the config to print")
-    configs.set_defaults(command=lambda options: list_configs() if options.name is None else show_config(options.name))
-    see = commands.add_parser("see", help="look at every filter of a published model on a text: writes a page")
-    see.add_argument("model", type=Path, help="a folder, .safetensors, .gguf, .bin, wheel or zip")
-    see.add_argument("text", nargs="?", help="what the model reads")
-    see.add_argument("--file", type=Path, help="a file with what it reads instead")
-    see.add_argument("--out", type=Path, default=Path("see.html"), help="the page; see.html by default")
-    see.add_argument("--new-tokens", type=int, help="how many tokens a decoder adds; 20 by default")
-    see.set_defaults(
-        command=lambda options: see_model(options.model, options.text, options.file, options.out, options.new_tokens)
-    )
-    options = parser.parse_args(arguments)
-    return on_console(lambda: options.command(options))
+    from jattn.command.commands import answer
 
-
-def list_configs() -> int:
-    """Prints the configs that come with jattn, each with the task it trains and what it is about."""
-    import tomllib
-
-    from jattn.training.shipped import configs_folder
-
-    files = sorted(configs_folder().glob("*.toml"))
-    width = max(len(path.stem) for path in files)
-    for path in files:
-        text = path.read_text(encoding="utf-8")
-        task = tomllib.loads(text)["task"]["name"]
-        print(f"{path.stem:{width}}  {task}: {_first_sentence(text)}")
-    print("\njattn train NAME trains one; jattn configs NAME prints it")
-    return 0
-
-
-def _first_sentence(text: str) -> str:
-    """Returns the first sentence of the comment that a config begins with; one in quotes does not end it."""
-    lines = [line.removeprefix("#").strip() for line in text.split("\n\n")[0].split("\n") if line.startswith("#")]
-    words = " ".join(line for line in lines[: lines.index("")] if line)
-    end = re.search(r"[.?](?= |$)", re.sub('"[^"]*"', lambda quoted: "-" * len(quoted[0]), words))
-    return words if end is None else words[: end.end()]
-
-
-def show_config(name: str) -> int:
-    """Prints a config that comes with jattn, as it stands in its file."""
-    from jattn.training.shipped import configs_folder, find_config
-
-    path = find_config(Path(name))
-    if not path.is_file():
-        names = [path.stem for path in configs_folder().glob("*.toml")]
-        near = difflib.get_close_matches(name, names, n=1)
-        asked = f"did you mean {near[0]}?" if near else "jattn configs lists those there are"
-        print(in_plain(f"configs: there is no config {name!r}; {asked}"), file=sys.stderr)
-        return 2
-    print(path.read_text(encoding="utf-8"), end="")
-    return 0
-
-
-def draw_report(folder: Path) -> int:
-    """Draws the figures and the page of a run again, or of a sweep and all its runs."""
-    from jattn.report import render_again
-
-    try:
-        page = render_again(folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
-        print(in_plain(f"see {page}"))
-    except (OSError, ValueError) as error:
-        print(in_plain(str(error)), file=sys.stderr)
-        return 2
-    return 0
-
-
-def list_tasks() -> int:
-    """Prints the tasks by family, each with its first line of description."""
-    from jattn.tasks import FAMILIES
-
-    width = max(len(make.__name__) for family in FAMILIES.values() for make in family)
-    for family, makes in FAMILIES.items():
-        print(f"{family}:")
-        for make in makes:
-            print(f"  {make.__name__:{width}}  {(make.__doc__ or '').split(chr(10))[0].replace('``', '')}")
-    print("\njattn tasks NAME shows examples of one, with the oracle drawn")
-    return 0
-
-
-def show_task(name: str, length: int | None, examples: int) -> int:
-    """Prints what a task is, its options, and examples: a line per answer, ``#`` where it is found."""
-    import inspect
-
-    from jattn.tasks import TASKS, draw
-    from jattn.tasks.catalogue import task_description, task_options
-
-    if name not in TASKS:
-        near = difflib.get_close_matches(name.lower(), TASKS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
-        print(f"tasks: there is no task {name!r}; {hint}", file=sys.stderr)
-        return 2
-    task, text = TASKS[name](), inspect.getdoc(TASKS[name]) or ""
-    options = ", ".join(f"{key} = {value}" for key, value in task_options(name).items()) or "none"
-    try:
-        drawn = [draw(task, length, seed) for seed in range(examples)]
-    except ValueError as error:
-        print(f"tasks: {error}", file=sys.stderr)
-        return 2
-    print(f"{name}: {task_description(name)}\n")
-    longest = f"{task.shortest} to {task.longest}"
-    meaning = text.partition("Args:\n")[2].split("\n\n")[0].rstrip().replace("``", "")
-    print(f"options: {options}" + (f"\n{meaning}" if meaning else ""))
-    print(f"lengths: {longest}, by default {task.length}\nlayouts: {', '.join(task.layouts)}")
-    for text in drawn:
-        print("\n" + "\n".join(f"    {line}" for line in text.split("\n")))
-    return 0
+    return on_console(lambda: answer(arguments, jattn.__version__))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
 """The README's examples run, and its commands and tables say what is there."""
 
 import doctest
+import inspect
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import jattn
+from jattn.command.commands import COMMANDS
+from jattn.command.options import config_from_arguments
+from jattn.training.announcing import first_line
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -67,3 +74,37 @@ def test_every_link_leads_somewhere():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
         assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_shows_what_a_run_says_first():
+    assert first_line(config_from_arguments([str(ROOT / "configs" / "reverse.toml")])) in README.splitlines()
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("jattn ")])
+def test_every_command_in_the_readme_is_one(line):
+    name, *arguments = shlex.split(line.removeprefix("jattn"))
+    assert name in COMMANDS
+    if name == "train" and "--help" not in arguments:
+        assert config_from_arguments(arguments).run.folder
+
+
+def test_every_name_in_the_table_for_pytorch_is_there():
+    rows = README.partition("## Coming from PyTorch")[2].partition("## What runs where")[0]
+    named = re.findall(r"\b(jattn|masks|scores)\.(\w+)", rows)
+    assert len(named) >= 6
+    for module, name in named:
+        assert hasattr(jattn if module == "jattn" else getattr(jattn, module), name)
+    keywords = set(
+        re.findall(r"(\w+)=", " ".join(row.split("|")[2] for row in rows.splitlines() if row.startswith("|")))
+    )
+    assert keywords - {"scale", "deterministic"} <= set(inspect.signature(jattn.attend).parameters)
+    assert "scale" in inspect.signature(jattn.scores.scaled_dot).parameters
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {jattn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_public_checks_are_those_of_the_script():
+    assert "- run: .ci/run\n" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o100

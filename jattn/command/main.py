@@ -2,19 +2,18 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jattn.command.console import on_console
-from jattn.command.options import config_from_arguments
-from jattn.command.sweeps import sweep_from_arguments
-from jattn.drawing.plain import in_plain
-from jattn.training.config import Config
-from jattn.training.interrupts import Interrupts, Stopped, interrupts
-from jattn.training.reading import ConfigError
-from jattn.training.run_folder import RunFolderError
-from jattn.training.runs import configure_jax
-from jattn.training.sweeps import Sweep, prepare, run_sweep
+from jattn.drawing.plain import message
+from jattn.training.interrupts import Interrupts, Stopped, handled
+
+# Whatever takes time to import is imported late: a signal is handled, and a mistake answered, before.
+if TYPE_CHECKING:
+    from jattn.training.config import Config
+    from jattn.training.sweeps import Sweep
 
 
 def main(arguments: list[str], program: str = "train.py") -> int:
@@ -22,58 +21,119 @@ def main(arguments: list[str], program: str = "train.py") -> int:
 
     0 done, 2 wrong config or arguments, 129, 130 or 143 after saving on SIGHUP, SIGINT or SIGTERM, 1 otherwise.
     """
-    return on_console(lambda: answer(arguments, program))
-
-
-def answer(arguments: list[str], program: str = "train.py") -> int:
-    """Does what is asked for, and says in one line why it could not; returns the exit status."""
-    # What is asked for comes first: a mistake in it is reported before anything slow is imported or compiled.
+    asked: list[Config | Sweep] = []
+    signals = Interrupts(lambda: outlook(asked))
     try:
-        sweep = sweep_from_arguments(arguments, program)
-        configs = [one.config for one in sweep.combinations] if sweep else [config_from_arguments(arguments, program)]
-        configure_jax(configs)
-    except ConfigError as error:
-        print(in_plain(str(error)), file=sys.stderr)
-        return 2
-
-    from jattn.training.step import TrainingFailed
-
-    try:
-        with interrupts() as signals:
-            command = shlex.join([*(["python"] if program.endswith(".py") else []), *program.split(), *arguments])
-            return do_sweep(sweep, signals, command) if sweep else do_run(configs[0], signals, command)
+        with handled(signals):
+            return on_console(lambda: answer(arguments, program, signals, asked))
     except Stopped as stopped:
-        print(f"stopped by {stopped}; the same command resumes", file=sys.stderr)
+        complain(signals.farewell(stopped.number))
         return stopped.status
+
+
+def answer(arguments: list[str], program: str, signals: Interrupts, asked: "list[Config | Sweep]") -> int:
+    """Does what is asked for, and says in one line why it could not; returns the exit status.
+
+    Args:
+      arguments, program, signals: of the command.
+      asked: is given the run or the sweep, as soon as it is known.
+    """
+    from jattn.training.reading import ConfigError
+
+    try:
+        asked.append(read(arguments, program))
+    except ConfigError as error:
+        complain(str(error))
+        return 2
+    from jattn.training.config import Config
+    from jattn.training.run_folder import RunFolderError, check_folder
+
+    command = shlex.join([*(["python"] if program.endswith(".py") else []), *program.split(), *arguments])
+
+    try:
+        if not isinstance(asked[0], Config):
+            return do_sweep(asked[0], signals, command)
+        check_folder(asked[0])
+        return do_run(asked[0], signals, command)
     except (ConfigError, RunFolderError) as error:
-        print(in_plain(str(error)), file=sys.stderr)
+        complain(str(error))
         return 2
     except BrokenPipeError:
         raise
-    except (TrainingFailed, OSError) as error:
-        print(in_plain(str(error)), file=sys.stderr)
+    except OSError as error:
+        complain(str(error))
         return 1
 
 
-def do_run(config: Config, signals: Interrupts, command: str = "") -> int:
-    """Does one run and prints its result; returns the exit status."""
-    from jattn.training.loop import train
+def read(arguments: list[str], program: str) -> "Config | Sweep":
+    """Reads what is asked for: a run, or a sweep."""
+    if "--sweep" in arguments:
+        from jattn.command.sweeps import sweep_from_arguments
 
-    result = train(config, signals=signals, command=command)
-    print(f"test on {result['examples']} fresh sequences: {result['exact_accuracy']:.2%} right{filter_score(result)}")
+        if sweep := sweep_from_arguments(arguments, program):
+            return sweep
+    from jattn.command.options import config_from_arguments
+
+    return config_from_arguments(arguments, program)
+
+
+def do_run(config: "Config", signals: Interrupts, command: str) -> int:
+    """Does one run and prints its result; returns the exit status."""
+    from jattn.training.announcing import first_line, result_words
+    from jattn.training.progress import reporter
+    from jattn.training.runs import configure_jax
+
+    print(first_line(config), flush=True)
+    with reporter(config.training.steps, announces=False) as report:
+        report.doing("starting")
+        with signals.nothing_begun():
+            configure_jax([config])
+
+            from jattn.training.loop import train
+            from jattn.training.step import TrainingFailed
+
+        try:
+            result = train(config, signals=signals, report=report, command=command)
+        except TrainingFailed as error:
+            complain(str(error))
+            return 1
+    print(f"test on {result['examples']} fresh sequences: {result_words(result)}")
     for length, found in result["by_length"].items():
-        print(f"    length {length:>4}: {found['exact_accuracy']:8.2%} right{filter_score(found)}")
-    print(in_plain(f"see {Path(config.run.folder) / 'report.html'}"))
+        print(f"    length {length:>4}: {result_words(found)}")
+    print(message(f"see {Path(config.run.folder) / 'report.html'}"))
     return 0
 
 
-def do_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> int:
+def do_sweep(sweep: "Sweep", signals: Interrupts, command: str) -> int:
     """Does the runs of a sweep, once all are known to be right, and prints their results; returns the exit status."""
-    outcomes = run_sweep(prepare(sweep), signals, command)
-    print(in_plain(f"see {sweep.folder / 'sweep.html'}; sweep.png, sweep.md and sweep.csv are beside it"))
+    from jattn.training.announcing import first_line_of_sweep
+    from jattn.training.runs import configure_jax
+    from jattn.training.sweeps import prepare, run_sweep
+
+    print(first_line_of_sweep(sweep.combinations[0].config, len(sweep.combinations), sweep.folder), flush=True)
+    with signals.nothing_begun():
+        configure_jax([one.config for one in sweep.combinations])
+        sweep = prepare(sweep)
+    outcomes = run_sweep(sweep, signals, command)
+    print(message(f"see {sweep.folder / 'sweep.html'}; sweep.png, sweep.md and sweep.csv are beside it"))
     return 1 if any(outcome.test is None for outcome in outcomes) else 0
 
 
-def filter_score(found: dict[str, Any]) -> str:
-    """Words a filter score, where the task has an oracle."""
-    return "" if found["filter_score"] is None else f", filter score {found['filter_score']:.3f}"
+def outlook(asked: "Sequence[Config | Sweep]") -> str:
+    """Says what the same command will do after it was stopped; reads names of files alone."""
+    if not asked:
+        return "nothing was begun"
+    run = getattr(asked[0], "run", None)
+    if run is None:
+        return "the same command goes on with what is left of the sweep"
+    found = (path.stem.rpartition("_")[2] for path in Path(run.folder, "checkpoints").glob("digests_*.json"))
+    step = max((int(number) for number in found if number.isdecimal()), default=None)
+    if step is None:
+        return "nothing was saved yet: the same command starts anew"
+    without = " without --run.overwrite" if run.overwrite else ""
+    return f"saved at step {step}: the same command{without} resumes there"
+
+
+def complain(text: str) -> None:
+    """Says what is wrong, or what ended the command."""
+    print(message(text), file=sys.stderr)

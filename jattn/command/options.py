@@ -1,14 +1,12 @@
 """From the arguments of the command to a checked `Config`, or one message that says what is wrong."""
 
-import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional, get_origin
+from typing import Any, NoReturn, get_origin
 
-import pydantic
-import tyro
-
+from jattn.command.helping import help_of_config, help_of_train
 from jattn.training.config import Config
 from jattn.training.meant import hint, meant_by
 from jattn.training.reading import (
@@ -24,18 +22,6 @@ from jattn.training.reading import (
     read_toml,
     shown,
 )
-
-_DESCRIPTION = """Train a model on a toy task from a config file, and watch its attention filters become meaningful.
-
-CONFIG is a TOML file (see configs/); options change single keys of it, for example
-  python train.py configs/reverse.toml --model.num-heads 2
-
---sweep KEY VALUE ... makes a run of every value of a key, several of them a run of every combination:
-  python train.py configs/reverse.toml --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
-
-Lists are written [16,32]. More than 100 runs are made with --yes. The run folders lie in run.folder, by default runs/,
-the config's name and _sweep, beside a page (sweep.html), a table (sweep.csv, sweep.md) and a figure (sweep.png). The
-same command again goes on where it stopped."""
 
 
 def config_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Config:
@@ -57,15 +43,17 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
     """
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     if not arguments or not arguments[0] or arguments[0].startswith("-"):
-        if not wants_help:
-            raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known_configs()}")
-        values, source, options = {}, "defaults", list(arguments)
-    else:
-        source, *options = arguments
-        values = read_toml(Path(source))
-    config = check(values, source, draft=True)
+        if wants_help:
+            _show(help_of_train(program))
+        raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known_configs()}")
+    source, *options = (argument for argument in arguments if argument not in ("-h", "--help"))
+    values = read_toml(Path(source))
     if wants_help:
-        _help(config, f"{program} CONFIG")
+        given = merge(values, _read_options(options, program), "command line")[0] if options else values
+        config = Given(given, "command line" if options else source, source, values).check()
+        folder = config.run.folder or str(Path("runs") / Path(source).stem)
+        _show(help_of_config(in_folder(config, Path(folder)), program, source))
+    check(values, source, draft=True)
     if not options:
         return Given(values, source, source, values)
     merged, left_out = merge(values, _read_options(options, f"{program} CONFIG"), "command line")
@@ -79,13 +67,10 @@ def tell_left_out(source: str, keys: Sequence[str]) -> None:
         print(f"{source}: left out, as nothing chosen uses it: {', '.join(keys)}", file=sys.stderr)
 
 
-def _help(config: Config, program: str) -> NoReturn:
-    """Prints every option with its meaning and its value in a config, and ends the process."""
-    sections = {name: _plain(name, getattr(config, name)) for name in Config.model_fields}
-    fields = [(name, type(section), dataclasses.field(default=section)) for name, section in sections.items()]
-    options_type = dataclasses.make_dataclass("Options", fields, frozen=True)
-    tyro.cli(options_type, args=["--help"], prog=program, description=_DESCRIPTION)
-    raise AssertionError("--help ends the process")
+def _show(text: str) -> NoReturn:
+    """Prints help, and ends the process."""
+    print(text)
+    raise SystemExit(0)
 
 
 def _read_options(options: Sequence[str], program: str) -> dict[str, Any]:
@@ -95,7 +80,7 @@ def _read_options(options: Sequence[str], program: str) -> dict[str, Any]:
         table, key, says_no = _find_option(option, program)
         if key in changes.setdefault(table, {}):
             raise ConfigError(f"command line: {shown(option)}: expected each option once, got it twice")
-        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts, program)
+        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts)
         if says_no and texts:
             raise ConfigError(f"command line: {shown(option)} takes no value, got {shown(texts[0])}")
     return changes
@@ -130,32 +115,32 @@ def _find_option(option: str, program: str) -> tuple[str, str, bool]:
     return table, key, says_no
 
 
-def _read_value(table: str, key: str, option: str, texts: list[str], program: str) -> Any:
+def _read_value(table: str, key: str, option: str, texts: list[str]) -> Any:
     kind = kind_of(table, key)
     if kind is bool and not texts:
         return True
-    if get_origin(kind) is tuple and not (len(texts) == 1 and texts[0].startswith("[")):
-        return tuple(parse_value(table, key, text) for text in texts)
+    if get_origin(kind) is tuple:
+        return _read_list(table, key, texts)
     if not texts:
         raise ConfigError(f"command line: {shown(option)}: expected a value, got nothing")
     if len(texts) > 1:
-        raise ConfigError(_unknown_option(texts[1], program))
+        raise ConfigError(f"command line: {shown(option)}: expected one value, got {shown(' '.join(texts))}")
     return parse_value(table, key, texts[0])
+
+
+def _read_list(table: str, key: str, texts: list[str]) -> Any:
+    """Reads a list, written 8 12, 8,12 or [8,12], with spaces or without."""
+    whole = " ".join(texts)
+    if whole.startswith("["):
+        return parse_value(table, key, whole)
+    if all(part.strip() for part in whole.rstrip(",").split(",")):
+        texts = whole.replace(",", " ").split()
+    return tuple(parse_value(table, key, text) for text in texts)
 
 
 def _unknown_option(unknown: str, program: str) -> str:
     meant = meant_by(unknown.split("=")[0].lstrip("-"), [*paths(), "sweep"])
     said = hint(meant, "--") if meant else f"see {program} --help"
+    if re.match("--([a-z]+[.])?no[-_]", unknown) and meant in paths() and kind_of(*meant.split(".")) is bool:
+        said = said.replace(".", ".no-", 1)
     return f"command line: {shown(unknown)}: unknown option; {said}"
-
-
-def _plain(name: str, section: pydantic.BaseModel) -> Any:
-    # A key that nothing chosen uses is None, as is one that the task decides.
-    fields, values = [], {}
-    for key, field in type(section).model_fields.items():
-        value = getattr(section, key)
-        metavar = "INT" if value is None and field.annotation is int else None
-        kind: Any = Optional[field.annotation] if value is None else field.annotation  # noqa: UP045
-        fields.append((key, Annotated[kind, tyro.conf.arg(help=field.description, metavar=metavar)]))
-        values[key] = value
-    return dataclasses.make_dataclass(name.title(), fields, frozen=True)(**values)

@@ -1,12 +1,13 @@
 """Sweeps as they are asked for on the command line: ``--sweep KEY VALUE ...``."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jattn.command.options import read_arguments, tell_left_out
-from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value
+from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value, shown
 from jattn.training.sweeps import Sweep, make_sweep
 
 MOST_UNASKED = 100
@@ -16,7 +17,7 @@ EXAMPLE = "--sweep model.num-heads 1 2 4"
 
 
 def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") -> Sweep | None:
-    """Reads a config file, options and ``--sweep KEY VALUE ...``; returns None where nothing is swept.
+    """Reads a config file, options, ``--sweep KEY VALUE ...`` and ``--jobs N``; returns None where nothing is swept.
 
     Raises:
       ConfigError: for what `jattn.command.options.config_from_arguments` refuses, in any of the combinations; for keys
@@ -26,6 +27,7 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     options, asked = _split(arguments)
     if not asked:
         return None
+    options, jobs = _split_jobs(options)
     options, sure = [option for option in options if option != "--yes"], "--yes" in options
     swept: dict[tuple[str, str], list[Any]] = {}
     for word, *texts in asked:
@@ -40,7 +42,7 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     folder = given.values.get("run", {}).get("folder") or str(Path("runs") / f"{given.name}_sweep")
     sweep = make_sweep(given, swept, Path(folder))
     tell_left_out(given.file, sweep.left_out)
-    return sweep
+    return dataclasses.replace(sweep, jobs=jobs)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -58,6 +60,21 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     if [] in asked:
         raise ConfigError(f"--sweep: expected a key and its values, for example {EXAMPLE}, got nothing")
     return options, asked
+
+
+def _split_jobs(options: list[str]) -> tuple[list[str], int]:
+    """Takes ``--jobs N`` out of the options; returns the others, and the number."""
+    rest, jobs = [], 1
+    words = iter(options)
+    for word in words:
+        if word.partition("=")[0] != "--jobs":
+            rest.append(word)
+            continue
+        number = word.partition("=")[2] if "=" in word else next(words, "nothing")
+        if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= 1000):
+            raise ConfigError(f"--jobs: expected how many runs to do at once, from 1 to 1000, got {shown(number)}")
+        jobs = int(number)
+    return rest, jobs
 
 
 def _find_new_key(word: str, swept: Mapping[tuple[str, str], Any], options: Sequence[str]) -> tuple[str, str]:

@@ -1,5 +1,8 @@
 """Text that a terminal shows and does not obey."""
 
+LONGEST = 300
+"""Characters that a line for a person has at most."""
+
 
 def in_plain(text: str) -> str:
     """Writes whatever a terminal would obey, or could not show, as an escape; lines stay lines.
@@ -9,3 +12,23 @@ def in_plain(text: str) -> str:
       'runs/\\\\x1b[2J\\\\u202egnp'
     """
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """Leaves out the middle of a text that is longer than `most` characters.
+
+    Example:
+      >>> shortened("from a very long way to go to the end", 20)
+      'from a ve...the end'
+    """
+    if len(text) <= most:
+        return text
+    if most < 8:
+        return text[:most]
+    kept = most - 3
+    return f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+
+
+def message(text: str) -> str:
+    """Writes what is said to a person: plain, each line of it shortened."""
+    return "\n".join(shortened(line) for line in in_plain(text).split("\n"))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jattn.drawing.html_table import as_html
 from jattn.drawing.look import ACCENT, GREY, INK, INVALID, in_own_style, ramp_colours
 
 if TYPE_CHECKING:
@@ -23,10 +24,25 @@ def columns(portraits: Any) -> list[str]:
 
 def write_table(portraits: Any) -> str:
     """Writes a line per head: mass (lift) of each pattern, evenness, and the name."""
-    shown = columns(portraits)
-    heading = ["layer", "head", *shown, "evenness", "name"]
+    heading, *heads = table_rows(portraits)
     words = [("", name) if " " not in name else name.split(" ", 1) for name in heading]
-    rows = [[first for first, _ in words], [last for _, last in words]]
+    rows = [[first for first, _ in words], [last for _, last in words], *heads]
+    rows = rows if any(rows[0]) else rows[1:]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def write_html(portraits: Any) -> str:
+    """Writes the same table for a notebook, the name beside the head."""
+    header, *rows = ([*cells[:2], cells[-1], *cells[2:-1]] for cells in table_rows(portraits))
+    return as_html(header, rows, names=3)
+
+
+def table_rows(portraits: Any) -> list[list[str]]:
+    """Writes the cells of that table, the heading first."""
+    shown = columns(portraits)
+    rows = [["layer", "head", *shown, "evenness", "name"]]
     mass, lift = _as_numpy(portraits.mass), _as_numpy(portraits.lift)
     for layer, names in portraits.names().items():
         for head, name in enumerate(names):
@@ -36,10 +52,7 @@ def write_table(portraits: Any) -> str:
             ]
             evenness = _number(np.asarray(portraits.evenness[layer])[head])
             rows.append([layer if head == 0 else "", str(head), *cells, evenness, name])
-    rows = rows if any(rows[0]) else rows[1:]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return rows
 
 
 def _as_numpy(numbers: dict[str, dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

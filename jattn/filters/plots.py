@@ -22,6 +22,7 @@ def plot(
     entry: int | tuple[int, ...] | None = None,
     rows: slice | None = None,
     columns: slice | None = None,
+    tokens: Sequence[Any] | None = None,
     queries: Sequence[Any] | None = None,
     keys: Sequence[Any] | None = None,
     oracle: MaskLike | None = None,
@@ -40,6 +41,7 @@ def plot(
       head: one head, or several, for which a figure is made; by default all of them, but no more than `HEADS`.
       entry: which batch entry: an int, or an int for each batch axis; the first by default.
       rows, columns: the part to look at, as slices of the queries and of the keys. Only its rows are computed.
+      tokens: the token of each place, where queries and keys are those of one sequence: as `queries`, and as `keys`.
       queries: the token of each query of the whole filter.
       keys: the token of each key; by default `queries`, if there are as many keys.
       oracle: cells to outline: a mask, or an array that broadcasts to ``[*batch, N, T, S]`` and is not zero there. A
@@ -51,8 +53,8 @@ def plot(
       The axes; where none were given, the figure.
 
     Raises:
-      ValueError: if an index is out of range, there are too few labels or too many, the filter holds no weights, or is
-        being traced.
+      ValueError: if an index is out of range, there are too few labels or too many, `tokens` are given and `queries` or
+        `keys` as well, the filter holds no weights, or is being traced.
       TypeError: if an argument has the wrong type.
 
     Example:
@@ -69,6 +71,10 @@ def plot(
     """
     if axes is not None and not hasattr(axes, "imshow"):
         raise TypeError(f"axes: expected Matplotlib axes, got {type(axes).__name__}")
+    if tokens is not None:
+        if queries is not None or keys is not None:
+            raise ValueError("tokens: expected them alone, or queries and keys, got both")
+        queries = keys = tokens
     view = make_view(filter, head, entry, rows, columns)
     if axes is not None and len(view.heads) > 1:
         raise ValueError(f"head: expected one of the {filter.shape[-3]} heads where axes are given, got {head!r}")

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jattn.decode.protocol import as_inspectable
+from jattn.drawing.html_table import as_html
 from jattn.engine.compiling import compiled
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
@@ -142,17 +143,24 @@ class KnockOut:
     together: Judgement
 
     def __str__(self) -> str:
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        header, *rows = self._rows()
+        return as_html(header, rows)
+
+    def _rows(self) -> list[tuple[str, ...]]:
         measured = [name for name in _FORMS if getattr(self.before, name) is not None]
         rows = [("knocked out", *(name.replace("_", " ") for name in measured)), _row("nothing", measured, self.before)]
         for layer, judgements in self.alone.items():
             for head in range(judgements.loss.shape[0]):
                 judgement = jax.tree.map(lambda x, head=head: x[head], judgements)
                 rows.append(_row(f"{layer}, head {head}", measured, judgement, self.before))
-        rows.append(_row("all of these", measured, self.together, self.before))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-        )
+        return [*rows, _row("all of these", measured, self.together, self.before)]
 
 
 def knock_out(

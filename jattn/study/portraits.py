@@ -6,7 +6,6 @@ beside what chance would put there. It works at any length: each filter is swept
 """
 
 import dataclasses
-import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +208,7 @@ class HeadPortraits:
         return report.write_table(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return report.write_html(self)
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draws all heads in one picture: a row per head, a column per pattern, the name of the head at the right.

@@ -237,6 +237,15 @@ def _unused_problems(config: Config, unused: dict[str, dict[str, str]]) -> list[
     ]
 
 
+def _given(config: Config, *keys: str) -> str:
+    """Returns the first of the keys that a person set, or the first of all: not one that followed from a default."""
+    for path in keys:
+        table, _, key = path.partition(".")
+        if key in getattr(config, table).given():
+            return path
+    return keys[0]
+
+
 def _is_path(text: str) -> bool:
     try:
         return b"\0" not in text.encode("utf-8")
@@ -271,8 +280,9 @@ def _model_problems(config: Config) -> list[str]:
             f"nearest: {nearest}"
         )
     elif model.positions == "rotary" and (model.width // model.num_heads) % 2:
+        key = _given(config, "model.num_heads", "model.width")
         problems.append(
-            "model.num_heads: rotary positions need an even model.width / model.num_heads, "
+            f"{key}: rotary positions need an even model.width / model.num_heads, "
             f"got {model.width} / {model.num_heads} = {model.width // model.num_heads}"
         )
     if model.queries == "positions" and model.positions not in ("sinusoidal", "learned"):
@@ -286,9 +296,10 @@ def _model_problems(config: Config) -> list[str]:
     target_room = task.make().target_room(config.longest())
     positions_needed = _num_positions(config, target_room)
     if model.positions == "learned" and positions_needed > getattr(model, "max_length"):  # noqa: B009
+        key = _given(config, "model.max_length", "evaluation.test_lengths", "task.max_length", "task.min_length")
         problems.append(
-            f"model.max_length: learned positions must reach {positions_needed} for sequences of {config.longest()} "
-            f"in layout {task.layout!r}, got {getattr(model, 'max_length')}"  # noqa: B009
+            f"{key}: learned positions must reach {positions_needed} for sequences of {config.longest()} "
+            f"in layout {task.layout!r}, got model.max_length {getattr(model, 'max_length')}"  # noqa: B009
         )
     return problems
 
@@ -305,8 +316,13 @@ def _task_problems(config: Config) -> list[str]:
     options = " and ".join(f"{key} = {getattr(section, key)}" for key in task_options(task.name))
     wanted = f"task {task.name!r}" + (f" with {options}" if options else "")
     if section.layout not in task.layouts:
-        expected = ", ".join(repr(layout) for layout in task.layouts)
-        problems.append(f"task.layout: expected one of {expected} for task {task.name!r}, got {section.layout!r}")
+        expected = " or ".join(repr(layout) for layout in task.layouts)
+        if _given(config, "task.layout", "task.name") == "task.layout":
+            problems.append(f"task.layout: expected {expected} for task {task.name!r}, got {section.layout!r}")
+        else:
+            problems.append(
+                f"task.name: {task.name!r} needs task.layout {expected}, got none, which is {section.layout!r}"
+            )
     lengths = [("task.min_length", section.min_length), ("task.max_length", section.max_length)]
     for key, length in lengths + [("evaluation.test_lengths", length) for length in config.evaluation.test_lengths]:
         if not task.shortest <= length <= min(task.longest, 4096):
@@ -318,7 +334,12 @@ def _task_problems(config: Config) -> list[str]:
         if config.evaluation.test_lengths.count(length) > 1:
             problems.append(f"evaluation.test_lengths: expected lengths that differ, got {length} twice")
     if section.min_length > section.max_length:
-        problems.append(
-            f"task.min_length: expected at most task.max_length {section.max_length}, got {section.min_length}"
-        )
+        if _given(config, "task.min_length", "task.max_length") == "task.min_length":
+            most = f"task.max_length {section.max_length}{'' if 'max_length' in section.given() else ', its default'}"
+            problems.append(f"task.min_length: expected at most {most}, got {section.min_length}")
+        else:
+            problems.append(
+                f"task.max_length: expected at least task.min_length {section.min_length}, its default, "
+                f"got {section.max_length}; set both"
+            )
     return problems

@@ -1,9 +1,20 @@
-"""SIGINT, SIGTERM and SIGHUP: save, then stop."""
+"""SIGINT, SIGTERM and SIGHUP: say what will happen, save, then stop.
 
+Python runs a signal's handler between two steps of the main thread, which may be inside a compiler for a minute. A
+thread of its own is woken at once, answers, and ends the process where a second signal finds the main thread there.
+"""
+
+import contextlib
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+
+PATIENCE = 0.15
+"""Seconds that the main thread has to act on a signal before it is said what it waits for."""
 
 
 class Stopped(BaseException):
@@ -11,31 +22,77 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+        self.number, self.status = number, 128 + number
 
 
 class Interrupts:
     """Remembers a signal until the run can save; outside of `waiting` a signal ends the run at once.
 
     A second signal does not wait either.
+
+    Args:
+      outlook: says what the same command will do, for a process that ends without a word of the main thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outlook: Callable[[], str] = lambda: "the same command resumes") -> None:
         self._received: int | None = None
-        self._may_wait = False
+        self._may_wait, self._may_end = False, False
+        self._ending = threading.Event()
+        self._outlook = outlook
+        self._answered = 0
+        self.saved_by: int | None = None
+        """The step at whose end a signal that waits is acted on."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
         waits = self._may_wait and self._received is None
         # Kept even where it is raised: a callback of the garbage collector swallows what is raised in it.
         self._received = number
-        if not waits:
+        if not waits and not self._may_end:
+            self._ending.set()
             raise Stopped(number)
+
+    def answer(self, number: int) -> None:
+        """Says what a signal will do; is called in a thread of its own, and ends the process at a second signal."""
+        self._answered += 1
+        if self._may_end:
+            self._end_process(number)
+        elif self._answered == 1 and self._may_wait:
+            by = "" if self.saved_by is None else f" (saved by step {self.saved_by})"
+            _say(f"stopping after this chunk{by}; again to stop at once")
+        elif not self._ending.wait(PATIENCE) or self._answered > 2:
+            if self._answered == 1:
+                _say("stopping as soon as what is compiled or computed now is done; again to stop at once")
+            else:
+                self._end_process(number)
+
+    def _end_process(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            # A bar hides the cursor.
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), b"\n\x1b[?25h")
+            os.write(2, f"{self.farewell(number)}\n".encode())
+        os._exit(128 + number)
+
+    def farewell(self, number: int) -> str:
+        """Says which signal ended the run, and what the same command will do."""
+        return f"stopped by {signal.Signals(number).name}; {self._outlook()}"
 
     @property
     def received(self) -> bool:
         """Whether a signal waits for the run to save."""
         return self._received is not None
+
+    @contextmanager
+    def nothing_begun(self) -> Iterator[None]:
+        """Lets a signal end the process as it is: what is raised inside of an import may be printed or lost there."""
+        self._may_end = True
+        try:
+            yield
+        finally:
+            self._may_end = False
+        if self._received is not None:
+            raise Stopped(self._received)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -46,19 +103,54 @@ class Interrupts:
         finally:
             self._may_wait = False
         if self._received is not None:
+            self._ending.set()
             raise Stopped(self._received)
 
 
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
-def interrupts() -> Iterator[Interrupts]:
+def handled(waiting: Interrupts) -> Iterator[Interrupts]:
     """Handles SIGINT, SIGTERM and, where it is not ignored as under `nohup`, SIGHUP for the time of a run."""
-    waiting = Interrupts()
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, waiting.receive) for number in numbers}
+    with _answering(waiting, numbers):
+        before = {number: signal.signal(number, waiting.receive) for number in numbers}
+        try:
+            yield waiting
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def interrupts() -> AbstractContextManager[Interrupts]:
+    """Handles signals for the time of a run with `Interrupts` of its own."""
+    return handled(Interrupts())
+
+
+@contextmanager
+def _answering(waiting: Interrupts, numbers: list[signal.Signals]) -> Iterator[None]:
+    """Runs a thread that is woken by every signal as it comes, and answers those of `numbers`."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+
+    def answer() -> None:
+        while (byte := os.read(read_end, 1)) not in (b"", b"\0"):
+            if byte[0] in numbers:
+                waiting.answer(byte[0])
+
+    thread = threading.Thread(target=answer, name="signals", daemon=True)
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    thread.start()
     try:
-        yield waiting
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.write(write_end, b"\0")
+        thread.join()
+        os.close(read_end)
+        os.close(write_end)

@@ -1,20 +1,23 @@
 """The training loop: config, setup, steps, log, evaluate, snapshot, save, test, report."""
 
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from jattn.report import render
 from jattn.tasks import Task
+from jattn.training.announcing import device_line, first_line
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
 from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
-from jattn.training.progress import reporter
+from jattn.training.progress import Reporter, reporter
 from jattn.training.provenance import recorded
 from jattn.training.restore import resume
 from jattn.training.run_folder import RunFolder
@@ -31,6 +34,7 @@ def train(
     model: nn.Module | None = None,
     optimizer: optax.GradientTransformation | None = None,
     signals: Interrupts | None = None,
+    report: Reporter | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Trains, tests and draws a run, or resumes it where it was cut off; returns the row of metrics of its test.
@@ -42,6 +46,7 @@ def train(
         deterministic=...)`` and returns logits over the task's symbols and the layout's special tokens.
       optimizer: an own optimizer in place of ``config.training``'s; rows of metrics then have no learning rate.
       signals: of `jattn.training.interrupts.interrupts`, in whose time this runs; None handles no signals.
+      report: of `jattn.training.progress`, which shows the run and was shown what is asked for; None makes one.
       command: what was asked for on the command line, for the record of the run.
 
     Raises:
@@ -64,45 +69,73 @@ def train(
       reverse, ...
       2
     """
-    setup = make_setup(on_its_devices(config), task, model, optimizer)
     signals = Interrupts() if signals is None else signals
-    # The folder belongs to this process until the run ends.
-    with closing(RunFolder(config, setup.own)) as folder, reporter(config.training.steps) as report:
-        report.line(f"{setup.task.name}, layout {setup.layout.name}: run folder {folder.path}")
-        checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, report.line)
-        state, rows = resume(setup, folder, checkpoints, report.line)
-        journal = Journal(setup, folder, report, rows)
-        # From here a signal waits until the state is saved.
-        finished = rows[-1:] != [] and rows[-1]["kind"] == "test"
-        with checkpoints.naming_what_is_kept(), recorded(setup, folder.path, state, command, finished):
-            with signals.waiting():
-                state = take_steps(setup, state, journal, checkpoints, signals)
-                checkpoints.wait()
-            # Fresh examples, never seen in training or evaluation, have the last word.
-            result = journal.test(state)
-            checkpoints.add_history(journal.history)
-    # The pictures and the page are made from the files in the folder alone.
-    with checkpoints.naming_what_is_kept():
-        render(folder.path, say=print)
+    with reporter(config.training.steps) if report is None else nullcontext(report) as report:
+        if report.announces:
+            report.line(first_line(config, task, model))
+        setup = make_setup(on_its_devices(config), task, model, optimizer)
+        # The folder belongs to this process until the run ends.
+        with closing(RunFolder(config, setup.own)) as folder:
+            report.device(device_line(setup))
+            checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, report.line)
+            report.doing("compiling")
+            state, rows = resume(setup, folder, checkpoints, report.line)
+            journal = Journal(setup, folder, report, rows)
+            finished = rows[-1:] != [] and rows[-1]["kind"] == "test"
+            with checkpoints.naming_what_is_kept(), recorded(setup, folder.path, state, command, finished):
+                state, train_chunk = begin(setup, state, journal, report)
+                # From here a signal waits until the state is saved.
+                with signals.waiting():
+                    state = take_steps(setup, state, train_chunk, journal, checkpoints, signals)
+                    checkpoints.wait()
+                # Fresh examples, never seen in training or evaluation, have the last word.
+                report.doing("testing")
+                result = journal.test(state)
+                checkpoints.add_history(journal.history)
+        # The pictures and the page are made from the files in the folder alone.
+        with checkpoints.naming_what_is_kept():
+            report.doing("drawing")
+            render(folder.path, say=report.line)
     return result
 
 
+def begin(
+    setup: Setup, state: TrainState, journal: Journal, report: Reporter
+) -> tuple[TrainState, Callable[[TrainState, Any], TrainState]]:
+    """Looks at a model that has learned nothing, and compiles the steps; returns the state, and what takes steps."""
+    train_chunk = make_debugged_chunk(setup) if setup.config.run.debug else make_train_chunk(setup)
+    if is_done(setup, state.number, journal):
+        return state, train_chunk
+    report.compiling()
+    if state.number == 0:
+        journal.look(state, log=False, snapshot=True)
+        journal.evaluate(state)
+    # No step up to where it is: the first rate of steps has no compilation in it.
+    state = train_chunk(state, jnp.int32(state.number))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.config.training.replicates
+    report.training(state.number, parameters)
+    return state, train_chunk
+
+
 def take_steps(
-    setup: Setup, state: TrainState, journal: Journal, checkpoints: Checkpoints, signals: Interrupts
+    setup: Setup,
+    state: TrainState,
+    train_chunk: Callable[[TrainState, Any], TrainState],
+    journal: Journal,
+    checkpoints: Checkpoints,
+    signals: Interrupts,
 ) -> TrainState:
     """Trains until nothing is left to train, or until a signal came; in the end all is saved."""
     config, steps = setup.config, setup.config.training.steps
-    train_chunk = make_debugged_chunk(setup) if config.run.debug else make_train_chunk(setup)
     snapshots = snapshot_steps(steps, config.run.snapshots)
     every = (config.run.log_every, config.evaluation.every, config.run.checkpoint_every)
     step = state.number
-    if step == 0:
-        journal.look(state, log=False, snapshot=True)
-        journal.evaluate(state)
-    done, stopping = step >= steps or (config.training.stop_when_solved and journal.solved), signals.received
+    done, stopping = is_done(setup, step, journal), signals.received
     while not done and not stopping:
         # One compiled loop on the devices, up to the next step at which there is something to do here.
-        until = min(steps, *(s for s in snapshots if s > step), *((step // n + 1) * n for n in every))
+        until = signals.saved_by = min(
+            steps, *(s for s in snapshots if s > step), *((step // n + 1) * n for n in every)
+        )
         state = journal.timed(until - step, lambda state=state, until=until: train_chunk(state, jnp.int32(until)))
         checkpoints.settle()
         check_finite(state, setup.seeds, checkpoints.kept)
@@ -111,9 +144,15 @@ def take_steps(
         if last or step % config.evaluation.every == 0:
             journal.evaluate(state)
         # Asked once: a signal that comes after the question is for the next turn to save.
-        done, stopping = last or (config.training.stop_when_solved and journal.solved), signals.received
+        done, stopping = is_done(setup, step, journal), signals.received
         if done or stopping or step % config.run.checkpoint_every == 0:
             checkpoints.save(state, journal.score, journal.history)
     if done:
         journal.look(state, log=False, snapshot=True)
     return state
+
+
+def is_done(setup: Setup, step: int, journal: Journal) -> bool:
+    """Says whether all steps are taken, or the task is solved where that is enough."""
+    training = setup.config.training
+    return step >= training.steps or (training.stop_when_solved and journal.solved)

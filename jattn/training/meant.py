@@ -37,7 +37,11 @@ OTHER_WORDS = {
 }
 """The words that others use for a key."""
 
+NAMES = "task.name names the task, model.kind the kind of model, run.folder the run"
+
 NO_KEYS = {
+    NAMES: "",
+    "it goes with --sweep KEY VALUE ...": "jobs yes",
     "JAX takes the GPU or TPU that it finds; the environment variable JAX_PLATFORMS=cpu chooses another": (
         "device gpu cuda tpu cpu accelerator platform backend"
     ),
@@ -48,6 +52,7 @@ NO_KEYS = {
         "wandb tensorboard mlflow logger log report_to tracker use_wandb wandb_project"
     ),
     "examples are drawn anew for each step, on the device": "num_workers workers shuffle dataloader data_dir cache_dir",
+    "the config comes first, without a word before it": "config cfg conf config_file config_path",
 }
 """The words for what has no key, and what is to be said to them."""
 
@@ -70,16 +75,23 @@ def meant_by(word: str, paths: Sequence[str]) -> str | None:
     word = word.replace("-", "_").lower()
     table, _, key = word.rpartition(".")
     same = [path for path in paths if path.rpartition(".")[2] == key]
+    if key == "name" and table != "task" and "task.name" in same:
+        return NAMES
     if same:
         return same[0]
     said = _MEANT.get(key)
     if said in paths or said in NO_KEYS:
         return said
-    here = {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == table}
-    if near := difflib.get_close_matches(key if here else word, here or paths, n=1):
-        return here.get(near[0], near[0])
-    near = difflib.get_close_matches(key, [word for word, said in _MEANT.items() if said in paths], n=1, cutoff=0.8)
-    return _MEANT[near[0]] if near else None
+    keys = {path.rpartition(".")[2]: path for path in reversed(paths)}
+    here = {key: path for key, path in keys.items() if table and path.startswith(f"{table}.")}
+    others = {other: said for other, said in _MEANT.items() if said in paths}
+    whole = {} if here else {path: path for path in paths}
+    for tried, known, likeness in ((key, here, 0.6), (key, keys, 0.7), (key, others, 0.8), (word, whole, 0.6)):
+        if near := difflib.get_close_matches(tried, known, n=1, cutoff=likeness):
+            return known[near[0]]
+    if key.startswith("no_") and (meant := meant_by(f"{table}.{key[3:]}" if table else key[3:], paths)) in paths:
+        return meant
+    return None
 
 
 def hint(meant: str, prefix: str = "") -> str:

@@ -70,6 +70,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         found = find_config(path)
+        if (found / "config.toml").is_file():
+            raise ConfigError(
+                f"{path}: expected a config file, got the folder of a run; its config is {path / 'config.toml'}"
+            )
         if found.stat().st_size > LARGEST:
             raise ConfigError(f"{path}: expected a config of at most {LARGEST:,} bytes, got {found.stat().st_size:,}")
         text = found.read_bytes().decode("utf-8")
@@ -230,17 +234,25 @@ def _explain(mistake: dict[str, Any]) -> str:
         return f"{path}: unknown key; {hint(meant) if meant else f'expected one of {_some(allowed)}'}"
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
-    expected = _EXPECTED.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
+    expected: str = _EXPECTED.get(mistake["type"]) or mistake["msg"].removeprefix("Input should be ")
     if mistake["type"] in ("model_type", "model_attributes_type"):
         expected = f"a table [{path}]"
+    for words, word in _LIMITS.items():
+        expected = expected.replace(words, word)
     asked = ""
-    if mistake["type"] == "literal_error" and isinstance(mistake["input"], str):
+    if mistake["type"] == "literal_error":
         names = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        near = difflib.get_close_matches(mistake["input"].lower(), names, n=1)
-        asked = f"; did you mean {near[0]!r}?" if near else ""
+        near = difflib.get_close_matches(str(mistake["input"]).lower(), names, n=1)
+        asked = f"; did you mean {near[0]!r}?" if near and isinstance(mistake["input"], str) else ""
         expected = str(expected) if len(str(expected)) <= 160 else f"one of {_some([repr(name) for name in names])}"
     return f"{path}: expected {expected}, got {got}{asked}"
 
+
+_LIMITS = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+}
 
 _EXPECTED = {
     "bool_type": "true or false",

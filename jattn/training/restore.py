@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
+from jattn.training.restored import Restored
 from jattn.training.run_folder import CONFIG, RunFolder, RunFolderError, read_config, refuse_other_parts
 from jattn.training.runs import in_float32
 from jattn.training.setup import Setup, make_setup
@@ -24,9 +25,10 @@ def resume(
     """Goes back to the latest checkpoint that is whole, if there is any; returns its state and the rows before it."""
     state, step = initial_state(setup), checkpoints.latest_step()
     if step is not None:
-        say(f"resumed at step {step}")
         checkpoints.delete_old()
-        return checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
+        state, rows = checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
+        say(f"{'already done' if rows and rows[-1]['kind'] == 'test' else 'resumed'} at step {step}")
+        return state, rows
     if checkpoints.any:
         raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")
     if folder.history().size:
@@ -42,7 +44,7 @@ def restore(
     task: Task | None = None,
     model: nn.Module | None = None,
     optimizer: optax.GradientTransformation | None = None,
-) -> tuple[Setup, optax.Params]:
+) -> Restored:
     """Reads the model of a run: its parts, and the parameters of its latest checkpoint or of its best.
 
     Nothing in the folder is written or held, so that a run under way is not disturbed. ``setup.model`` is the model,
@@ -57,8 +59,8 @@ def restore(
       task, model, optimizer: the own ones that the run was given; see `jattn.training.train`.
 
     Returns:
-      The parts of the run, and its parameters; of a run of several seeds, each array has a first axis of them, for
-      ``setup.each``.
+      ``setup, params``: the parts of the run, and its parameters; of a run of several seeds, each array has a first
+      axis of them, for ``setup.each``. As one thing it answers in words: ``restore(folder).predict("3 1 4")``.
 
     Raises:
       FileNotFoundError: if there is no run in the folder, or no checkpoint yet.
@@ -91,4 +93,4 @@ def restore(
     place = jax.NamedSharding(setup.mesh, PartitionSpec())
     shapes = jax.eval_shape(lambda: initial_state(setup))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
-    return setup, checkpoints.restore(like, step).params
+    return Restored(setup, checkpoints.restore(like, step).params)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 from jattn.training.config import Config
@@ -17,7 +18,8 @@ def configure_jax(configs: Sequence[Config]) -> None:
     import jax
 
     # On a CPU, a device per core takes small steps faster than one device with a thread per core.
-    jax.config.update("jax_num_cpu_devices", max(config.run.devices or cpu_devices(config) for config in configs))
+    if asked_cpu_devices() is None:
+        jax.config.update("jax_num_cpu_devices", max(config.run.devices or cpu_devices(config) for config in configs))
     cached = any(config.run.cache for config in configs)
     if cached and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         # Compiled programs are code: they belong in a folder that only this user writes to. A user without a home, as
@@ -48,10 +50,21 @@ def cpu_devices(config: Config) -> int:
     """Returns how many CPU devices suit a run: at most one per core, each with an equal and worthwhile share."""
     if config.run.debug:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = asked_cpu_devices() or cpu_cores()
     sizes = config.training.batch_size, config.evaluation.batch_size
     worthwhile = range(1, min(cores, *(size // 32 for size in sizes)) + 1)
     return max((n for n in worthwhile if all(size % n == 0 for size in sizes)), default=1)
+
+
+def cpu_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def asked_cpu_devices() -> int | None:
+    """Returns how many CPU devices the environment variable XLA_FLAGS asks for; None where it asks for none."""
+    found = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return int(found[1]) if found else None
 
 
 def on_its_devices(config: Config) -> Config:

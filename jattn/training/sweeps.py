@@ -1,9 +1,11 @@
 """Sweeps: a run of every combination of values of a few keys, in one folder, and what they come to side by side."""
 
+import dataclasses
 import hashlib
 import itertools
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jattn.drawing.plain import in_plain
+from jattn.drawing.plain import in_plain, message
+from jattn.report import render
 from jattn.report.comparison import write_comparison
 from jattn.report.outcomes import Outcome, value_text
+from jattn.training.announcing import result_words
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts
+from jattn.training.jobs import run_jobs
+from jattn.training.progress import SweepReporter, clock, sweep_reporter
 from jattn.training.reading import ConfigError, Given, check, differences, get_section, in_folder, merge
 from jattn.training.run_folder import CONFIG, RunFolderError, check_folder, read_config, read_metrics
 
@@ -37,11 +43,18 @@ class Combination:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its folder, its runs, each in a folder of its own in there, and the keys that some have no use for."""
+    """A sweep: its folder, its runs, each in a folder of its own in there, the keys that some have no use for, and how
+    many runs are done at once.
+    """
 
     folder: Path
     combinations: list[Combination]
     left_out: tuple[str, ...] = ()
+    jobs: int = 1
+
+    def heading(self, one: Combination) -> str:
+        """Numbers one of the runs."""
+        return f"[{self.combinations.index(one) + 1}/{len(self.combinations)}]"
 
 
 def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], folder: Path) -> Sweep:
@@ -106,11 +119,11 @@ def prepare(sweep: Sweep) -> Sweep:
         except ConfigError as error:
             raise ConfigError(f"--sweep at {one.label}: {error}") from None
         combinations.append(one)
-    return Sweep(sweep.folder, combinations, sweep.left_out)
+    return dataclasses.replace(sweep, combinations=combinations)
 
 
 def run_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> list[Outcome]:
-    """Does what is left of a sweep, one run after the other, and writes the table and the figure of all runs.
+    """Does what is left of a sweep, and writes the table and the figure of all runs; prints a line for each run.
 
     A run whose test is written is skipped. One that fails does not stop the others.
 
@@ -120,38 +133,60 @@ def run_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> list[Outc
 
     Raises: as `jattn.training.train`, except TrainingFailed.
     """
-    # Late, because mistakes in a sweep are told before anything slow is imported.
-    import jax
-
-    from jattn.report import render
-    from jattn.training.loop import train
-    from jattn.training.step import TrainingFailed
-
-    outcomes = []
-    for number, one in enumerate(sweep.combinations, start=1):
-        heading, folder = f"[{number}/{len(sweep.combinations)}] {one.label}", Path(one.config.run.folder)
-        test = finished_test(one.config)
-        if test is not None:
-            print(in_plain(f"{heading}: done before in {folder}"))
-            if not (folder / "report.html").exists():
-                render(folder)
+    left = [one for one in sweep.combinations if finished_test(one.config) is None]
+    for one in sweep.combinations:
+        if one not in left:
+            print(message(f"{sweep.heading(one)} {one.label}: done before in {one.config.run.folder}"))
+    with sweep_reporter(sum(one.config.training.steps for one in left)) as report:
+        if sweep.jobs > 1 and len(left) > 1:
+            run_jobs([(f"{sweep.heading(one)} {one.label}", one.config) for one in left], sweep.jobs, report, command)
         else:
-            print(in_plain(heading), flush=True)
-            try:
-                test = train(one.config, signals=signals, command=command)
-            except TrainingFailed as error:
-                print(in_plain(f"{one.label}: {error}"), file=sys.stderr)
-            # Each run has programs of its own, of which a process can hold only so many.
-            jax.clear_caches()
+            _run_in_turn(sweep, left, signals, report, command)
+    outcomes = []
+    for one in sweep.combinations:
+        folder = Path(one.config.run.folder)
+        test = written_test(folder)
+        if test is not None and not (folder / "report.html").exists():
+            render(folder)
         outcomes.append(Outcome(one.values, folder.name, test))
     for table in write_comparison(sweep.folder, outcomes):
         _print_table(table.title, table.header, table.rows)
     return outcomes
 
 
+def _run_in_turn(
+    sweep: Sweep, left: Sequence[Combination], signals: Interrupts, report: SweepReporter, command: str
+) -> None:
+    """Does runs one after the other, in this process."""
+    # Late, because mistakes in a sweep are told before anything slow is imported.
+    import jax
+
+    from jattn.training.loop import train
+    from jattn.training.step import TrainingFailed
+
+    before = 0
+    for one in left:
+        start = time.monotonic()
+        report.begin(sweep.heading(one), before)
+        try:
+            test = train(one.config, signals=signals, report=report, command=command)
+            report.line(f"{sweep.heading(one)} {one.label}: {result_words(test)}, {clock(time.monotonic() - start)}")
+        except TrainingFailed as error:
+            print(message(f"{one.label}: {error}"), file=sys.stderr)
+        before += one.config.training.steps
+        report.begin(sweep.heading(one), before)
+        # Each run has programs of its own, of which a process can hold only so many.
+        jax.clear_caches()
+
+
 def finished_test(config: Config) -> dict[str, Any] | None:
     """Returns the row of metrics of the final test, if the run of this config has got so far; reads only."""
-    rows = [] if config.run.overwrite else read_metrics(Path(config.run.folder))
+    return None if config.run.overwrite else written_test(Path(config.run.folder))
+
+
+def written_test(folder: Path) -> dict[str, Any] | None:
+    """Returns the row of metrics of the final test of the run in a folder, if there is one."""
+    rows = read_metrics(folder)
     return rows[-1] if rows and rows[-1].get("kind") == "test" else None
 
 

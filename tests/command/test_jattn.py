@@ -1,5 +1,6 @@
 """The command ``jattn``: what it lists, prints and trains."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from jattn import __main__, __version__
+from jattn.command.commands import COMMANDS
 from jattn.training.reading import read_toml
 from jattn.training.shipped import configs_folder
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(configs_folder().glob("*.toml"))
 
 
@@ -51,6 +54,15 @@ MISTAKES = {
     "train revers": "revers: no such file; did you mean reverse.toml?\n",
     "train reverse --foo": "command line: --foo: unknown option; see jattn train CONFIG --help\n",
     "tasks revers": "tasks: there is no task 'revers'; did you mean reverse?\n",
+    "tasks copy --length 0": "tasks: length: task 'copy' needs one from 1 to 4096, got 0; nearest: 1\n",
+    "tasks copy --length x": "jattn tasks: argument --length: invalid int value: 'x'; see jattn tasks --help\n",
+    "reverse": "jattn: reverse: unknown command; did you mean: jattn train reverse?\n",
+    "revers": "jattn: revers: unknown command; did you mean: jattn train reverse?\n",
+    "trian": "jattn: trian: unknown command; did you mean: jattn train?\n",
+    "zzz": "jattn: zzz: unknown command; there are train, predict, report, tasks, configs, explain\n",
+    "report": "jattn report: the following arguments are required: run_folder; see jattn report --help\n",
+    "predict nowhere 3": "jattn predict: nowhere: expected the folder of a run, there is no config.toml in it\n",
+    "explain 0": "jattn explain: length: expected at least 1, got 0; see jattn explain --help\n",
 }
 
 
@@ -77,7 +89,9 @@ def test_nothing_asked_for_is_told_what_there_is(capsys):
     assert told(capsys, "--version") == (0, f"jattn {__version__}\n", "")
     status, out, _ = told(capsys, "--help")
     assert status == 0
-    assert all(f"    {command} " in out for command in ("train", "report", "tasks", "configs"))
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+    assert all(f"\n  {path.stem} " in out for path in CONFIGS)
+    assert told(capsys) == told(capsys, "help") == (0, out, "")
 
 
 def test_a_config_of_ones_own_comes_first(tmp_path, monkeypatch, capsys):
@@ -85,3 +99,42 @@ def test_a_config_of_ones_own_comes_first(tmp_path, monkeypatch, capsys):
     Path("reverse.toml").write_text("[task]\nname = 'copy'\n")
     assert read_toml(Path("reverse.toml")) == {"task": {"name": "copy"}}
     assert told(capsys, "train", "reverse.toml", "--lr", "1")[2].startswith("command line: --lr: unknown option")
+
+
+def test_explain_says_what_attention_will_do(capsys):
+    status, out, err = told(capsys, "explain", "4096", "--heads", "8", "--causal", "--dtype", "bfloat16")
+    assert (status, err) == (0, "")
+    assert out.startswith("blocked: ")
+    assert "of the 4096 x 4096 scores computed" in out
+    assert "\n  not cudnn: needs a GPU" in out
+    assert "the filter as a float32 array would take 537 MB" in out
+    assert told(capsys, "explain", "64", "--keys", "8", "--window", "3")[1].startswith("dense: ")
+
+
+@pytest.mark.exhaustive
+def test_a_wheel_trains_in_an_empty_folder(tmp_path):
+    """In an environment of its own, which sees the libraries of this one and not this checkout."""
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    python = tmp_path / "fresh" / "bin" / "python"
+    site = subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    (Path(site) / "libraries.pth").write_text(f"import site; site.addsitedir({site_packages()!r})\n")
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", next(tmp_path.glob("*.whl"))]
+    subprocess.run(install, check=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    small = ["--training.steps", "2", "--evaluation.examples", "200", "--evaluation.test-examples", "200"]
+    run = subprocess.run(
+        [tmp_path / "fresh" / "bin" / "jattn", "train", "reverse", *small],
+        cwd=empty, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (empty / "runs" / "reverse" / "report.html").exists()
+    where = [python, "-c", "import jattn; print(jattn.__file__)"]
+    assert subprocess.check_output(where, cwd=empty, env=environment, text=True).startswith(str(tmp_path))
+
+
+def site_packages():
+    """Where the libraries of this environment lie."""
+    return str(Path(pytest.__file__).resolve().parents[1])

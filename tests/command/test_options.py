@@ -1,6 +1,7 @@
 """Configs that are right: files, defaults, options on top, and the way back to a file."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -52,23 +53,56 @@ def test_every_key_is_described(table, key):
     assert SECTIONS[table].model_fields[key].description
 
 
-def test_help_tells_every_key_and_its_meaning(capsys):
+def help_of(capsys, *arguments):
+    """What the command prints when it is asked for help."""
     with pytest.raises(SystemExit) as ended:
-        config_from_arguments(["--help"])
+        config_from_arguments([*arguments, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    words = " ".join(told.replace("│", " ").split())
+    return capsys.readouterr().out
+
+
+def test_help_tells_the_configs_and_where_to_read_on(capsys):
+    told = help_of(capsys)
+    assert "train.py CONFIG [--TABLE.KEY VALUE ...]" in told
+    assert all(f"  {path.stem} " in told for path in (ROOT / "configs").glob("*.toml"))
+    assert "Read on: README.md" in told
+
+
+@pytest.mark.parametrize("columns", [1, 17, 40, 80, 200])
+def test_help_of_a_config_tells_every_key_that_it_uses_in_any_width(config_file, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    told = help_of(capsys, config_file("[task]\nname = 'shift'\n[model]\nscore = 'cosine'\n"))
+    assert max(map(len, told.split("\n"))) <= columns
+    letters = "".join(told.split())
+    shown = re.findall(r"^  --([a-z]+\.[a-z-]+)", told, flags=re.MULTILINE) if columns >= 80 else []
+    used = check({"task": {"name": "shift"}, "model": {"score": "cosine"}}, "test").model_dump()
     for table, key in KEYS:
-        assert f"--{table}.{key.replace('_', '-')}" in words
-        assert SECTIONS[table].model_fields[key].description in words
-    assert "train.py CONFIG" in words
+        here = key in used[table]
+        assert not shown or (f"{table}.{key.replace('_', '-')}" in shown) == (
+            here or (table, key) == ("model", "positions")
+        )
+        if here:
+            assert f"--{table}.{key.replace('_', '-')}" in letters
+            assert "".join((SECTIONS[table].model_fields[key].description or "").split()) in letters
 
 
-def test_help_beside_a_config_tells_that_configs_values(config_file, capsys):
-    with pytest.raises(SystemExit) as ended:
-        config_from_arguments([config_file("[task]\nsymbols = 77\n"), "--help"])
-    assert ended.value.code == 0
-    assert "(default: 77)" in capsys.readouterr().out
+def test_help_tells_ranges_choices_and_what_a_key_is_now(config_file, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    told = help_of(
+        capsys, config_file("[task]\nname = 'sort'\nsymbols = 77\n"), "--model.width", "48", "--run.no-cache"
+    )
+    for lines in (
+        "--task.symbols INTEGER at least 2, at most 10,000\n      now 77\n",
+        "--task.max-length INTEGER at least 1, at most 4,096\n      now 16\n",
+        "--model.width INTEGER at least 2, at most 8,192\n      now 48\n",
+        "--model.norm pre|post\n      now pre\n",
+        "--training.learning-rate NUMBER more than 0, at most 1e+38\n      now 0.01\n",
+        "--evaluation.test-lengths INTEGER ...\n      now none\n",
+        "--run.folder TEXT\n      now runs/mine\n",
+        "--run.cache true|false\n      now false\n",
+    ):
+        assert lines in told
+    assert "--model.temperature" not in told
 
 
 @pytest.mark.parametrize("text", ["[task]\nsymbols = 7\n", "\ufeff[task]\r\nsymbols = 7\r\n", "# é\n[task]\nsymbols=7"])
@@ -90,6 +124,10 @@ def test_a_file_says_what_differs_from_the_defaults(config_file, text):
         (["--run.no-cache"], "run.cache", False),
         (["--training.no-stop-when-solved"], "training.stop_when_solved", False),
         (["--evaluation.test-lengths", "4", "8", "24"], "evaluation.test_lengths", (4, 8, 24)),
+        (["--evaluation.test-lengths", "4,8,24"], "evaluation.test_lengths", (4, 8, 24)),
+        (["--evaluation.test-lengths", "4,", "8"], "evaluation.test_lengths", (4, 8)),
+        (["--evaluation.test-lengths", "[4,", "8]"], "evaluation.test_lengths", (4, 8)),
+        (["--evaluation.test-lengths=[4,8]"], "evaluation.test_lengths", (4, 8)),
         (["--evaluation.test-lengths"], "evaluation.test_lengths", ()),
         (["--task.layout", "encoder_decoder"], "task.layout", "encoder_decoder"),
         (["--training.dtype", "bfloat16"], "training.dtype", "bfloat16"),

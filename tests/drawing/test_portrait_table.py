@@ -1,5 +1,7 @@
 """Head portraits as a table and as a picture, of numbers that are made up."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,13 @@ def test_what_judges_no_query_is_no_column():
 
 
 def test_a_notebook_shows_the_table():
-    assert PORTRAITS._repr_html_() == "<pre>" + str(PORTRAITS).replace("<", "&lt;").replace(">", "&gt;") + "</pre>"
+    shown = PORTRAITS._repr_html_()
+    cells = [re.sub("<.*?>", "|", row).strip("|") for row in shown.split("</tr>")[:-1]]
+    rows = [re.split(r"\|+", row) for row in cells]
+    assert rows[0] == ["layer", "head", "name", "itself", "first token", "&lt;i&gt;", "evenness"]
+    assert rows[1] == ["b9", "0", "itself", "1.00 (500x)", "0.00 (0.0x)", "0.01"]
+    assert len(rows) == 5
+    assert "<i>" not in shown
     assert repr(PORTRAITS) == "HeadPortraits(2 layers, 4 heads)"
 
 

@@ -185,9 +185,16 @@ def test_a_limit_on_arrays_is_no_limit_on_pictures():
     assert cells(pictures.plot(filter).axes[0]).shape == (64, 64)
 
 
+def test_tokens_of_one_sequence_are_given_once():
+    with pytest.raises(ValueError, match="tokens: expected them alone, or queries and keys, got both"):
+        random_filter(3).plot(tokens="abc", keys="abc")
+    with pytest.raises(ValueError, match="keys"):
+        random_filter(3, 6).plot(tokens="abc")
+
+
 def test_tokens_name_the_cells():
     filter = random_filter(len(WORDS))
-    axes = pictures.plot(filter, queries=WORDS).axes[0]
+    axes = filter.plot(tokens=WORDS).axes[0]
     shortened = [*WORDS[:6], "becau…", *WORDS[7:]]
     assert ticks(axes.yaxis) == shortened
     assert ticks(axes.xaxis) == shortened

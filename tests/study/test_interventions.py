@@ -282,6 +282,10 @@ def test_a_knock_out_prints_as_a_table():
         "block_0/attention, head 1   150.0% (+75.0%)   150.0% (+50.0%)   1.500 (+1.000)",
         "all of these                  75.0% (+0.0%)    100.0% (+0.0%)   0.500 (+0.000)",
     ]
+    html = shown._repr_html_()
+    assert html.count("<tr>") == 5
+    assert ">block_0/attention, head 1</td>" in html
+    assert ">150.0% (+75.0%)</td>" in html
 
 
 # Knocking out

@@ -1,11 +1,12 @@
 """SIGINT and SIGTERM: wait for the run to save where it asks for that, and end it at once elsewhere."""
 
 import signal
+import time
 from contextlib import suppress
 
 import pytest
 
-from jattn.training.interrupts import Stopped, interrupts
+from jattn.training.interrupts import Interrupts, Stopped, handled, interrupts
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 every_signal = pytest.mark.parametrize("number", STATUS)
@@ -125,3 +126,49 @@ def test_handlers_are_restored_after_a_failure(number, handlers):
     with pytest.raises(KeyError), interrupts():
         raise KeyError
     assert signal.getsignal(number) == handlers[number]
+
+
+def test_before_anything_is_begun_a_signal_is_no_exception(monkeypatch, capfd):
+    ended = []
+    monkeypatch.setattr("jattn.training.interrupts.os._exit", ended.append)
+
+    def begin():
+        with handled(Interrupts(lambda: "nothing was begun")) as signals, signals.nothing_begun():
+            signal.raise_signal(signal.SIGTERM)
+            while not ended:
+                time.sleep(0.001)
+
+    with pytest.raises(Stopped):
+        begin()
+    assert ended == [143]
+    assert capfd.readouterr().err == "stopped by SIGTERM; nothing was begun\n"
+
+
+def test_what_will_be_done_is_said_at_once_and_what_came_of_it_at_the_end(capfd):
+    signals = Interrupts(lambda: "saved at step 7: the same command resumes there")
+
+    def save():
+        with handled(signals), signals.waiting():
+            signals.saved_by = 7
+            signal.raise_signal(signal.SIGINT)
+            said = ""
+            while not said:
+                said = capfd.readouterr().err
+            assert said == "stopping after this chunk (saved by step 7); again to stop at once\n"
+
+    with pytest.raises(Stopped) as stopped:
+        save()
+    farewell = "stopped by SIGINT; saved at step 7: the same command resumes there"
+    assert signals.farewell(stopped.value.number) == farewell
+
+
+def test_a_second_signal_ends_a_process_whose_main_thread_is_elsewhere(monkeypatch, capfd):
+    ended = []
+    monkeypatch.setattr("jattn.training.interrupts.os._exit", ended.append)
+    signals = Interrupts(lambda: "nothing was saved yet: the same command starts anew")
+    signals.answer(signal.SIGINT)
+    assert capfd.readouterr().err.startswith("stopping as soon as what is compiled or computed now is done")
+    assert ended == []
+    signals.answer(signal.SIGINT)
+    assert ended == [130]
+    assert capfd.readouterr().err == "stopped by SIGINT; nothing was saved yet: the same command starts anew\n"

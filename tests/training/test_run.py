@@ -79,7 +79,7 @@ def run(folder, *options, config=CONFIG):
     """Does what the command does in this process, whose JAX is set up; returns the status and what was printed."""
     printed = io.StringIO()
     with (
-        mock.patch("jattn.command.main.configure_jax"),
+        mock.patch("jattn.training.runs.configure_jax"),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(printed),
     ):
@@ -220,7 +220,7 @@ def test_the_same_command_again_does_nothing_but_draw(whole):
     page = (folder / "report.html").stat().st_mtime_ns
     status, printed = run(folder)
     assert status == 0, printed
-    assert "resumed at step 60" in printed
+    assert "already done at step 60" in printed
     assert (folder / "metrics.jsonl").read_text() == before
     assert (folder / "report.html").stat().st_mtime_ns > page
 

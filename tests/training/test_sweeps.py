@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +15,8 @@ from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
 from jattn.training import sweeps
-from jattn.training.progress import Reporter
+from jattn.training.jobs import share_of_cores
+from jattn.training.progress import SweepReporter
 from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, check_folder, read_config
 from jattn.training.runs import configure_jax, cpu_devices, on_its_devices
@@ -48,7 +50,7 @@ SWEEP = ["--sweep", "model.num-heads", "1", "2"]
 def working_directory(tmp_path, monkeypatch):
     """A folder with a config file, in a process whose devices are chosen already."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "configure_jax", lambda configs: None)
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: None)
     Path("mine.toml").write_text(CONFIG)
 
 
@@ -56,7 +58,8 @@ def working_directory(tmp_path, monkeypatch):
 def no_run(monkeypatch):
     """Fails a test in which a run is begun."""
     monkeypatch.setattr(
-        "jattn.training.loop.train", lambda config, *, signals, command: pytest.fail(f"began {config.run.folder}")
+        "jattn.training.loop.train",
+        lambda config, *, signals, report, command: pytest.fail(f"began {config.run.folder}"),
     )
 
 
@@ -65,7 +68,7 @@ def runs(monkeypatch):
     """Notes which runs are begun, which are done at once instead; those that are told to fail do."""
     begun, failing = [], set()
 
-    def pretend(config, *, signals, command):
+    def pretend(config, *, signals, report, command):
         name = Path(config.run.folder).name
         begun.append(name)
         if name in failing:
@@ -104,7 +107,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "mine.toml").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(command_line, "configure_jax", lambda configs: None)
+        patched.setattr("jattn.training.runs.configure_jax", lambda configs: None)
         assert command_line.main([str(folder / "mine.toml"), "--run.folder", str(folder / "sweep"), *SWEEP]) == 0
     return folder / "sweep"
 
@@ -213,7 +216,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("options", "expected"), [(given, words) for given, *words in MISTAKES])
 def test_a_mistake_is_told_before_anything_runs(no_run, monkeypatch, capsys, options, expected):
-    monkeypatch.setattr(command_line, "configure_jax", lambda configs: pytest.fail("went on with a wrong sweep"))
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: pytest.fail("went on with a wrong sweep"))
     assert sweep(*options) == 2
     told = capsys.readouterr()
     assert told.out == ""
@@ -233,6 +236,38 @@ def test_help_explains_sweeps(capsys):
         sweep(*SWEEP, "--help")
     assert ended.value.code == 0
     assert "--sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine" in capsys.readouterr().out
+
+
+def test_jobs_are_told_apart_from_what_is_swept():
+    assert sweep_from_arguments(["mine.toml", *SWEEP, "--jobs", "2"]).jobs == 2
+    assert sweep_from_arguments(["mine.toml", "--jobs=3", *SWEEP]).jobs == 3
+    assert sweep_from_arguments(["mine.toml", *SWEEP]).jobs == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "shares"), [(4, 2, [{0, 2}, {1, 3}]), (2, 3, [{0}, {1}, {0}]), (1, 2, [None] * 2)]
+)
+def test_runs_at_once_share_the_cores(monkeypatch, cores, jobs, shares):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert [share_of_cores(slot, jobs) for slot in range(jobs)] == shares
+
+
+@pytest.mark.exhaustive
+def test_runs_at_once_print_a_line_each(capfd):
+    assert sweep(*SWEEP, "--jobs", "2", "--run.devices", "1") == 0
+    printed = capfd.readouterr()
+    assert sorted(re.findall(r"^\[(\d)/2\] num_heads=\d: .* right", printed.out, flags=re.MULTILINE)) == ["1", "2"], (
+        printed
+    )
+    assert [row["status"] for row in table()] == ["done", "done"]
+
+
+@pytest.mark.exhaustive
+def test_a_run_at_once_that_fails_is_told_and_the_others_go_on(capfd):
+    options = ["--training.clip-norm", "1e38", "--run.devices", "1"]
+    assert sweep("--sweep", "training.learning-rate", "0.01", "1e38", *options, "--jobs", "2") == 1
+    assert "learning_rate=1e+38: the loss of seed 0 is not finite" in capfd.readouterr().err
+    assert [row["status"] for row in table()] == ["done", "failed"]
 
 
 def test_devices_that_do_not_fit_one_run_are_told_before_the_first(no_run, capsys):
@@ -285,7 +320,7 @@ def test_what_is_done_is_skipped_without_compiling(whole, no_run, caplog, capsys
 
 @pytest.mark.exhaustive
 def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(whole, monkeypatch, capsys):
-    tell, told = Reporter.row, []
+    tell, told = SweepReporter.row, []
 
     def cut_off(reporter, row):
         tell(reporter, row)
@@ -295,10 +330,10 @@ def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(whole, monkeypatch, 
 
     # The first run is done, the second is cut off after two steps.
     shutil.copytree(whole / "num_heads=1", "runs/mine_sweep/num_heads=1")
-    monkeypatch.setattr(Reporter, "row", cut_off)
+    monkeypatch.setattr(SweepReporter, "row", cut_off)
     assert sweep(*SWEEP) == 143
     assert not Path("runs/mine_sweep/sweep.csv").exists()
-    assert "stopped by SIGTERM; the same command resumes" in capsys.readouterr().err
+    assert "stopped by SIGTERM; the same command goes on with what is left of the sweep" in capsys.readouterr().err
     assert sweep(*SWEEP) == 0
     assert told == [2, 4]
     printed = capsys.readouterr().out

@@ -39,6 +39,9 @@ from jattn.training.runs import on_its_devices
 from jattn.training.setup import Setup
 from jattn.training.step import TrainState
 
+WENT_ON = r"(?:resumed|already done) at step (\d+)"
+"""What a run says that goes on, or has nothing left to do."""
+
 FATES = {"fail": 1, "die before": 2, "die after": 3, "die halfway": 4, "signal": 5}
 CONFIG = """
 [task]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.training.processes.commands import Command, Fault, fits, newest, run
+from tests.training.processes.commands import WENT_ON, Command, Fault, fits, newest, run
 
 LASTING = ("ENOSPC", "EDQUOT", "EROFS")
 """Errors that all calls that write have once one has."""
@@ -48,7 +48,7 @@ def test_errors_at_every_place(part, whole, tmp_path):
     for command, one, step, other in zip(commands, ended, steps, again, strict=True):
         try:
             check(command, one, step, whole)
-            assert re.findall(r"resumed at step (\d+)", other.out) == ([] if step is None else [str(step)]), other
+            assert re.findall(WENT_ON, other.out) == ([] if step is None else [str(step)]), other
             whole.check(command.folder, other)
         except AssertionError as error:
             problems.append(f"{command.fault}\n{one}\n{other}\n{str(error)[:3000]}")

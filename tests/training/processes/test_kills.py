@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.training.processes.commands import Command, Fault, fits, newest, run
+from tests.training.processes.commands import WENT_ON, Command, Fault, fits, newest, run
 
 KILLS = 5
 """How many times a run is killed before it is let alone."""
@@ -34,7 +34,7 @@ def killed(command):
     (ended,) = run(command)
     assert ended.status in (0, -9), ended
     assert ended.err == "", ended
-    assert re.findall(r"resumed at step (\d+)", ended.out) in ([], [str(step)]), ended
+    assert re.findall(WENT_ON, ended.out) in ([], [str(step)]), ended
     assert step is None or newest(command.folder) >= step
     return ended.status == -9
 
@@ -44,7 +44,7 @@ def finished(*folders, report=False):
     steps = [newest(folder) for folder in folders]
     ended = run(*(Command(folder, report=report) for folder in folders))
     for one, step in zip(ended, steps, strict=True):
-        assert re.findall(r"resumed at step (\d+)", one.out) == ([] if step is None else [str(step)]), one
+        assert re.findall(WENT_ON, one.out) == ([] if step is None else [str(step)]), one
     return zip(folders, ended, strict=True)
 
 

@@ -1,0 +1,154 @@
+"""The commands besides training: their arguments, and one line on a mistake in them."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from jattn.command.listing import config_lines, draw_report, list_configs, list_tasks, show_config, show_task
+from jattn.drawing.plain import message
+
+COMMANDS = {
+    "train": "train from a config, as in: jattn train reverse",
+    "predict": "let the model of a run answer, as in: jattn predict runs/reverse '3 1 4'",
+    "report": "draw the report of a run or a sweep again, from its folder",
+    "tasks": "list the tasks, or show examples of one with the oracle drawn",
+    "configs": "list the configs that come with jattn, or print one",
+    "see": "look at every filter of a published model on a text: writes a page",
+    "explain": "say what attention will do for a shape, as in: jattn explain 4096 --heads 8",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads arguments; answers a mistake in a line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(complain(f"{self.prog}: {message}; see {self.prog} --help"))
+
+
+def complain(text: str) -> int:
+    """Says what is wrong; returns the exit status."""
+    print(message(text), file=sys.stderr)
+    return 2
+
+
+def answer(arguments: Sequence[str], version: str) -> int:
+    """Does one of the commands; returns the exit status."""
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(help_of_all())
+        return 0
+    if name == "--version":
+        print(f"jattn {version}")
+        return 0
+    if name not in COMMANDS:
+        return complain(f"jattn: {name}: unknown command; {_meant(name)}")
+    return ANSWERS[name](Parser(prog=f"jattn {name}", description=COMMANDS[name]), rest)
+
+
+def _meant(name: str) -> str:
+    """Says what was meant by a word that is no command."""
+    from jattn.training.shipped import configs_folder, find_config
+
+    if find_config(Path(name)).is_file():
+        return f"did you mean: jattn train {name}?"
+    configs = {path.stem: f"jattn train {path.stem}" for path in configs_folder().glob("*.toml")}
+    known = configs | {command: f"jattn {command}" for command in COMMANDS}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"did you mean: {known[near[0]]}?" if near else f"there are {', '.join(COMMANDS)}"
+
+
+def help_of_all() -> str:
+    """Lists the commands, the configs, and where to read on."""
+    from jattn.command.helping import READ_ON, in_width
+
+    lines = ["jattn COMMAND: attention you can see through. Train toy tasks, and look at what came of it.", ""]
+    lines += [f"  {command:8} {words}" for command, words in COMMANDS.items()]
+    lines += ["", "jattn COMMAND --help says more. The configs that come with jattn:", "", *config_lines()]
+    return "\n".join(in_width([*lines, "", f"Read on: {READ_ON}."]))
+
+
+def _report(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("run_folder", type=Path)
+    return draw_report(parser.parse_args(arguments).run_folder)
+
+
+def _tasks(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("name", nargs="?", help="the task to show")
+    parser.add_argument("--length", type=int, help="how long sources may be; by default what suits the task")
+    parser.add_argument("--examples", type=int, default=3, help="how many to show")
+    options = parser.parse_args(arguments)
+    return list_tasks() if options.name is None else show_task(options.name, options.length, options.examples)
+
+
+def _configs(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("name", nargs="?", help="the config to print")
+    name = parser.parse_args(arguments).name
+    return list_configs() if name is None else show_config(name)
+
+
+def _predict(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("run_folder", help="of a run that has a checkpoint")
+    parser.add_argument("text", nargs="+", help="what to read, in the words of the task")
+    parser.add_argument("--best", action="store_true", help="take the best checkpoint, not the latest")
+    options = parser.parse_args(arguments)
+    folder, text = options.run_folder, " ".join(options.text)
+    if not (Path(folder) / "config.toml").is_file():
+        return complain(f"jattn predict: {folder}: expected the folder of a run, there is no config.toml in it")
+
+    from jattn.training.restore import restore
+    from jattn.training.run_folder import RunFolderError
+
+    try:
+        print(restore(folder, options.best).predict(text))
+    except (OSError, ValueError, RunFolderError) as error:
+        return complain(f"jattn predict: {error}")
+    return 0
+
+
+def _see(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("model", type=Path, help="a folder, .safetensors, .gguf, .bin, wheel or zip")
+    parser.add_argument("text", nargs="?", help="what the model reads")
+    parser.add_argument("--file", type=Path, help="a file with what it reads instead")
+    parser.add_argument("--out", type=Path, default=Path("see.html"), help="the page; see.html by default")
+    parser.add_argument("--new-tokens", type=int, help="how many tokens a decoder adds; 20 by default")
+    options = parser.parse_args(arguments)
+
+    from jattn.command.see import see_model
+
+    return see_model(options.model, options.text, options.file, options.out, options.new_tokens)
+
+
+def _explain(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("length", type=int, help="how many queries there are, and keys where --keys says nothing")
+    parser.add_argument("--keys", type=int, help="how many keys")
+    parser.add_argument("--heads", type=int, default=1, help="how many heads (default 1)")
+    parser.add_argument("--head-dim", type=int, default=64, help="length of a head's vectors (default 64)")
+    parser.add_argument("--batch", type=int, default=1, help="how many examples (default 1)")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="(default float32)"
+    )
+    parser.add_argument("--causal", action="store_true", help="queries see keys up to their own place alone")
+    parser.add_argument("--window", type=int, metavar="KEYS", help="queries see themselves and so many keys before")
+    options = parser.parse_args(arguments)
+    for name in ("length", "keys", "heads", "head_dim", "batch"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            parser.error(f"{name}: expected at least 1, got {number}")
+
+    from jattn.command.explaining import explain
+
+    print(explain(options))
+    return 0
+
+
+ANSWERS = {
+    "predict": _predict,
+    "report": _report,
+    "tasks": _tasks,
+    "configs": _configs,
+    "see": _see,
+    "explain": _explain,
+}
+"""What each of the commands does; training has arguments of its own."""

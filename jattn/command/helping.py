@@ -1,0 +1,93 @@
+"""Help: every option that a config has a use for, with its type, its range, its value there and its meaning."""
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from jattn.command.listing import config_lines
+from jattn.training.config import Config
+from jattn.training.reading import get_section
+
+TRAIN = """Trains a model on a toy task, and shows its attention filters becoming meaningful.
+
+  {program} CONFIG [--TABLE.KEY VALUE ...]
+  {program} reverse
+  {program} reverse --model.num-heads 2 --run.folder runs/two_heads
+  {program} reverse --sweep model.num-heads 1 2 4 --jobs 2
+  {program} CONFIG --help        shows every option of that config, with its value there
+
+CONFIG is a TOML file of your own, or one of these, which come with jattn:
+"""
+
+AFTER = """
+Options change single keys of the config. Lists are written 8,12 or 8 12; true and false may be left out:
+--run.overwrite, --run.no-cache. Another choice brings its own options: CONFIG --model.positions learned --help.
+
+  CONFIG --sweep model.num-heads 1 2 4 --sweep model.score scaled_dot cosine
+
+--sweep KEY VALUE ... makes a run of every value of a key, several of them a run of every combination; more than 100
+runs are made with --yes, and --jobs N does N at once. sweep.html in their folder shows all of them. The same command
+again goes on where it stopped.
+"""
+
+READ_ON = "README.md and docs/ of the source, docs/training.md on runs and docs/tasks.md on tasks"
+
+
+def help_of_train(program: str) -> str:
+    """Writes what the command does, the configs there are, and where to read on."""
+    lines = [
+        *TRAIN.format(program=program).split("\n")[:-1],
+        *config_lines(),
+        *AFTER.split("\n"),
+        f"Read on: {READ_ON}.",
+    ]
+    return "\n".join(in_width(lines))
+
+
+def help_of_config(config: Config, program: str, name: str) -> str:
+    """Writes the options that a config has a use for, table by table."""
+    lines = [
+        f"{program} {name} [--TABLE.KEY VALUE ...]: the options of {name}, and what they are without a word of yours."
+    ]
+    unused = config.unused_keys()
+    for table in Config.model_fields:
+        lines += ["", f"[{table}] {(get_section(table).__doc__ or '').split(chr(10))[0]}"]
+        for key, field in get_section(table).model_fields.items():
+            if key not in unused.get(table, {}):
+                value = getattr(getattr(config, table), key)
+                lines += [f"  --{table}.{key.replace('_', '-')} {kind_words(field)}", f"      now {value_words(value)}"]
+                lines += [f"      {field.description}"]
+    return "\n".join(in_width([*lines, *AFTER.split("\n")[:-1]]))
+
+
+def kind_words(field: Any) -> str:
+    """Writes which values a key takes: its choices, or its type and range."""
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    name = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(kind, "INTEGER ...")
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    limits = [(words[way], getattr(limit, way)) for limit in field.metadata for way in words if hasattr(limit, way)]
+    return " ".join([name, ", ".join(f"{word} {limit:,}" for word, limit in limits)]).strip()
+
+
+def value_words(value: Any) -> str:
+    """Writes a value as it is given on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def in_width(lines: list[str]) -> Iterator[str]:
+    """Breaks lines to the width of the terminal; what follows is indented as the line, and a bit more."""
+    width = max(shutil.get_terminal_size().columns, 1)
+    for line in lines:
+        indent = min(len(line) - len(line.lstrip()) + 2, width // 2)
+        # Choices may be broken where one ends.
+        broken = textwrap.wrap(
+            line.replace("|", "| "), width, subsequent_indent=" " * indent, break_on_hyphens=False
+        ) or [""]
+        yield from (part.replace("| ", "|") for part in broken)
