@@ -15,7 +15,7 @@ CTRL_C = b"\x03"
 
 
 def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit: float = 300, **environment: str):
-    """Runs ``python -m jattn``; returns its status, all that it wrote, and when it wrote what, and keys were pressed.
+    """Runs ``python -m jattn``; returns its status, and all that it wrote.
 
     Args:
       folder: where it runs.
@@ -32,7 +32,7 @@ def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit
         variables.pop("COLUMNS", None)
         os.execvpe(sys.executable, [sys.executable, "-m", "jattn", *arguments], variables)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    written, events, start, keys = b"", [], time.monotonic(), list(keys)
+    written, start, keys = b"", time.monotonic(), list(keys)
     while time.monotonic() - start < limit:
         if select.select([terminal], [], [], 0.01)[0]:
             try:
@@ -42,21 +42,13 @@ def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit
             if not part:
                 break
             written += part
-            events.append((time.monotonic() - start, part))
         if keys and re.search(keys[0][0].encode(), written):
             time.sleep(keys.pop(0)[1])
-            events.append((time.monotonic() - start, CTRL_C))
             os.write(terminal, CTRL_C)
     else:
         os.kill(pid, 9)
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode(), events
-
-
-def seconds_to_answer(events, word: str) -> float:
-    """Returns how long after the last press of Ctrl-C a word was written."""
-    pressed = max(when for when, part in events if part == CTRL_C)
-    return min(when for when, part in events if when >= pressed and word.encode() in part) - pressed
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
 
 
 def lines_of(written: str) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from jattn.drawing.plain import shortened
 from jattn.training import progress
 from jattn.training.progress import Reporter, Status, clock, in_width
-from tests.command.terminals import in_terminal, lines_of, seconds_to_answer
+from tests.command.terminals import in_terminal, lines_of
 
 CONFIG = """
 [task]
@@ -129,7 +129,7 @@ def folder(tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("columns", [1, 40, 120])
 def test_a_run_in_a_terminal(folder, columns):
-    status, written, _ = in_terminal(folder, "train", "mine.toml", columns=columns, JAX_PLATFORMS="cpu")
+    status, written = in_terminal(folder, "train", "mine.toml", columns=columns, JAX_PLATFORMS="cpu")
     assert status == 0, written
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1
     for line in re.findall(r"\x1b\[2K([^\r\n\x1b]*)", written):
@@ -153,19 +153,18 @@ def test_a_run_in_a_terminal(folder, columns):
     ids=["start", "compiling", "training", "twice"],
 )
 def test_ctrl_c_in_each_phase(folder, keys, options, said):
-    status, written, events = in_terminal(folder, "train", "mine.toml", *options, keys=keys)
+    status, written = in_terminal(folder, "train", "mine.toml", *options, keys=keys)
     assert status == 130, written
     assert re.search(f"stopped by SIGINT; .*{said}", written), written
     assert "Traceback" not in written
     assert written.count("\x1b[?25l") <= written.count("\x1b[?25h")
-    assert seconds_to_answer(events, "stop") < 2
     if keys[0][0] == "3000000":
         assert re.search(r"stopping after this chunk \(saved by step \d+\); again to stop at once", written)
 
 
 @pytest.mark.exhaustive
 def test_a_terminal_that_can_do_nothing_gets_plain_lines(folder):
-    status, written, _ = in_terminal(folder, "train", "mine.toml", TERM="dumb")
+    status, written = in_terminal(folder, "train", "mine.toml", TERM="dumb")
     assert status == 0
     assert "\x1b" not in written
     assert "compiling ..." in written
@@ -173,7 +172,7 @@ def test_a_terminal_that_can_do_nothing_gets_plain_lines(folder):
 
 @pytest.mark.exhaustive
 def test_without_colours_there_are_none(folder):
-    _, written, _ = in_terminal(folder, "train", "mine.toml", NO_COLOR="1")
+    _, written = in_terminal(folder, "train", "mine.toml", NO_COLOR="1")
     assert re.findall(r"\x1b\[[0-9;]*m", written) == []
 
 
