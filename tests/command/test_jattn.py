@@ -59,7 +59,7 @@ MISTAKES = {
     "reverse": "jattn: reverse: unknown command; did you mean: jattn train reverse?\n",
     "revers": "jattn: revers: unknown command; did you mean: jattn train reverse?\n",
     "trian": "jattn: trian: unknown command; did you mean: jattn train?\n",
-    "zzz": "jattn: zzz: unknown command; there are train, predict, report, tasks, configs, explain\n",
+    "zzz": "jattn: zzz: unknown command; there are train, predict, report, tasks, configs, see, explain\n",
     "report": "jattn report: the following arguments are required: run_folder; see jattn report --help\n",
     "predict nowhere 3": "jattn predict: nowhere: expected the folder of a run, there is no config.toml in it\n",
     "explain 0": "jattn explain: length: expected at least 1, got 0; see jattn explain --help\n",

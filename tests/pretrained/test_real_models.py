@@ -29,7 +29,7 @@ def fetched(pytestconfig, tmp_path_factory):
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{name}=={version}"]
             done = subprocess.run([*command, "--dest", folder], capture_output=True, text=True)
             if done.returncode:
-                tell = pytest.fail if os.environ.get("JATTN_REQUIRE_BROWSER") == "1" else pytest.skip
+                tell = pytest.fail if os.environ.get("JATTN_REQUIRE_TOOLS") == "1" else pytest.skip
                 tell(f"the weights of {name} are in the registry, which pip cannot reach: {done.stderr.strip()[-200:]}")
         return next(folder.glob(pattern))
 

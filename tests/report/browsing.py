@@ -88,7 +88,8 @@ class Page:
 
     def reload(self):
         self.browser.refresh()
-        self.wait_for("ready", "true")
+        if self.run("return document.getElementById('report') !== null"):
+            self.wait_for("ready", "true")
 
     def find(self, selector):
         return self.browser.find_element("css selector", selector)
