@@ -32,7 +32,7 @@ def compiled(**call):
     return jax.jit(functools.partial(attend, **call))
 
 
-@sampled("name", VARIANTS, keep=20)
+@sampled("name", VARIANTS, keep=14)
 def test_every_variant_is_the_reference(name):
     """And is compiled once: with rules written anew, a second call is the program of the first."""
     query, key, value = inputs()

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import positions
+from tests.sampled import sampled
 
 rotary = jax.jit(positions.rotary, static_argnames=("base", "layout", "dims", "scaling"))
 
@@ -101,7 +102,7 @@ def rotated_by_hand(x, p, base=10000.0, layout="interleaved", dims=None, scaling
     return out
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@sampled("options", OPTIONS, keep=3)
 def test_rotary_of_every_option_is_its_formula(options):
     x, places = np.random.default_rng(0).standard_normal((5, 2, 8)).astype(np.float32), np.array([0, 1, 7, 1000, -3])
     expected = np.array([[rotated_by_hand(x[t, n], places[t], **options) for n in range(2)] for t in range(5)])

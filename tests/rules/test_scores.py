@@ -148,7 +148,7 @@ OF_SIZES = {
 """A name: a score, and what it is in float64."""
 
 
-@pytest.mark.parametrize("name", OF_SIZES)
+@sampled("name", OF_SIZES, keep=4)
 def test_vectors_of_any_size_have_the_scores_that_float32_can_hold(name):
     rule, exact = OF_SIZES[name]
     query, key = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)

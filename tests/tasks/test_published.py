@@ -68,7 +68,7 @@ def pvalue(some, others):
     return stats.chi2_contingency([[count[each] for each in some | others] for count in (some, others)]).pvalue
 
 
-@sampled(("name", "generator", "length", "options"), GENERATORS, keep=[GENERATORS[i] for i in (0, 1, 3, 5, 6)])
+@sampled(("name", "generator", "length", "options"), GENERATORS, keep=[GENERATORS[i] for i in (0, 3, 6)])
 def test_every_source_and_its_answers_come_as_often_as_published(name, generator, length, options):
     wanted = drawn(name, length, options)
     assert pvalue(counted(TASKS[name](**options, generator=generator), length), wanted) > 1e-3
@@ -94,7 +94,7 @@ def test_keys_questions_and_fillers_come_as_often_as_in_zoology(vocabulary, pair
     assert pvalue(found("jattn"), wanted) < 1e-9
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@sampled("layout", LAYOUTS, keep=1)
 def test_zoologys_questions_are_right_among_fillers_that_equal_keys(layout):
     """What is asked where cannot be told from a source alone; all else can."""
     task, room, pairs = TASKS["mqar"](14, 3, "zoology"), 12, 3
@@ -120,7 +120,7 @@ def test_zoologys_questions_are_right_among_fillers_that_equal_keys(layout):
     assert among_fillers > 100
 
 
-@pytest.mark.parametrize(("name", "shortest", "longest"), [("induction", 4, 9), ("associative_recall", 4, 11)])
+@sampled(("name", "shortest", "longest"), [("induction", 4, 9), ("associative_recall", 4, 11)], keep=1)
 def test_safari_judges_the_answer_alone(name, shortest, longest):
     """Examples are those that `sample` makes, of which only the last query is scored."""
     task, layout = TASKS[name](5, generator="safari"), LAYOUTS["causal"]
@@ -141,7 +141,7 @@ def pairs_of(task):
     return collections.Counter({tuple(map(int, words[:2])): times for (words, _), times in counted(task, 3).items()})
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.3, 15), (0.5, 24), (0.02, 1), (0.98, 48)])
+@sampled(("share", "count"), [(0.3, 15), (0.5, 24), (0.02, 1), (0.98, 48)], keep=2)
 def test_the_pairs_of_training_and_those_held_out_are_all_pairs_and_share_none(share, count):
     task = TASKS["modular_addition"](7, share)
     training, held_out = pairs_of(task), pairs_of(task.as_judged())

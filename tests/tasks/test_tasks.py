@@ -31,7 +31,7 @@ SAID = [
         *("listops", "summarisation"),
     )
 ]
-every_said = sampled("case", SAID, keep=[case for case in SAID if case in FIRST], ids=lambda case: case.id)
+every_said = sampled("case", SAID, keep=[case for case in SAID if case in FIRST][::2], ids=lambda case: case.id)
 # The shortest sources of the tasks whose sources of one length, as told, differ in their own.
 SHORTEST = {"pronoun": 12, "summarisation": 5, "roles": 8, "sentences": 8}
 
@@ -55,7 +55,7 @@ def test_a_task_has_defaults_that_work(name):
     assert task.layouts[0] == ("encoder" if task.describe is None else "encoder_decoder")
 
 
-@sampled("case", CASES, keep=FIRST[::3], ids=lambda case: case.id)
+@sampled("case", CASES, keep=FIRST[::5], ids=lambda case: case.id)
 def test_a_thousand_samples_are_what_plain_python_says(case):
     made = sequences(case)
     number = {word: token for token, word in enumerate(case.task.symbols)}

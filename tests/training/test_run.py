@@ -107,12 +107,17 @@ def saved_state(folder):
     return checkpoints.restore(initial_state(setup), step)
 
 
+def of_its_own(cache):
+    """The environment of a process that keeps compiled programs in a folder of the user's."""
+    env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    return env | {"XDG_CACHE_HOME": str(cache)}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing disturbed, in a process that begins with nothing compiled."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    status, printed = finish(start(folder, env=env | {"XDG_CACHE_HOME": str(folder.parent / "cache")}))
+    status, printed = finish(start(folder, env=of_its_own(folder.parent / "cache")))
     assert status == 0, printed
     return folder, printed
 
@@ -227,7 +232,7 @@ def test_the_same_command_again_does_nothing_but_draw(whole):
 
 def test_a_killed_run_resumes_to_the_same_bits_and_rows(whole, tmp_path):
     folder = tmp_path / "killed"
-    process = start(folder)
+    process = start(folder, env=of_its_own(whole[0].parent / "cache"))
     wait_for(lambda: (folder / "checkpoints" / "20").exists(), process)
     process.kill()
     assert finish(process)[0] == -signal.SIGKILL
