@@ -363,16 +363,48 @@ def _average_by_exponentials(
 @average_by_softmax.defjvp
 @any_rank
 def _average_by_softmax_jvp(precision: Any, marked: bool, primals: Any, tangents: Any) -> Any:
-    def fine(rows: Array) -> Array:
-        return jnp.where(jnp.isnan(total), 0, rows) if marked else rows
-
     scores, value, sink = primals
-    largest, exponentials, total = exponentials_of(scores, sink)
-    out, log_normalizer = _average_by_exponentials(largest, exponentials, total, value, precision)
-    total = jnp.where(total == 0, 1, total)
-    weights = fine(exponentials / total)
-    change = jnp.sum(weights * tangents[0], axis=-1, keepdims=True)
-    change = fine(change if sink is None else change + jnp.exp(sink - largest) / total * tangents[2])
+    out, log_normalizer = average_by_softmax(scores, value, sink, precision, marked)
+    weights, of_sink = _softmax_weights(scores, sink, marked)
+    change = _change_of_log_normalizer(weights, of_sink, tangents[0], tangents[2])
+
+    def fine(rows: Array) -> Array:
+        return jnp.where(jnp.isnan(lax.stop_gradient(log_normalizer))[..., None], 0, rows) if marked else rows
+
+    change = fine(change)
     tangent = average(weights * (tangents[0] - change), value, precision)
     tangent = tangent + average(weights, long_axis_last(tangents[1], weights), precision)
     return (out, log_normalizer), (fine(tangent), change[..., 0])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _softmax_weights(
+    scores: Float[Array, "... R W"], sink: Float[Array, "... R 1"] | None, marked: bool
+) -> tuple[Float[Array, "... R W"], Float[Array, "... R 1"] | None]:
+    """Returns the weights of the keys and of the sink; of a row with NaN among marked scores, zeros.
+
+    Its derivative is made of the weights, so that no derivative of any order meets the NaN.
+    """
+    largest, exponentials, total = exponentials_of(scores, sink)
+    divisor = jnp.where(total == 0, 1, total)
+    weights = exponentials / divisor
+    of_sink = None if sink is None else jnp.exp(sink - largest) / divisor
+    if marked:
+        weights = jnp.where(jnp.isnan(total), 0, weights)
+        of_sink = None if of_sink is None else jnp.where(jnp.isnan(total), 0, of_sink)
+    return weights, of_sink
+
+
+@_softmax_weights.defjvp
+@any_rank
+def _softmax_weights_jvp(marked: bool, primals: Any, tangents: Any) -> Any:
+    weights, of_sink = _softmax_weights(*primals, marked)
+    change = _change_of_log_normalizer(weights, of_sink, *tangents)
+    tangent_of_sink = None if of_sink is None else of_sink * (tangents[1] - change)
+    return (weights, of_sink), (weights * (tangents[0] - change), tangent_of_sink)
+
+
+def _change_of_log_normalizer(weights: Array, of_sink: Array | None, of_scores: Array, sink: Array | None) -> Array:
+    """Returns how much the log-normalizer of each row changes with changes of its scores and of its sink."""
+    change = jnp.sum(weights * of_scores, axis=-1, keepdims=True)
+    return change if of_sink is None or sink is None else change + of_sink * sink

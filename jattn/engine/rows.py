@@ -109,7 +109,7 @@ class RowProgram:
         if self.mask is not None and self.score.shows_what_is_broken:
             scores = scores + scores * 0
         if mark is not None:
-            scores = scores + repeat_heads(mark, query[..., 0], axis=-2)[..., None, :]
+            scores = scores + repeat_heads(mark, query[..., 0], axis=-2)[..., None, :].astype(scores.dtype)
         if self.bias is not None:
             scores = scores + self.bias.evaluate(grid).astype(scores.dtype)
         chex.assert_shape(scores, (*query.shape[:-1], key.shape[-2]))
@@ -176,9 +176,9 @@ def mark_values(key_side: dict[str, Array]) -> dict[str, Array]:
     value = key_side["value"]
     # A product reads the values once, in the order in which they came; small factors keep sums from overflowing.
     as_given = value if value.ndim < 3 else jnp.swapaxes(value, -3, -2)
-    share = jnp.full(value.shape[-1:], 1 / (2 * max(1, value.shape[-1])), value.dtype)
-    dtype = jnp.promote_types(value.dtype, jnp.float32)
-    sums = jnp.einsum("...h,h->...", as_given, share, precision=lax.Precision.HIGHEST, preferred_element_type=dtype)
+    small = jnp.full(value.shape[-1:], 2.0**-14, value.dtype)
+    dtype = value.dtype if value.dtype.itemsize >= 4 else jnp.float32
+    sums = jnp.einsum("...h,h->...", as_given, small, precision=lax.Precision.HIGHEST, preferred_element_type=dtype)
     mark = lax.stop_gradient((sums if value.ndim < 3 else jnp.swapaxes(sums, -2, -1)) * 0)
     return key_side | {"value": jnp.where(jnp.isfinite(value), value, 0), "mark": mark}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import attend, attention_filter, biases, masks, scores
+from jattn import attend, attention_filter, biases, masks, normalizers, scores
 from tests.sampled import sampled
 from tests.variants import BANNED, KEYS, QUERIES, inputs
 
@@ -238,6 +238,41 @@ def test_no_gradient_flows_through_a_row_that_is_nan(route):
     assert np.isnan(loss(plant(query, 3, np.nan), key, value))
     gradients = jax.grad(loss, (0, 1, 2))(plant(query, 3, np.nan), key, value)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def loss_of_fine_rows(query, key, value, sink, **route):
+    normalizer = normalizers.softmax_plus_one(sink)
+    out = attend(query, key, value, mask=masks.causal(), normalizer=normalizer, **route)
+    return jnp.sum(jnp.sin(out[:, :2]))
+
+
+@sampled("argument", [0, 1, 2], keep=[1])
+@sampled("route", ROUTES, keep=1)
+def test_the_gradient_of_a_sink_and_second_derivatives_know_nothing_of_rows_that_are_nan(route, argument):
+    query, key, value = inputs()
+    sides = [query, key, value]
+    sides[argument] = plant(sides[argument], 2, np.nan)
+    sink = jnp.array([[[0.5]], [[-0.5]], [[0.0]], [[1.0]]])
+    loss = functools.partial(loss_of_fine_rows, **route)
+
+    def slope(*arguments):
+        return sum(jnp.sum(x) for x in jax.grad(loss, (0, 1, 2, 3))(*arguments))
+
+    first, second = jax.jit(lambda *x: (jax.grad(loss, 3)(*x), jax.grad(slope, (0, 1, 2, 3))(*x)))(*sides, sink)
+    # What the two rows may see is all there is, as far as they know.
+    expected = jax.grad(loss, 3)(query[:, :2], key[:, :2], value[:, :2], sink)
+    close(first, expected)
+    assert all(np.isfinite(found).all() for found in second)
+
+
+def test_values_may_be_wider_or_narrower_than_queries_and_keys():
+    query, key, value = (x[:, :4] for x in inputs())
+    with jax.enable_x64(True):
+        out = attend(query, key, value.astype(jnp.float64), mask=masks.causal())
+        assert out.dtype == jnp.float64
+        close(out, attend(query, key, value, mask=masks.causal()))
+    with jax.numpy_dtype_promotion("strict"):
+        assert attend(query, key, value.astype(jnp.bfloat16), mask=masks.causal()).dtype == jnp.bfloat16
 
 
 def test_forbidden_values_take_no_larger_array_than_a_plain_masked_softmax():

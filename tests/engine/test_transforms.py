@@ -61,6 +61,14 @@ def test_one_export_serves_any_batch_and_length(name):
         jax.tree.map(close, program.call(*tokens), jax.jit(EXPORTED[name])(*tokens))
 
 
+def test_an_export_serves_values_of_any_size():
+    sizes = jax.export.symbolic_shape("b, t, 2, v")
+    value = jax.ShapeDtypeStruct(sizes, jnp.float32)
+    tokens = jax.ShapeDtypeStruct((*sizes[:3], 4), jnp.float32)
+    program = jax.export.export(jax.jit(functools.partial(attend, mask=masks.causal())))(tokens, tokens, value)
+    close(program.call(QUERY, KEY, VALUE[..., :3]), attend(QUERY, KEY, VALUE[..., :3], mask=masks.causal()))
+
+
 # What is cut into blocks needs lengths, but no batch.
 OF_ANY_BATCH = {
     "blocks": lambda q, k, v: attend(q, k, v, mask=masks.causal(), block_size=4),
