@@ -75,7 +75,7 @@ MISTAKES = [
     ("name = 'reading'\nfacts = 4", "task.facts", "got 4", "3"),
     ("name = 'reading'\nmin_length = 9", "task.min_length", "from 10", "got 9", "nearest: 10"),
     ("name = 'sort'\nlayout = 'causal'", "task.layout", "'sort'", "'encoder'", "got 'causal'"),
-    ("name = 'captions'", "task.layout", "'encoder_decoder'", "got 'encoder'"),
+    ("name = 'captions'", "task.layout", "'encoder_decoder'", "got none, which is 'encoder'"),
     ("name = 'captions'\nimage = 9\npatch = 4", "task.image", "multiple of 4 from 8 to 256", "got 9", "nearest: 8"),
     ("name = 'captions'\nshape = 9", "task.image", "from 20", "two shapes of 9", "got 12", "nearest: 20"),
     ("name = 'captions'\npatch = 1\nshape = 33", "task.shape", "from 3 to 32", "got 33", "nearest: 32"),
@@ -88,7 +88,7 @@ MISTAKES = [
     ("name = 'odds_first'\ngenerator = 'chomski'", "task.generator", "'chomsky'", "got 'chomski'"),
     ("name = 'induction'\ngenerator = 'mad'", "task.generator", "'jattn' or 'safari'", "got 'mad'"),
     ("name = 'copy'\ngenerator = 'safari'", "task.generator", "'copy'", "no such option"),
-    ("name = 'induction'\ngenerator = 'safari'", "task.layout", "'causal'", "got 'encoder'"),
+    ("name = 'induction'\ngenerator = 'safari'", "task.layout", "'causal'", "got none, which is 'encoder'"),
     ("name = 'mqar'\nvocabulary = 16\ngenerator = 'zoology'", "task.vocabulary", "at least 18", "got 16"),
     (
         "name = 'mqar'\nvocabulary = 64\nmax_length = 64\ngenerator = 'zoology'",
@@ -104,7 +104,7 @@ MISTAKES = [
     ("name = 'pronoun'\n[evaluation]\ntest_lengths = [12]", "evaluation.test_lengths", "13", "got 12"),
     (
         "name = 'needle'\nlayout = 'decoder'\n[model]\npositions = 'learned'\nmax_length = 64",
-        *("model.max_length", "65", "got 64"),
+        *("model.max_length", "65", "got model.max_length 64"),
     ),
 ]
 
