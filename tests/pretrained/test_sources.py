@@ -221,6 +221,29 @@ def code_in_a_pickle(path, legacy=False):
     return path
 
 
+STORAGE = "(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ"
+TENSOR = f"ctorch._utils\n_rebuild_tensor_v2\n({STORAGE}I0\n(I4\nt(I1\nttR"
+CHANGED_STORAGE = STORAGE + "}S'count'\nI2000000\nsb"
+OUTSIDE = {
+    "its shape changed": TENSOR + "}S'shape'\n(I2000000\ntsb",
+    "its slots changed": TENSOR + "(N}S'shape'\n(I2000000\ntstb",
+    "its storage changed": TENSOR.replace(STORAGE, CHANGED_STORAGE),
+}
+
+
+def outside_a_storage(change):
+    """Makes a writer of a pickle that changes an object after it was made (the opcode ``b``)."""
+
+    def write(path):
+        by_torch(path)
+        with zipfile.ZipFile(path / "pytorch_model.bin", "w") as archive:
+            archive.writestr("archive/data.pkl", "}S'norm.weight'\n" + OUTSIDE[change] + "s.")
+            archive.writestr("archive/data/0", bytes(16))
+        return path
+
+    return write
+
+
 def number_in_a_pickle(path):
     by_torch(path)
     save_torch(TENSORS, path / "pytorch_model.bin", more={"epoch": 3})
@@ -305,6 +328,13 @@ WRONG = {
         lambda path: code_in_a_pickle(path, legacy=True),
         "it asks to run posix.system; only tensors are read and nothing is run",
     ),
+    **{
+        f"a tensor with {change}": (
+            outside_a_storage(change),
+            "expected tensors and storages as they were made, got one",
+        )
+        for change in OUTSIDE
+    },
     "a number among tensors": (number_in_a_pickle, "expected tensors by name, got int for 'epoch'"),
     "another family": (with_config(model_type="t5"), "config.json: expected a model_type among bert, albert, gpt2, "),
     "no size": (with_config(hidden_size=None), "config.json: expected hidden_size to be a positive int, got None"),
