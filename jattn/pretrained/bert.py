@@ -23,7 +23,7 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor], head: str, pool
         causal=False,
         order="post",
         epsilon=config.number("layer_norm_eps", 1e-12),
-        activation=config.activation("hidden_act", "gelu"),
+        activation=config.activation("hidden_act", "gelu_new" if config.get("model_type") == "albert" else "gelu"),
         max_length=config.size("max_position_embeddings", 512),
         token_types=config.size("type_vocab_size", 2),
         embedding_norm=True,

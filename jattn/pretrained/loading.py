@@ -156,8 +156,8 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
-        files = {file.name: _digest(file) for file in found.files}
-        tokenizer = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        files = {file.name: _digest(file) for file in (*found.files, *more)}
     count = sum(math.prod(shape) for shape in shapes.values())
     card = Card(family.name, architecture, count, dtype.name, files)
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
@@ -175,7 +175,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def _family(found: Checkpoint) -> Family:
     kind = found.config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"config.json: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
     return FAMILIES[kind]
 

@@ -11,6 +11,8 @@ from jattn.linen.architecture import Architecture
 from jattn.linen.language import LanguageModel
 from jattn.linen.vision import VisionModel
 from jattn.pretrained import load
+from jattn.pretrained.families import Config
+from jattn.pretrained.loading import FAMILIES
 from tests.pretrained import forward
 from tests.pretrained.published import MODELS, write_folder
 from tests.sampled import sampled
@@ -98,6 +100,13 @@ def test_images_that_do_not_fit_are_refused(case):
     model = VisionModel(its, **({"image_size": 12, "patch_size": 4} | change))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda rng: model.init(rng, IMAGE, *more), jax.random.key(0))
+
+
+def test_without_an_activation_a_config_means_the_published_one():
+    for kind, expected in {"albert": "gelu_tanh", "bert": "gelu"}.items():
+        config, tensors = MODELS[kind]()
+        del config["hidden_act"]
+        assert FAMILIES[kind].architecture(Config(config), tensors).activation == expected
 
 
 # Scanned layers

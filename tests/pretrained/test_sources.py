@@ -12,7 +12,6 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn.pretrained import load
-from jattn.pretrained.tokenizers import words
 from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.torch_writing import save_torch
 from tests.sampled import sampled
@@ -70,7 +69,7 @@ LAYER_NAMES = {
 }
 
 
-def by_llama_cpp(path, kind=gguf.GGMLQuantizationType.F32):
+def by_llama_cpp(path, kind=gguf.GGMLQuantizationType.F32, add=lambda writer: None):
     path.mkdir(parents=True)
     writer = gguf.GGUFWriter(path / "model.gguf", "llama")
     writer.add_block_count(CONFIG["num_hidden_layers"])
@@ -80,7 +79,7 @@ def by_llama_cpp(path, kind=gguf.GGMLQuantizationType.F32):
     writer.add_feed_forward_length(CONFIG["intermediate_size"])
     writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
     writer.add_rope_freq_base(CONFIG["rope_theta"])
-    writer.add_rope_dimension_count(CONFIG["head_dim"])
+    add(writer)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(["<|end|>", "ab", "Ġ", *"1ab23456789cdefghijklmnopqrstuvwxyzAB"])
@@ -207,6 +206,12 @@ def truncated(write, part=0.6):
 def without_second_file(path):
     in_two_files(path)
     (path / "model-00002-of-00002.safetensors").unlink()
+    return path
+
+
+def index_of_lists(path):
+    in_two_files(path)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": []}}))
     return path
 
 
@@ -344,6 +349,44 @@ WRONG = {
         with_config(rope_scaling={"rope_type": "yarn"}),
         "config.json: expected rotary scaling 'default', 'linear' or 'llama3', got 'yarn'",
     ),
+    "partial rotary positions in gguf": (
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_rope_dimension_count(4)),
+        "model.gguf: expected llama.rope.dimension_count = 8, got 4",
+    ),
+    "values of another size in gguf": (
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_value_length(4)),
+        "model.gguf: expected llama.attention.value_length = 8, got 4",
+    ),
+    "scaling in gguf": (
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_float32("llama.rope.scale_linear", 4.0)),
+        "model.gguf: expected llama.rope.scale_linear = 1.0, got 4.0",
+    ),
+    "a window in gguf": (
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_sliding_window(3)),
+        "model.gguf: expected settings that are known here, got llama.attention.sliding_window = 3",
+    ),
+    "an unknown kind of layer": (
+        with_config(layer_types=["full_attention", "chunked_attention", "full_attention"]),
+        "config.json: expected layer_types to be a list of full_attention and sliding_attention, got ['full_",
+    ),
+    "a list for a family": (with_config(model_type=["llama"]), "config.json: expected a model_type among bert, "),
+    "a list for an activation": (with_config(hidden_act=["relu"]), "config.json: expected hidden_act among gelu, "),
+    "a word for an object": (
+        with_config(rope_scaling="linear"),
+        "config.json: expected rope_scaling to be an object, got 'linear'",
+    ),
+    "a word for a truth": (
+        with_config(attention_bias="false"),
+        "config.json: expected attention_bias to be true or false, got 'false'",
+    ),
+    "an endless number": (
+        with_config(rms_norm_eps=float("inf")),
+        "config.json: expected rms_norm_eps to be a positive number, got inf",
+    ),
+    "an index of lists": (
+        index_of_lists,
+        "model.safetensors.index.json: expected model.norm.weight to be the name of a file, got []",
+    ),
     "no config": (without_config, "model.safetensors: expected a config.json beside it"),
     "a tokenizer of another model": (
         large_tokenizer,
@@ -376,27 +419,3 @@ def test_paths_and_dtypes_that_are_none_are_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"model.onnx: expected a folder, .safetensors, .* got another kind"):
         load(tmp_path / "model.onnx")
-
-
-# Tokenizers
-
-
-def test_a_gguf_file_brings_its_tokenizer(tmp_path):
-    found = load(by_llama_cpp(tmp_path / "model")).tokenizer
-    tokens = found.encode("ab ab1").ids
-    assert words(found, tokens) == ["ab", " ", "ab", "1"]
-    assert found.token_to_id("<|end|>") == 0
-
-
-def test_a_list_of_pieces_makes_the_tokenizer_of_bert(tmp_path):
-    folder = in_one_file(tmp_path)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cap", "##ital", "."]))
-    found = load(folder).tokenizer
-    assert words(found, found.encode("The Capital, .").ids) == ["[CLS]", "the", "cap", "##ital", "[UNK]", ".", "[SEP]"]
-
-
-def test_a_list_of_whole_entries_cuts_text_into_the_longest(tmp_path):
-    folder = in_one_file(tmp_path)
-    (folder / "vocab.txt").write_text("\n".join(["[UNK]", "C", "Cl", "c", "1", ">>", "[nH]"]))
-    found = load(folder).tokenizer
-    assert words(found, found.encode("CCl>>c1[nH][Xx]").ids) == ["C", "Cl", ">>", "c", "1", "[nH]", "[UNK]"]
