@@ -180,6 +180,10 @@ def renamed(tensors):
     tensors["model.layers.1.self_attn.query.weight"] = tensors.pop("model.layers.1.self_attn.q_proj.weight")
 
 
+def not_a_number(tensors):
+    tensors["model.layers.1.mlp.up_proj.weight"] = np.where(np.eye(64, 32), np.nan, 0).astype(np.float32)
+
+
 def transposed(tensors):
     name = "model.layers.2.mlp.up_proj.weight"
     tensors[name] = np.ascontiguousarray(tensors[name].T)
@@ -302,6 +306,10 @@ WRONG = {
         changed(transposed),
         "layers.2.mlp.up_proj.weight: expected shape (64, 32) (outputs, inputs), got (32, 64) in model.safetensors",
     ),
+    "not a number": (
+        changed(not_a_number),
+        "layers.1.mlp.up_proj.weight: expected finite numbers as float32, got nan to nan in model.safetensors",
+    ),
     "wrong dtype": (
         changed(as_integers),
         "norm.weight: expected float64, float32, float16, bfloat16, got I64 in model.safetensors",
@@ -409,6 +417,12 @@ def test_what_is_wrong_is_said_in_one_line(case, tmp_path, monkeypatch):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "it-ran").exists()
+
+
+def test_numbers_too_large_for_a_dtype_are_refused(tmp_path):
+    large = write_folder(tmp_path, CONFIG, TENSORS | {"model.norm.weight": np.full(32, 1e6, np.float32)})
+    with pytest.raises(ValueError, match=r"^norm.weight: expected finite numbers as float16, got inf to inf in model"):
+        load(large, dtype="float16")
 
 
 def test_paths_and_dtypes_that_are_none_are_refused(tmp_path):
