@@ -58,7 +58,7 @@ class Card:
       architecture: its sizes.
       parameters: how many numbers it has.
       dtype: what they are kept as.
-      files: the SHA-256 of each file that was read, by its name.
+      files: the SHA-256 of each file that was read, those of the tokenizer included, by its name.
     """
 
     family: str
@@ -153,7 +153,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         _check_names(tensors, weights, architecture, family)
         _check_shapes(tensors, weights, shapes, architecture)
         parameters = {}
-        # The largest first: what is held twice for a moment is then held beside little else.
+        # The largest first: a parameter is in memory twice for a moment, which costs least while there are few others.
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
@@ -263,7 +263,7 @@ def _file_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _filled(shape: tuple[int, ...], weight: Weight, tensors: Mapping[str, Tensor], dtype: np.dtype) -> np.ndarray:
-    """Reads a parameter, the layers stacked; one tensor is held at a time."""
+    """Reads a parameter, the layers stacked; one tensor is in memory at a time."""
     filled = _aligned(shape, dtype)
     if "{}" not in weight.name:
         _fill(filled, tensors[weight.name], weight.name, weight)
