@@ -162,6 +162,15 @@ def norm(path: str, name: str, bias: bool = True) -> dict[str, Weight]:
     return scale | ({f"{path}/bias": Weight(f"{name}.bias")} if bias else {})
 
 
+def class_count(tensors: Mapping[str, Tensor], name: str) -> int:
+    """Returns how many outputs a linear layer of torch has, 0 if there is none."""
+    if name not in tensors:
+        return 0
+    if len(tensors[name].shape) != 2:
+        raise ValueError(f"{name}: expected a matrix, got shape {tensors[name].shape} in {tensors[name].file}")
+    return tensors[name].shape[0]
+
+
 def counting(shape: tuple[int, ...]) -> np.ndarray:
     """Makes the table of positions that older files of BERT hold."""
     return np.broadcast_to(np.arange(shape[-1]), shape)

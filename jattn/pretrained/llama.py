@@ -7,6 +7,9 @@ from jattn.pretrained.families import Config, Copy, Family, Weight, frequencies,
 from jattn.pretrained.tensors import Tensor
 from jattn.rules.positions import Llama3Scaling
 
+WINDOW, FULL_LAYERS = 4096, 28
+"""What Mistral and Qwen mean where a config has no ``sliding_window`` or ``max_window_layers``."""
+
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
     config.expect("partial_rotary_factor", 1.0)
@@ -14,6 +17,7 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture
     bias = kind == "qwen2" or config.flag("attention_bias", False)
     heads = config.size("num_attention_heads")
     rotary = config.section("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
+    rotary.expect("partial_rotary_factor", 1.0)
     return Architecture(
         vocabulary=config.size("vocab_size"),
         num_layers=config.size("num_hidden_layers"),
@@ -42,14 +46,14 @@ def _scaling(config: Config) -> float | Llama3Scaling:
     if kind == "default":
         return 1.0
     if kind == "linear":
-        return config.number("factor", 1.0)
+        return config.number("factor")
     if kind != "llama3":
         raise ValueError(f"{config.file}: expected rotary scaling 'default', 'linear' or 'llama3', got {kind!r}")
     return Llama3Scaling(
-        config.number("factor", 8.0),
-        config.number("low_freq_factor", 1.0),
-        config.number("high_freq_factor", 4.0),
-        config.size("original_max_position_embeddings", 8192),
+        config.number("factor"),
+        config.number("low_freq_factor"),
+        config.number("high_freq_factor"),
+        config.size("original_max_position_embeddings"),
     )
 
 
@@ -57,14 +61,15 @@ def _windows(config: Config) -> tuple[int | None, ...] | None:
     """Returns the window of each layer: in Mistral all have it, in Qwen the later ones, if any."""
     layers, kind = config.size("num_hidden_layers"), config.get("model_type")
     kinds = _layer_types(config)
-    if config.get("sliding_window") is None or not config.flag("use_sliding_window", kind == "mistral"):
+    # Null means no window, and a missing key the published default.
+    if config.values.get("sliding_window", WINDOW) is None or not config.flag("use_sliding_window", kind == "mistral"):
         return None
-    window = config.size("sliding_window")
+    window = config.size("sliding_window", WINDOW)
     if kinds is None:
         first = 0
         # Zero is allowed there: all layers have the window.
         if kind in ("qwen2", "qwen3") and config.get("max_window_layers") != 0:
-            first = config.size("max_window_layers", layers)
+            first = config.size("max_window_layers", FULL_LAYERS)
         kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(layers)]
     windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
     return windows if any(windows) else None

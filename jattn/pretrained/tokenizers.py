@@ -148,6 +148,9 @@ def _byte_level(package: Any, vocabulary: Any, merges: Any, pattern: str | None 
 def _from_gguf(metadata: Mapping[str, Any]) -> Any:
     if metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre", "default") not in SPLITS:
         return None
+    for name in ("tokens", "merges"):
+        if not isinstance(metadata.get(f"tokenizer.ggml.{name}"), list):
+            raise ValueError(f"tokenizer: expected the list tokenizer.ggml.{name}, got none")
     package, names = reader("tokenizers"), metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     vocabulary = {name: token for token, name in enumerate(names)}

@@ -117,6 +117,20 @@ def test_without_an_activation_a_config_means_the_published_one():
         assert FAMILIES[kind].architecture(Config(config), tensors).activation == expected
 
 
+def test_without_sizes_of_windows_a_config_means_the_published_ones():
+    config, tensors = MODELS["qwen2"]()
+    cases = {
+        ("mistral", "sliding_window"): (4096,) * 3,
+        ("qwen2", "sliding_window"): (None, 4096, 4096),
+        ("qwen2", "max_window_layers"): None,
+    }
+    for (kind, missing), windows in cases.items():
+        without = {name: value for name, value in config.items() if name != missing} | {"model_type": kind}
+        assert FAMILIES[kind].architecture(Config(without), tensors).windows == windows
+    off = Config(config | {"model_type": "mistral", "sliding_window": None})
+    assert FAMILIES["mistral"].architecture(off, tensors).windows is None
+
+
 # Scanned layers
 
 SMALL = Architecture(30, num_layers=3, num_heads=2, width=8, hidden=8, causal=False, shared_layers=True)

@@ -14,6 +14,12 @@ def test_a_gguf_file_brings_its_tokenizer(tmp_path):
     assert found.token_to_id("<|end|>") == 0
 
 
+def test_a_gguf_file_without_merges_is_refused():
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
+    with pytest.raises(ValueError, match=r"tokenizer: expected the list tokenizer.ggml.merges, got none"):
+        read_tokenizer(metadata, 1)
+
+
 def test_a_list_of_pieces_makes_the_tokenizer_of_bert(tmp_path):
     folder = in_one_file(tmp_path)
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cap", "##ital", "."]))
