@@ -76,9 +76,9 @@ def write_page(model: Path, text: str, out: Path, new_tokens: int | None) -> Pat
     )
 
 
-def _new_tokens(asked: int | None, causal: bool) -> int:
-    if asked is not None and asked < 0:
-        raise ValueError(f"--new-tokens: expected at least 0, got {asked}")
-    if not causal and asked:
-        raise ValueError(f"--new-tokens: expected 0 for a model that reads all tokens at once, got {asked}")
-    return (NEW_TOKENS if causal else 0) if asked is None else asked
+def _new_tokens(new_tokens: int | None, causal: bool) -> int:
+    if new_tokens is not None and new_tokens < 0:
+        raise ValueError(f"--new-tokens: expected at least 0, got {new_tokens}")
+    if not causal and new_tokens:
+        raise ValueError(f"--new-tokens: expected 0 for a model that reads all tokens at once, got {new_tokens}")
+    return (NEW_TOKENS if causal else 0) if new_tokens is None else new_tokens

@@ -28,9 +28,11 @@ const layers = data.layers.map((layer) => ({
   top: layer.top && { levels: bytes(layer.top.levels), keys: numbers(layer.top.keys, data.key_bytes) },
 }));
 const tokens = data.tokens, count = tokens.length, side = data.side, whole = side === count;
+const firstListed = whole ? 0 : count - data.top_rows;
 const shown = (place) => tokens[place].replace(/\n/g, "⏎").replace(/\t/g, "⇥");
 
 const weightOf = (level) => (level > TOP ? NaN : (level / TOP) ** 2);
+const figure = (weight) => (isNaN(weight) ? "not a number" : weight.toFixed(2));
 
 function cell(layer, head, row, column) {
   return weightOf(layers[layer].levels[(head * side + row) * side + column]);
@@ -39,7 +41,7 @@ function cell(layer, head, row, column) {
 // Pairs of another token and the weight, largest first: where a query looks.
 function looks(layer, head, query) {
   if (whole) return ranked(count, (key) => cell(layer, head, query, key));
-  const { top } = layers[layer], row = query - (count - data.top_rows);
+  const { top } = layers[layer], row = query - firstListed;
   if (!top || row < 0) return null;
   const first = (head * data.top_rows + row) * data.top_k, found = [];
   for (let at = first; at < first + data.top_k; at++) found.push([top.keys[at], weightOf(top.levels[at])]);
@@ -51,7 +53,7 @@ function seen(layer, head, key) {
   if (whole) return ranked(count, (query) => cell(layer, head, query, key));
   if (!layers[layer].top) return null;
   const found = [];
-  for (let query = count - data.top_rows; query < count; query++) {
+  for (let query = firstListed; query < count; query++) {
     for (const [other, weight] of looks(layer, head, query)) if (other === key) found.push([query, weight]);
   }
   return found.sort((a, b) => b[1] - a[1]);
@@ -61,6 +63,13 @@ function ranked(length, weight) {
   return Array.from({ length }, (_, place) => [place, weight(place)])
     .filter(([, one]) => one > 0)
     .sort((a, b) => b[1] - a[1]);
+}
+
+// Whether some weights of a query are no numbers.
+function isInvalid(layer, head, query) {
+  if (whole) return tokens.some((_, key) => isNaN(cell(layer, head, query, key)));
+  const row = query - firstListed, first = (head * data.top_rows + row) * data.top_k;
+  return row >= 0 && layers[layer].top.levels.subarray(first, first + data.top_k).some((level) => level > TOP);
 }
 
 // The strongest heads from a query to a key.
@@ -172,8 +181,7 @@ function drawLines() {
   const { layer, head, query } = state, step = 17, wide = 500, left = 170, right = 330;
   const svg = name("svg");
   svg.setAttribute("viewBox", `0 0 ${wide} ${count * step + 8}`);
-  const first = whole ? 0 : count - data.top_rows;
-  for (let place = first; place < count; place++) {
+  for (let place = firstListed; place < count; place++) {
     if (query !== null && state.kept && place !== query) continue;
     for (const [key, weight] of (looks(layer, head, place) ?? []).filter(([, one]) => one >= FAINTEST)) {
       const line = name("line");
@@ -218,9 +226,10 @@ function drawLists() {
   const tokenEntry = ([place, weight]) => [shown(place), weight, () => update({ query: place, key: null, kept: true })];
   const rows = query === null ? null : looks(layer, head, query);
   const columns = query === null ? null : seen(layer, head, query);
-  const lost = query === null ? keep : "not kept of so long a text";
+  const lost = query === null ? keep : `not kept before token ${firstListed + 1}, “${shown(firstListed).trim()}”`;
   const name = query === null ? "a token" : `“${shown(query).trim()}”`;
-  list("looks", `Where ${name} looks`, rows?.map(tokenEntry), rows ? "nowhere" : lost);
+  const none = rows && (isInvalid(layer, head, query) ? "not a number" : "nowhere");
+  list("looks", `Where ${name} looks`, rows?.map(tokenEntry), none ?? lost);
   list("seen", `What looks at ${name}`, columns?.map(tokenEntry), columns ? "nothing" : lost);
   const pairs = query === null || key === null ? null : headsOf(query, key);
   const title = pairs ? `Heads from ${name} to “${shown(key).trim()}”` : "Heads from one token to another";
@@ -244,6 +253,14 @@ function drawGrid() {
     });
   });
   for (const button of byId("kinds").children) button.setAttribute("aria-pressed", button.dataset.kind === state.kind);
+}
+
+function describePooling() {
+  if (whole) return;
+  byId("pooled").textContent = `The text is long, so these are pooled maps. A cell covers ${data.cell}; its value is the ` +
+    "sum of the weights on its keys, averaged over its queries. Lists and lines have the " +
+    `${data.top_k} largest weights of each query from token ${firstListed + 1} on, “${shown(firstListed).trim()}”.`;
+  byId("pooled").hidden = false;
 }
 
 function paintGrid() {
@@ -271,13 +288,13 @@ function pointAt(event) {
 }
 
 function span(place) {
-  const first = Math.floor((place * count) / side), last = Math.ceil(((place + 1) * count) / side) - 1;
+  const first = Math.ceil((place * count) / side), last = Math.ceil(((place + 1) * count) / side) - 1;
   return first === last ? `“${shown(first).trim()}”` : `“${shown(first).trim()}” … “${shown(last).trim()}”`;
 }
 
 byId("large").addEventListener("mousemove", (event) => {
   const [row, column] = pointAt(event);
-  byId("cell").textContent = `${span(row)} → ${span(column)}: ${cell(state.layer, state.head, row, column).toFixed(2)}`;
+  byId("cell").textContent = `${span(row)} → ${span(column)}: ${figure(cell(state.layer, state.head, row, column))}`;
 });
 byId("large").addEventListener("click", (event) => {
   const [row, column] = pointAt(event);
@@ -310,5 +327,6 @@ readColours();
 buildGrid();
 buildKinds();
 buildText();
+describePooling();
 paintGrid();
 update({ layer: data.first[0], head: data.first[1], all: true });

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,28 @@ CHOICES = {
     "activation": tuple(ACTIVATIONS),
     "head": ("none", "tied", "linear", "masked"),
 }
+
+
+SIZES = {
+    "vocabulary": 1,
+    "num_layers": 1,
+    "num_heads": 1,
+    "width": 1,
+    "hidden": 1,
+    "num_kv_heads": 1,
+    "head_dim": 1,
+    "max_length": 1,
+    "embedding_width": 1,
+    "token_types": 0,
+    "pair_classes": 0,
+}
+"""The least that each size may be."""
+
+OPTIONAL = ("num_kv_heads", "head_dim", "max_length", "embedding_width", "rotary")
+"""What may also be None."""
+
+NUMBERS = ("epsilon", "rotary", "rotary_scaling")
+"""What is a positive number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +115,16 @@ class Architecture:
     layer_scale: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "num_layers", "num_heads", "width", "hidden"):
+        for name, least in SIZES.items():
             size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: expected a positive int, got {size!r}")
+            if not (name in OPTIONAL and size is None) and not _is_size(size, least):
+                expected = "a positive int" if least else "an int of at least 0"
+                raise ValueError(f"{name}: expected {expected}, got {size!r}")
+        for name in NUMBERS:
+            number = getattr(self, name)
+            given = not (name in OPTIONAL and number is None) and not isinstance(number, Llama3Scaling)
+            if given and not _is_positive(number):
+                raise ValueError(f"{name}: expected a positive number, got {number!r}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -105,6 +134,9 @@ class Architecture:
             raise ValueError(f"num_kv_heads: expected a divisor of {self.num_heads} heads, got {self.num_kv_heads}")
         if self.windows is not None and len(self.windows) != self.num_layers:
             raise ValueError(f"windows: expected one for each of {self.num_layers} layers, got {len(self.windows)}")
+        wrong = [window for window in self.windows or () if window is not None and not _is_size(window, 1)]
+        if wrong:
+            raise ValueError(f"windows: expected positive ints or None, got {wrong[0]!r}")
 
     @property
     def kv_heads(self) -> int:
@@ -115,3 +147,11 @@ class Architecture:
     def query_dim(self) -> int:
         """How many dims a query has."""
         return self.width // self.num_heads if self.head_dim is None else self.head_dim
+
+
+def _is_size(size: Any, least: int) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and size >= least
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf

@@ -250,7 +250,8 @@ class Layer(nn.Module):
     def _scaled(self, change: Array, name: str) -> Array:
         if not self.architecture.layer_scale:
             return change
-        return change * self.param(name, nn.initializers.ones, change.shape[-1:], self.param_dtype)
+        scale = self.param(name, nn.initializers.ones, change.shape[-1:], self.param_dtype)
+        return change * scale.astype(change.dtype)
 
     def _attention(self) -> MultiHeadAttention:
         its = self.architecture

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jattn.linen.architecture import Architecture
-from jattn.pretrained.families import Config, Copy, Family, Weight, counting, linear, norm
+from jattn.pretrained.families import Config, Copy, Family, Weight, class_count, counting, linear, norm
 from jattn.pretrained.tensors import Tensor
 
 
@@ -13,7 +13,7 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor], head: str, pool
     config.expect("position_embedding_type", "absolute")
     config.expect("is_decoder", False)
     config.expect("add_cross_attention", False)
-    classes = tensors[f"{pair}.weight"].shape[0] if f"{pair}.weight" in tensors else 0
+    classes = class_count(tensors, f"{pair}.weight")
     return Architecture(
         vocabulary=config.size("vocab_size"),
         num_layers=config.size("num_hidden_layers"),
@@ -23,7 +23,7 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor], head: str, pool
         causal=False,
         order="post",
         epsilon=config.number("layer_norm_eps", 1e-12),
-        activation=config.activation("hidden_act", "gelu"),
+        activation=config.activation("hidden_act", "gelu_new" if config.get("model_type") == "albert" else "gelu"),
         max_length=config.size("max_position_embeddings", 512),
         token_types=config.size("type_vocab_size", 2),
         embedding_norm=True,

@@ -4,6 +4,7 @@ A new family is a `Family` and one line in `FAMILIES` of `jattn.pretrained.loadi
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,42 +77,65 @@ class Family:
 
 
 class Config:
-    """A ``config.json`` that is asked by name, and says what it lacks."""
+    """The values of a ``config.json``, or of a file like it, by name; each is checked when it is read.
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
-        self.told = told
+    Args:
+      values: by name.
+      file: the name of the file, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: str = "config.json") -> None:
+        self.values, self.file = values, file
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Returns what is said under a name; null is as good as nothing."""
-        value = self.told.get(name)
+        """Returns the value of a name; null counts as missing."""
+        value = self.values.get(name)
         return default if value is None else value
 
     def size(self, name: str, default: int | None = None) -> int:
         """Returns a positive int."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"config.json: expected {name} to be a positive int, got {value!r}")
+            raise self.error(name, "a positive int", value)
         return value
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """Returns a positive number."""
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"config.json: expected {name} to be a positive number, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+            raise self.error(name, "a positive number", value)
         return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Returns true or false."""
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false", value)
+        return value
+
+    def section(self, name: str) -> "Config":
+        """Returns the values of an object, which is empty if it is missing."""
+        value = self.get(name, {})
+        if not isinstance(value, Mapping):
+            raise self.error(name, "an object", value)
+        return Config(value, self.file)
 
     def activation(self, name: str, default: str) -> str:
         """Returns the activation under its name here."""
         value = self.get(name, default)
-        if value not in ACTIVATION_NAMES:
-            raise ValueError(f"config.json: expected {name} among {', '.join(ACTIVATION_NAMES)}, got {value!r}")
+        if not isinstance(value, str) or value not in ACTIVATION_NAMES:
+            raise ValueError(f"{self.file}: expected {name} among {', '.join(ACTIVATION_NAMES)}, got {value!r}")
         return ACTIVATION_NAMES[value]
 
     def expect(self, name: str, *allowed: Any) -> None:
         """Refuses a model that does what is not built here; the first that is allowed is the default."""
         value = self.get(name, allowed[0])
         if value not in allowed:
-            raise ValueError(f"config.json: expected {name} = {' or '.join(map(repr, allowed))}, got {value!r}")
+            raise ValueError(f"{self.file}: expected {name} = {' or '.join(map(repr, allowed))}, got {value!r}")
+
+    def error(self, name: str, expected: str, value: Any) -> ValueError:
+        """Makes the error of a value of the wrong kind."""
+        return ValueError(f"{self.file}: expected {name} to be {expected}, got {value!r}")
 
 
 ACTIVATION_NAMES = {
@@ -136,6 +160,15 @@ def norm(path: str, name: str, bias: bool = True) -> dict[str, Weight]:
     """Returns the scale and perhaps the bias of a norm."""
     scale = {f"{path}/scale": Weight(f"{name}.weight")}
     return scale | ({f"{path}/bias": Weight(f"{name}.bias")} if bias else {})
+
+
+def class_count(tensors: Mapping[str, Tensor], name: str) -> int:
+    """Returns how many outputs a linear layer of torch has, 0 if there is none."""
+    if name not in tensors:
+        return 0
+    if len(tensors[name].shape) != 2:
+        raise ValueError(f"{name}: expected a matrix, got shape {tensors[name].shape} in {tensors[name].file}")
+    return tensors[name].shape[0]
 
 
 def counting(shape: tuple[int, ...]) -> np.ndarray:

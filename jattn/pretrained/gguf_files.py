@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jattn.pretrained.families import Config
 from jattn.pretrained.tensors import Checkpoint, Tensor, reader, whole
 
 NAMES = {
@@ -37,6 +38,25 @@ ROWS = 1024
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
+SETTINGS = (
+    "vocab_size",
+    "context_length",
+    "block_count",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+)
+"""What a file may say of its architecture, each under the name of that."""
+
+NEUTRAL = {"rope.scaling.type": "none", "rope.scale_linear": 1.0, "attention.causal": True, "expert_count": 0}
+"""What a file may say besides, and the one value at which it changes nothing."""
+
 
 def read_gguf(path: Path) -> Checkpoint:
     """Reads a GGUF file of a Llama-like model; the file is mapped into memory.
@@ -47,13 +67,13 @@ def read_gguf(path: Path) -> Checkpoint:
     gguf = reader("gguf")
     with whole(path, "GGUF"):
         file = gguf.GGUFReader(path)
-        told = {name: field.contents() for name, field in file.fields.items()}
+        metadata = {name: field.contents() for name, field in file.fields.items()}
         raw = {tensor.name: tensor for tensor in file.tensors}
         file.fields.clear()  # Every token is an array of its own there: a third of a small model's weights.
-    kind = told.get("general.architecture")
+    kind = metadata.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise ValueError(f"{path.name}: expected an architecture among {', '.join(ARCHITECTURES)}, got {kind!r}")
-    config = _config(path, kind, told, tied="output.weight" not in raw)
+    config = _config(path, kind, metadata, tied="output.weight" not in raw)
     tensors = {}
     for name, tensor in raw.items():
         hub = _hub_name(name)
@@ -66,7 +86,7 @@ def read_gguf(path: Path) -> Checkpoint:
             return array if turned is None else _halves(array, turned)
 
         tensors[hub] = Tensor(shape, "float32", path.name, read)
-    return Checkpoint(tensors, config, (path,), told)
+    return Checkpoint(tensors, config, (path,), metadata)
 
 
 def _as_floats(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -87,33 +107,43 @@ def _hub_name(name: str) -> str:
     return f"model.layers.{found[1]}.{LAYER_NAMES.get(found[2], found[2])}.{found[3]}"
 
 
-def _config(path: Path, kind: str, told: dict[str, Any], tied: bool) -> dict[str, Any]:
-    def asked(name: str, default: Any = None) -> Any:
-        if f"{kind}.{name}" not in told and default is None:
-            raise ValueError(f"{path.name}: expected the number {kind}.{name}, got none")
-        value = told.get(f"{kind}.{name}", default)
-        # The file has float32; what was meant is the shortest number that rounds to it.
-        return float(str(np.float32(value))) if isinstance(value, float) else value
-
-    heads, width = asked("attention.head_count"), asked("embedding_length")
-    head_dim = asked("attention.key_length", asked("rope.dimension_count", width // heads))
-    scaling = told.get(f"{kind}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise ValueError(f"{path.name}: expected rotary positions without scaling, got {scaling!r}")
+def _config(path: Path, kind: str, metadata: dict[str, Any], tied: bool) -> dict[str, Any]:
+    config = Config(metadata, path.name)
+    _check_settings(config, kind)
+    heads, width = config.size(f"{kind}.attention.head_count"), config.size(f"{kind}.embedding_length")
+    head_dim = config.size(f"{kind}.attention.key_length", max(1, width // heads))
+    for name in ("attention.value_length", "rope.dimension_count"):
+        config.expect(f"{kind}.{name}", head_dim)
+    tokens = metadata.get("tokenizer.ggml.tokens")
     return {
         "model_type": kind,
-        "vocab_size": len(told["tokenizer.ggml.tokens"]) if "tokenizer.ggml.tokens" in told else asked("vocab_size"),
-        "num_hidden_layers": asked("block_count"),
+        "vocab_size": config.size(f"{kind}.vocab_size") if tokens is None else len(tokens),
+        "num_hidden_layers": config.size(f"{kind}.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": asked("attention.head_count_kv", heads),
+        "num_key_value_heads": config.size(f"{kind}.attention.head_count_kv", heads),
         "hidden_size": width,
-        "intermediate_size": asked("feed_forward_length"),
+        "intermediate_size": config.size(f"{kind}.feed_forward_length"),
         "head_dim": head_dim,
-        "rms_norm_eps": asked("attention.layer_norm_rms_epsilon"),
-        "rope_theta": asked("rope.freq_base", 10_000.0),
+        "rms_norm_eps": _shortest(config.number(f"{kind}.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shortest(config.number(f"{kind}.rope.freq_base", 10_000.0)),
         "hidden_act": "silu",
         "tie_word_embeddings": tied,
     }
+
+
+def _check_settings(config: Config, kind: str) -> None:
+    """Refuses settings that are not known here, for each of them may change what the model computes."""
+    for name in config.values:
+        setting = name.removeprefix(f"{kind}.")
+        if setting != name and setting not in (*SETTINGS, *NEUTRAL):
+            raise ValueError(f"{config.file}: expected settings that are known here, got {name} = {config.get(name)!r}")
+    for setting, value in NEUTRAL.items():
+        config.expect(f"{kind}.{setting}", value)
+
+
+def _shortest(value: float) -> float:
+    """Returns the shortest number that rounds to the file's float32, which is the one that was meant."""
+    return float(str(np.float32(value)))
 
 
 def _halves(array: np.ndarray, heads: int) -> np.ndarray:

@@ -1,20 +1,23 @@
 """Llama (Touvron et al. 2023) and those built like it: SmolLM2, Mistral, Qwen2 and Qwen3."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from jattn.linen.architecture import Architecture
 from jattn.pretrained.families import Config, Copy, Family, Weight, frequencies, linear, norm
 from jattn.pretrained.tensors import Tensor
 from jattn.rules.positions import Llama3Scaling
 
+WINDOW, FULL_LAYERS = 4096, 28
+"""What Mistral and Qwen mean where a config has no ``sliding_window`` or ``max_window_layers``."""
+
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
     config.expect("partial_rotary_factor", 1.0)
     kind = config.get("model_type")
-    bias = kind == "qwen2" or bool(config.get("attention_bias", False))
+    bias = kind == "qwen2" or config.flag("attention_bias", False)
     heads = config.size("num_attention_heads")
-    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rotary = config.section("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
+    rotary.expect("partial_rotary_factor", 1.0)
     return Architecture(
         vocabulary=config.size("vocab_size"),
         num_layers=config.size("num_hidden_layers"),
@@ -29,43 +32,54 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture
         gated=True,
         qkv_bias=bias,
         out_bias=bias and kind != "qwen2",
-        feed_forward_bias=bool(config.get("mlp_bias", False)),
+        feed_forward_bias=config.flag("mlp_bias", False),
         qk_norm=kind == "qwen3",
-        rotary=Config(rotary).number("rope_theta", config.number("rope_theta", 10_000.0)),
+        rotary=rotary.number("rope_theta", config.number("rope_theta", 10_000.0)),
         rotary_scaling=_scaling(rotary),
         windows=_windows(config),
-        head="tied" if config.get("tie_word_embeddings", False) else "linear",
+        head="tied" if config.flag("tie_word_embeddings", False) else "linear",
     )
 
 
-def _scaling(told: Mapping[str, Any]) -> float | Llama3Scaling:
-    kind, config = told.get("rope_type", told.get("type", "default")), Config(told)
+def _scaling(config: Config) -> float | Llama3Scaling:
+    kind = config.get("rope_type", config.get("type", "default"))
     if kind == "default":
         return 1.0
     if kind == "linear":
-        return config.number("factor", 1.0)
+        return config.number("factor")
     if kind != "llama3":
-        raise ValueError(f"config.json: expected rotary scaling 'default', 'linear' or 'llama3', got {kind!r}")
+        raise ValueError(f"{config.file}: expected rotary scaling 'default', 'linear' or 'llama3', got {kind!r}")
     return Llama3Scaling(
-        config.number("factor", 8.0),
-        config.number("low_freq_factor", 1.0),
-        config.number("high_freq_factor", 4.0),
-        config.size("original_max_position_embeddings", 8192),
+        config.number("factor"),
+        config.number("low_freq_factor"),
+        config.number("high_freq_factor"),
+        config.size("original_max_position_embeddings"),
     )
 
 
 def _windows(config: Config) -> tuple[int | None, ...] | None:
     """Returns the window of each layer: in Mistral all have it, in Qwen the later ones, if any."""
     layers, kind = config.size("num_hidden_layers"), config.get("model_type")
-    used = config.get("use_sliding_window", kind == "mistral")
-    if config.get("sliding_window") is None or not used:
+    kinds = _layer_types(config)
+    # Null means no window, and a missing key the published default.
+    if config.values.get("sliding_window", WINDOW) is None or not config.flag("use_sliding_window", kind == "mistral"):
         return None
-    window, kinds = config.size("sliding_window"), config.get("layer_types")
+    window = config.size("sliding_window", WINDOW)
     if kinds is None:
-        first = config.get("max_window_layers", layers) if kind in ("qwen2", "qwen3") else 0
+        first = 0
+        # Zero is allowed there: all layers have the window.
+        if kind in ("qwen2", "qwen3") and config.get("max_window_layers") != 0:
+            first = config.size("max_window_layers", FULL_LAYERS)
         kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(layers)]
     windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
     return windows if any(windows) else None
+
+
+def _layer_types(config: Config) -> list[str] | None:
+    known, kinds = ("full_attention", "sliding_attention"), config.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and all(kind in known for kind in kinds)):
+        raise config.error("layer_types", f"a list of {' and '.join(known)}", kinds)
+    return kinds
 
 
 def _weights(its: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Weight]:

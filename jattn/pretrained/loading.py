@@ -58,7 +58,7 @@ class Card:
       architecture: its sizes.
       parameters: how many numbers it has.
       dtype: what they are kept as.
-      files: the SHA-256 of each file that was read, by its name.
+      files: the SHA-256 of each file that was read, those of the tokenizer included, by its name.
     """
 
     family: str
@@ -111,7 +111,8 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
 
     Raises:
       FileNotFoundError: if there is no such path.
-      ValueError: if the files are damaged, of a family that is not built here, or do not fit one another.
+      ValueError: if the files are damaged, of a family that is not built here, or do not fit one another; or if a
+        weight is NaN or infinite, in the file or in `dtype`.
       TypeError: if `dtype` is no float dtype.
       ImportError: if a package that reads such files is not installed; the extra ``pretrained`` has them.
 
@@ -152,12 +153,12 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         _check_names(tensors, weights, architecture, family)
         _check_shapes(tensors, weights, shapes, architecture)
         parameters = {}
-        # The largest first: what is held twice for a moment is then held beside little else.
+        # The largest first: a parameter is in memory twice for a moment, which costs least while there are few others.
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
-        files = {file.name: _digest(file) for file in found.files}
-        tokenizer = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        files = {file.name: _digest(file) for file in (*found.files, *more)}
     count = sum(math.prod(shape) for shape in shapes.values())
     card = Card(family.name, architecture, count, dtype.name, files)
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
@@ -175,7 +176,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def _family(found: Checkpoint) -> Family:
     kind = found.config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"config.json: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
     return FAMILIES[kind]
 
@@ -262,14 +263,25 @@ def _file_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _filled(shape: tuple[int, ...], weight: Weight, tensors: Mapping[str, Tensor], dtype: np.dtype) -> np.ndarray:
-    """Reads a parameter, the layers stacked; one tensor is held at a time."""
+    """Reads a parameter, the layers stacked; one tensor is in memory at a time."""
     filled = _aligned(shape, dtype)
     if "{}" not in weight.name:
-        filled[...] = _arranged(tensors[weight.name], weight, shape)
+        _fill(filled, tensors[weight.name], weight.name, weight)
         return filled
     for layer in range(shape[0]):
-        filled[layer] = _arranged(tensors[weight.name.format(layer)], weight, shape[1:])
+        name = weight.name.format(layer)
+        _fill(filled[layer, ...], tensors[name], name, weight)
     return filled
+
+
+def _fill(array: np.ndarray, tensor: Tensor, name: str, weight: Weight) -> None:
+    """Copies a tensor into an array of the parameter's dtype, in which its numbers have to be finite."""
+    with np.errstate(over="ignore"):
+        array[...] = _arranged(tensor, name, weight, array.shape)
+    # These two are not finite if any number is not, and need no memory.
+    least, most = array.min(), array.max()
+    if not (np.isfinite(least) and np.isfinite(most)):
+        raise ValueError(f"{name}: expected finite numbers as {array.dtype}, got {least} to {most} in {tensor.file}")
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -280,11 +292,11 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[first : first + size].view(dtype).reshape(shape)
 
 
-def _arranged(tensor: Tensor, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
+def _arranged(tensor: Tensor, name: str, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = tensor.read()
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{tensor.file}: expected the whole of {weight.name}, got less: {error}") from error
+        raise ValueError(f"{tensor.file}: expected the whole of {name}, got less: {error}") from error
     array = array.T if weight.layout == "out_in" else array
     array = array.transpose(2, 3, 1, 0) if weight.layout == "image" else array
     index, count = weight.part

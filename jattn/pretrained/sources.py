@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from jattn.pretrained.families import Config
 from jattn.pretrained.gguf_files import read_gguf
 from jattn.pretrained.tensors import Checkpoint, Tensor, joined, read_json, read_safetensors, whole
 from jattn.pretrained.torch_files import read_torch
@@ -42,16 +43,16 @@ def opened(path: Path) -> Iterator[Checkpoint]:
         raise ValueError(f"{path.name}: expected a folder, .safetensors, .gguf, .bin, .whl or .zip, got another kind")
 
 
-def _read_folder(folder: Path, told: Path) -> Checkpoint:
+def _read_folder(folder: Path, source: Path) -> Checkpoint:
     for pattern in WEIGHTS:
         files = sorted(folder.glob(pattern))
         if files and pattern == "*.gguf":
             if len(files) > 1:
-                raise ValueError(f"{told}: expected one GGUF file, got {', '.join(file.name for file in files)}")
+                raise ValueError(f"{source}: expected one GGUF file, got {', '.join(file.name for file in files)}")
             return read_gguf(files[0])
         if files:
             return _read_files(files, folder)
-    raise ValueError(f"{told}: expected a model's weights ({', '.join(WEIGHTS)}), got a folder without")
+    raise ValueError(f"{source}: expected a model's weights ({', '.join(WEIGHTS)}), got a folder without")
 
 
 def _read_files(files: list[Path], folder: Path) -> Checkpoint:
@@ -63,14 +64,17 @@ def _read_files(files: list[Path], folder: Path) -> Checkpoint:
     read = read_torch if files[0].suffix == ".bin" else read_safetensors
     parts = {file: read(file) for file in files}
     indices = [path for path in folder.glob("*.index.json") if path.name.startswith(files[0].name.split("-")[0])]
-    for index in indices if len(files) > 1 or "-of-" in files[0].name else []:
+    indices = indices if len(files) > 1 or "-of-" in files[0].name else []
+    for index in indices:
         _check_index(index, {file.name: tensors for file, tensors in parts.items()})
-    return Checkpoint(joined(parts), read_json(config), (config, *files), folder)
+    return Checkpoint(joined(parts), read_json(config), (config, *files, *indices), folder)
 
 
 def _check_index(index: Path, parts: dict[str, dict[str, Tensor]]) -> None:
-    places = read_json(index).get("weight_map", {})
-    for name, file in places.items():
+    places = Config(read_json(index), index.name).section("weight_map")
+    for name, file in places.values.items():
+        if not isinstance(file, str):
+            raise places.error(name, "the name of a file", file)
         if file not in parts:
             raise ValueError(f"{index.name}: expected the file {file} with {name}, got none")
         if name not in parts[file]:

@@ -37,9 +37,9 @@ class Checkpoint:
 
     Args:
       tensors: by name.
-      config: what is told of the model, in the words of ``config.json``.
+      config: what the model is, in the words of ``config.json``.
       files: all that has been read.
-      vocabulary: what a GGUF file tells of tokens, by its own names; or the folder with the files of a tokenizer.
+      vocabulary: the metadata of a GGUF file, which has its tokens; or the folder with the files of a tokenizer.
     """
 
     tensors: Mapping[str, Tensor]

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jattn.pretrained.tensors import reader, whole
+from jattn.pretrained.families import Config
+from jattn.pretrained.tensors import read_json, reader, whole
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -26,26 +27,26 @@ CONTROL = 3
 """The type of tokens that no text is made into."""
 
 
-def read_tokenizer(source: Mapping[str, Any] | Path, vocabulary: int) -> Any:
+def read_tokenizer(source: Mapping[str, Any] | Path, vocabulary: int) -> tuple[Any, list[Path]]:
     """Reads the tokenizer beside a model's weights.
 
     Args:
-      source: what a GGUF file tells of its tokens, or the folder with the files.
+      source: the metadata of a GGUF file, or the folder with the files.
       vocabulary: how many tokens the model knows.
 
     Returns:
-      A `tokenizers.Tokenizer`, or None where there is none of a kind that is known here.
+      A `tokenizers.Tokenizer`, or None where there is none of a kind that is known here; and the files that were read.
 
     Raises:
       ValueError: if it has more tokens than the model, or its files are damaged.
     """
-    found = _from_folder(source) if isinstance(source, Path) else _from_gguf(source)
+    found, files = _from_folder(source) if isinstance(source, Path) else (_from_gguf(source), [])
     if found is None:
-        return None
+        return None, []
     most = max(found.get_vocab(with_added_tokens=True).values(), default=-1)
     if most >= vocabulary:
         raise ValueError(f"tokenizer: expected tokens below the model's vocabulary of {vocabulary}, got token {most}")
-    return found
+    return found, files
 
 
 def split(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
@@ -67,7 +68,7 @@ def words(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     return shown
 
 
-def _from_folder(folder: Path) -> Any:
+def _from_folder(folder: Path) -> tuple[Any, list[Path]]:
     package = reader("tokenizers")
     whole_file, words_file = folder / "tokenizer.json", folder / "vocab.txt"
     pair = folder / "vocab.json", folder / "merges.txt"
@@ -76,29 +77,47 @@ def _from_folder(folder: Path) -> Any:
             found = package.Tokenizer.from_file(str(whole_file))
         found.no_padding()
         found.no_truncation()
-        return found
+        return found, [whole_file]
     if words_file.exists():
         with whole(words_file, "vocabulary"):
-            lines = words_file.read_text(encoding="utf-8").splitlines()
-            return _from_words({word: place for place, word in enumerate(lines)}, folder)
+            vocabulary = {word: token for token, word in enumerate(_lines(words_file))}
+        config = folder / "tokenizer_config.json"
+        if not config.exists():
+            return _from_words(vocabulary, Config({}, config.name)), [words_file]
+        return _from_words(vocabulary, Config(read_json(config), config.name)), [words_file, config]
     if all(path.exists() for path in pair):
         with whole(pair[0], "tokenizer"):
             vocabulary, merges = package.models.BPE.read_file(*map(str, pair))
-            return _byte_level(package, vocabulary, merges)
-    return None
+            return _byte_level(package, vocabulary, merges), list(pair)
+    return None, []
 
 
-def _from_words(vocabulary: dict[str, int], folder: Path) -> Any:
+def _lines(path: Path) -> list[str]:
+    """Splits a file at line feeds alone, for an entry may be another character that ends a line."""
+    lines = path.read_bytes().decode("utf-8").split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _normalizer(package: Any, config: Config) -> Any:
+    """Makes the normalizer of BERT; without `strip_accents`, accents are stripped where letters are made small."""
+    config.expect("do_basic_tokenize", True)
+    lower = config.flag("do_lower_case", True)
+    return package.normalizers.BertNormalizer(
+        lowercase=lower,
+        strip_accents=config.flag("strip_accents", lower),
+        handle_chinese_chars=config.flag("tokenize_chinese_chars", True),
+    )
+
+
+def _from_words(vocabulary: dict[str, int], config: Config) -> Any:
     """Makes BERT's tokenizer of a list of words and pieces of words; or, without pieces, one of whole entries.
 
     The second is how chemists write a list of the parts of SMILES: a text is cut into the longest entries there are.
     """
     package, unknown = reader("tokenizers"), "[UNK]"
     if any(word.startswith("##") for word in vocabulary):
-        told = folder / "tokenizer_config.json"
-        lower = '"do_lower_case": false' not in (told.read_text(encoding="utf-8") if told.exists() else "")
         found = package.Tokenizer(package.models.WordPiece(vocabulary, unk_token=unknown))
-        found.normalizer = package.normalizers.BertNormalizer(lowercase=lower)
+        found.normalizer = _normalizer(package, config)
         found.pre_tokenizer = package.pre_tokenizers.BertPreTokenizer()
         found.decoder = package.decoders.WordPiece()
     else:
@@ -126,17 +145,20 @@ def _byte_level(package: Any, vocabulary: Any, merges: Any, pattern: str | None 
     return found
 
 
-def _from_gguf(told: Mapping[str, Any]) -> Any:
-    if told.get("tokenizer.ggml.model") != "gpt2" or told.get("tokenizer.ggml.pre", "default") not in SPLITS:
+def _from_gguf(metadata: Mapping[str, Any]) -> Any:
+    if metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre", "default") not in SPLITS:
         return None
-    package, names = reader("tokenizers"), told["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in told["tokenizer.ggml.merges"]]
-    vocabulary = {name: place for place, name in enumerate(names)}
-    found = _byte_level(package, vocabulary, merges, SPLITS[told.get("tokenizer.ggml.pre", "default")])
-    kinds = told.get("tokenizer.ggml.token_type", [])
+    for name in ("tokens", "merges"):
+        if not isinstance(metadata.get(f"tokenizer.ggml.{name}"), list):
+            raise ValueError(f"tokenizer: expected the list tokenizer.ggml.{name}, got none")
+    package, names = reader("tokenizers"), metadata["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    vocabulary = {name: token for token, name in enumerate(names)}
+    found = _byte_level(package, vocabulary, merges, SPLITS[metadata.get("tokenizer.ggml.pre", "default")])
+    kinds = metadata.get("tokenizer.ggml.token_type", [])
     found.add_special_tokens([name for name, kind in zip(names, kinds, strict=False) if kind == CONTROL])
-    if told.get("tokenizer.ggml.add_bos_token", False):
-        begin = told["tokenizer.ggml.bos_token_id"]
+    if metadata.get("tokenizer.ggml.add_bos_token", False):
+        begin = metadata["tokenizer.ggml.bos_token_id"]
         found.post_processor = package.processors.TemplateProcessing(
             single=f"{names[begin]} $A", special_tokens=[(names[begin], begin)]
         )

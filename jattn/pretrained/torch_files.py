@@ -57,11 +57,23 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         return {str(name): lazy.tensor(path.name) for name, lazy in found.items()}
 
 
-class _Storage:
+class _Sealed:
+    """An object whose state a pickle cannot change after its checks."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("expected tensors and storages as they were made, got one with another state")
+
+
+class _Storage(_Sealed):
     """Where the numbers of some tensors lie; `data` is known once the file has said where."""
 
+    __slots__ = ("count", "data", "dtype")
+
     def __init__(self, dtype: np.dtype, count: int) -> None:
-        self.dtype, self.count, self.data = dtype, count, None
+        self.dtype, self.count = dtype, count
+        self.data: np.ndarray | None = None
 
     def place(self, data: np.ndarray) -> None:
         size = self.count * self.dtype.itemsize
@@ -70,21 +82,28 @@ class _Storage:
         self.data = data[:size].view(self.dtype)
 
 
-class _Lazy:
+class _Lazy(_Sealed):
+    __slots__ = ("offset", "shape", "storage", "strides")
+
     def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any) -> None:
         self.storage, self.offset, self.shape, self.strides = storage, offset, tuple(shape), tuple(strides)
         steps = (*self.shape, *self.strides, offset)
         if not isinstance(storage, _Storage) or not all(isinstance(step, int) and step >= 0 for step in steps):
             raise ValueError("expected a tensor's storage, offset, shape and strides, got something else")
-        last = offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
-        if math.prod(self.shape) and last >= storage.count:
-            raise ValueError(f"expected a tensor within its storage of {storage.count} numbers, got one up to {last}")
+        self._check_bounds(storage.count)
 
     def tensor(self, file: str) -> Tensor:
         return Tensor(self.shape, self.storage.dtype.name, file, self._read)
 
+    def _check_bounds(self, count: int) -> None:
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
+        if math.prod(self.shape) and last >= count:
+            raise ValueError(f"expected a tensor within its storage of {count} numbers, got one up to {last}")
+
     def _read(self) -> np.ndarray:
         assert self.storage.data is not None
+        # A view with strides is not bounded by NumPy.
+        self._check_bounds(self.storage.data.size)
         steps = [step * self.storage.dtype.itemsize for step in self.strides]
         data = self.storage.data[self.offset :]
         return np.lib.stride_tricks.as_strided(data, self.shape, steps, writeable=False)

@@ -5,14 +5,14 @@ from typing import Any
 
 from jattn.linen.architecture import Architecture
 from jattn.linen.vision import VisionModel
-from jattn.pretrained.families import Config, Family, Weight, linear, norm
+from jattn.pretrained.families import Config, Family, Weight, class_count, linear, norm
 from jattn.pretrained.tensors import Tensor
 
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
     config.expect("qkv_bias", True)
     config.expect("use_swiglu_ffn", False)
-    classes = tensors["classifier.weight"].shape[0] if "classifier.weight" in tensors else 0
+    classes = class_count(tensors, "classifier.weight")
     width = config.size("hidden_size")
     return Architecture(
         vocabulary=max(1, classes),

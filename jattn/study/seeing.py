@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jattn.drawing.bins import cell_words
 from jattn.drawing.files import replacing
 from jattn.drawing.filter_page import build_filter_page, pack_array, pack_levels
 from jattn.filters import folds
@@ -123,7 +124,9 @@ def _weights(layers: Mapping[str, AttentionFilter], portraits: Mapping[str, list
             "words": portraits[name],
         }
         packed.append(layer | _layer(filter, side, largest, rows, key_bytes))
-    return {"layers": packed, "side": side, "top_k": largest, "top_rows": rows, "key_bytes": key_bytes}
+    cell = cell_words((side, side), (length, length))
+    sizes = {"side": side, "top_k": largest, "top_rows": rows, "key_bytes": key_bytes}
+    return {"layers": packed, "cell": cell} | sizes
 
 
 def _layer(filter: AttentionFilter, side: int, largest: int, rows: int, key_bytes: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import pytest
 
 from jattn import __main__
+from jattn.command import see
 from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.test_sources import by_llama_cpp
 from tests.sampled import sampled
@@ -50,3 +51,11 @@ def test_mistakes_are_told_in_a_line(case, tmp_path, capsys, monkeypatch):
     assert (status, out) == (2, "")
     assert error.endswith(message)
     assert error.count("\n") == 1
+
+
+def test_an_interrupt_ends_it_with_its_status_and_no_more(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(see, "write_page", interrupted)
+    assert told(capsys, "model", "ab") == (130, "", "")

@@ -11,6 +11,8 @@ from jattn.linen.architecture import Architecture
 from jattn.linen.language import LanguageModel
 from jattn.linen.vision import VisionModel
 from jattn.pretrained import load
+from jattn.pretrained.families import Config
+from jattn.pretrained.loading import FAMILIES
 from tests.pretrained import forward
 from tests.pretrained.published import MODELS, write_folder
 from tests.sampled import sampled
@@ -84,6 +86,14 @@ def test_of_masked_patches_nothing_is_seen(tmp_path):
     assert not np.allclose(look(IMAGE, nothing), look(other, nothing), atol=1e-2)
 
 
+def test_scaled_layers_compute_in_another_dtype_than_their_parameters_have():
+    its = Architecture(5, num_layers=2, num_heads=1, width=4, hidden=4, causal=False, head="none", layer_scale=True)
+    model = VisionModel(its, image_size=12, patch_size=4, dtype=jnp.bfloat16)
+    hidden, variables = jax.eval_shape(lambda rng: model.init_with_output(rng, IMAGE), jax.random.key(0))
+    assert hidden.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+
+
 WRONG_IMAGES = {
     "another size": ({"image_size": 8}, (), r"images: expected shape \[\*batch, 8, 8, 3\], got \(12, 12, 3\)"),
     "patches that do not fit": ({"patch_size": 5}, (), "patch_size: expected a divisor of 12 pixels, got 5"),
@@ -98,6 +108,27 @@ def test_images_that_do_not_fit_are_refused(case):
     model = VisionModel(its, **({"image_size": 12, "patch_size": 4} | change))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda rng: model.init(rng, IMAGE, *more), jax.random.key(0))
+
+
+def test_without_an_activation_a_config_means_the_published_one():
+    for kind, expected in {"albert": "gelu_tanh", "bert": "gelu"}.items():
+        config, tensors = MODELS[kind]()
+        del config["hidden_act"]
+        assert FAMILIES[kind].architecture(Config(config), tensors).activation == expected
+
+
+def test_without_sizes_of_windows_a_config_means_the_published_ones():
+    config, tensors = MODELS["qwen2"]()
+    cases = {
+        ("mistral", "sliding_window"): (4096,) * 3,
+        ("qwen2", "sliding_window"): (None, 4096, 4096),
+        ("qwen2", "max_window_layers"): None,
+    }
+    for (kind, missing), windows in cases.items():
+        without = {name: value for name, value in config.items() if name != missing} | {"model_type": kind}
+        assert FAMILIES[kind].architecture(Config(without), tensors).windows == windows
+    off = Config(config | {"model_type": "mistral", "sliding_window": None})
+    assert FAMILIES["mistral"].architecture(off, tensors).windows is None
 
 
 # Scanned layers
@@ -183,6 +214,19 @@ WRONG_SIZES = {
     "no layers": ({"num_layers": 0}, "num_layers: expected a positive int, got 0"),
     "norm": ({"norm": "batch"}, "norm: expected one of layer, rms, got 'batch'"),
     "windows": ({"windows": (3,)}, "windows: expected one for each of 2 layers, got 1"),
+    "an empty window": ({"windows": (3, 0)}, "windows: expected positive ints or None, got 0"),
+    "a negative window": ({"windows": (-1, None)}, "windows: expected positive ints or None, got -1"),
+    "negative key heads": ({"num_kv_heads": -2}, "num_kv_heads: expected a positive int, got -2"),
+    "no key heads": ({"num_kv_heads": 0}, "num_kv_heads: expected a positive int, got 0"),
+    "no dims": ({"head_dim": 0}, "head_dim: expected a positive int, got 0"),
+    "no positions": ({"max_length": 0}, "max_length: expected a positive int, got 0"),
+    "no width of embeddings": ({"embedding_width": 0}, "embedding_width: expected a positive int, got 0"),
+    "negative token types": ({"token_types": -1}, "token_types: expected an int of at least 0, got -1"),
+    "negative classes": ({"pair_classes": -1}, "pair_classes: expected an int of at least 0, got -1"),
+    "no base": ({"rotary": 0.0}, "rotary: expected a positive number, got 0.0"),
+    "no scaling": ({"rotary_scaling": 0.0}, "rotary_scaling: expected a positive number, got 0.0"),
+    "negative epsilon": ({"epsilon": -1}, "epsilon: expected a positive number, got -1"),
+    "no epsilon": ({"epsilon": None}, "epsilon: expected a positive number, got None"),
 }
 
 

@@ -53,6 +53,7 @@ def test_of_a_long_text_a_page_holds_maps_and_the_largest_weights_of_the_last_qu
     monkeypatch.setattr(seeing, "MOST_BYTES", 128)
     data = data_of(see(FILTERS, WORDS, tmp_path / "see.html"))
     assert (data["side"], data["top_k"], data["top_rows"], data["key_bytes"]) == (4, 4, 1, 2)
+    assert data["cell"] == "1 to 2 queries x 1 to 2 keys"
     for layer, filter in zip(data["layers"], FILTERS.values(), strict=True):
         assert_allclose(weights_of(layer["levels"], 2, 4, 4), filter.pool(4, 4), atol=0.005)
         keys = np.frombuffer(base64.b64decode(layer["top"]["keys"]), "<u2").reshape(2, 1, 4)
@@ -142,3 +143,38 @@ def test_lines_join_queries_with_the_keys_they_look_at(page):
     page.point_at("#text .token:nth-child(3)")
     page.click()
     assert len(page.run(ends)) == 1
+
+
+POINT_AT = """
+const [id, part] = arguments, element = document.getElementById(id), box = element.getBoundingClientRect();
+const place = {clientX: box.left + part * box.width, clientY: box.top + part * box.height};
+element.dispatchEvent(new MouseEvent("mousemove", place));
+"""
+
+
+def test_a_page_of_a_long_text_says_that_it_is_pooled_and_what_is_listed(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(seeing, "MOST_BYTES", 128)
+    pages = browsing.opened(browser, see(FILTERS, WORDS, tmp_path / "see.html").as_uri())
+    page = next(pages)
+    [pooled] = texts(page, "#pooled:not([hidden])")
+    assert "A cell covers 1 to 2 queries x 1 to 2 keys; its value is the sum of the weights on its keys" in pooled
+    assert pooled.endswith("have the 4 largest weights of each query from token 6 on, “sat”.")
+    page.run(POINT_AT, "large", 0.6)  # in the third of four cells each way
+    assert texts(page, "#cell")[0].startswith("“the” … “cat” → “the” … “cat”: ")
+    page.point_at("#text .token:nth-child(2)")
+    assert texts(page, "#looks li") == ["not kept before token 6, “sat”"]
+    list(pages)
+
+
+def test_a_query_whose_weights_are_no_numbers_looks_at_no_number(browser, tmp_path):
+    bias = jnp.where(PLACE[:, None] == 2, jnp.nan, 0.0)
+    zeros = jnp.zeros((6, 1, 4))
+    invalid = jattn.attention_filter(zeros, zeros, bias=bias)
+    pages = browsing.opened(browser, see(invalid, WORDS, tmp_path / "see.html").as_uri())
+    page = next(pages)
+    assert texts(page, "#pooled:not([hidden])") == []
+    page.point_at("#text .token:nth-child(3)")
+    assert texts(page, "#looks li") == ["not a number"]
+    page.point_at("#text .token:nth-child(4)")
+    assert texts(page, "#looks li")[0] != "not a number"
+    list(pages)
