@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jattn.drawing.plain import percent
 from jattn.report.outcomes import value_text
 from jattn.report.record import RunRecord
 
@@ -55,8 +56,7 @@ def _share(part: float) -> str:
 
 
 def _percent(part: float) -> str:
-    """Writes a part of one in percent, rounded towards zero: 100.00 % only where nothing at all was wrong."""
-    return f"{math.floor(part * 10_000) / 100:.2f} %" if math.isfinite(part) else "an unknown part"
+    return f"{percent(part)} %" if math.isfinite(part) else "an unknown part"
 
 
 def record_lines(record: RunRecord) -> list[tuple[str, str]]:
