@@ -93,7 +93,10 @@ def _wall_time(sessions: Sequence[Mapping[str, Any]]) -> str:
     if not seconds:
         return ""
     times = f"{sum(seconds):,.1f} s of training, evaluation and test, compilation included"
-    return times + (f"; the run was resumed {len(sessions) - 1} times" if len(sessions) > 1 else "")
+    # A session that found no checkpoint began anew.
+    resumed = sum(session.get("from_step", 0) > 0 for session in sessions)
+    how_often = {0: "", 1: "; the run was resumed once"}
+    return times + how_often.get(resumed, f"; the run was resumed {resumed} times")
 
 
 def _versions(session: Mapping[str, Any]) -> str:
