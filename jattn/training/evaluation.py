@@ -1,7 +1,7 @@
 """What a model achieves: accuracy, and how much of each filter lies on the oracle.
 
 Glossary: per head, *mass* is the mean weight on the oracle set of a scored query, *hit rate* how often the largest
-weight lies in the set, *lift* the mass over that of looking at all visible keys alike. The *filter score* is the mass
+weight lies in the set, *lift* the mass over that of equal weight on every visible key. The *filter score* is the mass
 of the best head.
 """
 
