@@ -31,6 +31,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SystemExit(complain(f"{self.prog}: {message}; see {self.prog} --help"))
 
+    def check_least(self, options: argparse.Namespace, **least: int) -> None:
+        """Answers a number that is below the least one; None, which says nothing, is none."""
+        for name, number in least.items():
+            given = getattr(options, name)
+            if given is not None and given < number:
+                self.error(f"{name}: expected at least {number}, got {given}")
+
 
 def complain(text: str) -> int:
     """Says what is wrong; returns the exit status."""
@@ -87,6 +94,7 @@ def _tasks(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--length", type=int, help="how long sources may be; by default what suits the task")
     parser.add_argument("--examples", type=int, default=3, help="how many to show")
     options = parser.parse_args(arguments)
+    parser.check_least(options, examples=1)
     return list_tasks() if options.name is None else show_task(options.name, options.length, options.examples)
 
 
@@ -140,9 +148,7 @@ def _explain(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--causal", action="store_true", help="queries see keys up to their own place alone")
     parser.add_argument("--window", type=int, metavar="KEYS", help="queries see themselves and so many keys before")
     options = parser.parse_args(arguments)
-    for name in ("length", "keys", "heads", "head_dim", "batch"):
-        if (number := getattr(options, name)) is not None and number < 1:
-            parser.error(f"{name}: expected at least 1, got {number}")
+    parser.check_least(options, length=1, keys=1, heads=1, head_dim=1, batch=1, window=0)
 
     from jattn.command.explaining import explain
 

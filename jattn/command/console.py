@@ -2,12 +2,13 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 
 def on_console(answer: Callable[[], int]) -> int:
-    """Calls what prints an answer and returns an exit status; ends quietly where nobody reads on."""
+    """Calls what prints an answer and returns an exit status; ends quietly on Ctrl-C or where nobody reads on."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A console without a character shows its escape.
@@ -16,6 +17,9 @@ def on_console(answer: Callable[[], int]) -> int:
         status = answer()
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # Whoever read what is printed has seen enough. What is left in the buffer must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

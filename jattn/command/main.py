@@ -3,8 +3,9 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jattn.command.console import on_console
 from jattn.drawing.plain import message
@@ -107,11 +108,12 @@ def do_run(config: "Config", signals: Interrupts, command: str) -> int:
 def do_sweep(sweep: "Sweep", signals: Interrupts, command: str) -> int:
     """Does the runs of a sweep, once all are known to be right, and prints their results; returns the exit status."""
     from jattn.training.announcing import first_line_of_sweep
-    from jattn.training.runs import configure_jax
+    from jattn.training.runs import configure_jax, leaving_memory
     from jattn.training.sweeps import prepare, run_sweep
 
     print(first_line_of_sweep(sweep.combinations[0].config, len(sweep.combinations), sweep.folder), flush=True)
-    with signals.nothing_begun():
+    # The runs at once have processes and memory of their own; this one only checks them and waits.
+    with signals.nothing_begun(), leaving_memory() if sweep.jobs > 1 else nullcontext():
         configure_jax([one.config for one in sweep.combinations])
         sweep = prepare(sweep)
     outcomes = run_sweep(sweep, signals, command)
@@ -123,14 +125,17 @@ def outlook(asked: "Sequence[Config | Sweep]") -> str:
     """Says what the same command will do after it was stopped; reads names of files alone."""
     if not asked:
         return "nothing was begun"
-    run = getattr(asked[0], "run", None)
-    if run is None:
-        return "the same command goes on with what is left of the sweep"
+    one: Any = asked[0]
+    # Nothing is imported here: the main thread may be inside of an import.
+    is_sweep = hasattr(one, "combinations")
+    run = one.combinations[0].config.run if is_sweep else one.run
+    without = " without --run.overwrite" if run.overwrite else ""
+    if is_sweep:
+        return f"the same command{without} goes on with what is left of the sweep"
     found = (path.stem.rpartition("_")[2] for path in Path(run.folder, "checkpoints").glob("digests_*.json"))
     step = max((int(number) for number in found if number.isdecimal()), default=None)
     if step is None:
         return "nothing was saved yet: the same command starts anew"
-    without = " without --run.overwrite" if run.overwrite else ""
     return f"saved at step {step}: the same command{without} resumes there"
 
 

@@ -1,4 +1,4 @@
-"""Text that a terminal shows and does not obey."""
+"""Text that a terminal shows and does not obey, and numbers in it."""
 
 LONGEST = 300
 """Characters that a line for a person has at most."""
@@ -32,3 +32,14 @@ def shortened(text: str, most: int = LONGEST) -> str:
 def message(text: str) -> str:
     """Writes what is said to a person: plain, each line of it shortened."""
     return "\n".join(shortened(line) for line in in_plain(text).split("\n"))
+
+
+def percent(part: float) -> str:
+    """Writes a part of one in percent with two digits, without the sign; 100.00 is all of it and nothing less.
+
+    Example:
+      >>> percent(0.0003), percent(0.999999), percent(1)
+      ('0.03', '99.99', '100.00')
+    """
+    text = f"{100 * part:.2f}"
+    return "99.99" if text == "100.00" and part < 1 else text

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jattn.drawing.files import replacing
+from jattn.drawing.plain import percent
 from jattn.report.outcomes import Outcome, Table, value_text
 from jattn.report.rows import METRICS, read_rows
 
@@ -51,7 +52,7 @@ def _cell(outcome: Outcome, measure: str, length: int | None = None) -> str:
         return ""
 
     def text(number: float) -> str:
-        return f"{number:.3f}" if measure == "filter_score" else f"{100 * number:.2f}"
+        return f"{number:.3f}" if measure == "filter_score" else percent(number)
 
     unit = "" if measure == "filter_score" else " %"
     ends = "" if found.low is None or found.high is None else f" ({text(found.low)} to {text(found.high)})"

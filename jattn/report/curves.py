@@ -122,7 +122,7 @@ def _filter_score(train: Rows, evaluation: Rows) -> list[Curve]:
 
 
 def _chance(masses: Sequence[Curve], lifts: Sequence[Curve]) -> list[Curve]:
-    """Returns the line of chance: the mass of looking at all visible keys alike, mass / lift, for any head."""
+    """Returns the line of chance: the mass of equal weight on every visible key, mass / lift, for any head."""
     if not masses or len(masses) != len(lifts):
         return []
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jattn.drawing.plain import percent
 from jattn.report.outcomes import value_text
 from jattn.report.record import RunRecord
 
@@ -55,8 +56,7 @@ def _share(part: float) -> str:
 
 
 def _percent(part: float) -> str:
-    """Writes a part of one in percent, rounded towards zero: 100.00 % only where nothing at all was wrong."""
-    return f"{math.floor(part * 10_000) / 100:.2f} %" if math.isfinite(part) else "an unknown part"
+    return f"{percent(part)} %" if math.isfinite(part) else "an unknown part"
 
 
 def record_lines(record: RunRecord) -> list[tuple[str, str]]:
@@ -93,7 +93,10 @@ def _wall_time(sessions: Sequence[Mapping[str, Any]]) -> str:
     if not seconds:
         return ""
     times = f"{sum(seconds):,.1f} s of training, evaluation and test, compilation included"
-    return times + (f"; the run was resumed {len(sessions) - 1} times" if len(sessions) > 1 else "")
+    # A session that found no checkpoint began anew.
+    resumed = sum(session.get("from_step", 0) > 0 for session in sessions)
+    how_often = {0: "", 1: "; the run was resumed once"}
+    return times + how_often.get(resumed, f"; the run was resumed {resumed} times")
 
 
 def _versions(session: Mapping[str, Any]) -> str:

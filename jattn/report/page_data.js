@@ -62,7 +62,7 @@ function measuresAt(snapshot, example, layer, head) {
   return { mass: measures.mass[head], hitRate: measures.hit_rate[head], entropy: measures.entropy[head] };
 }
 
-/** Returns the mass on the oracle of a query that looks at all keys it may look at alike; null where not known. */
+/** Returns the mass on the oracle of a query with equal weight on every visible key; null where not known. */
 function chanceOf(filter) {
   if (filter.pooled) return null;
   const parts = [];

@@ -4,15 +4,14 @@ const TERMS = {
   "mass on the oracle": "The weight that a query puts on the keys of its oracle, on average over the scored queries: "
     + "0 is none, 1 is all of it.",
   "hit rate": "How often the key with a query's largest weight is one of its oracle: 1 is always.",
-  lift: "How many times more weight lies on the oracle than a query would put there that looks at all keys alike. "
-    + "1 is chance.",
+  lift: "How many times more weight lies on the oracle than with equal weight on every visible key: 1 is chance.",
   entropy: "How widely a query spreads its weight: 0 where all of it is on one key, and the logarithm of the number of "
     + "keys where all have the same.",
-  nats: "The unit of entropy with natural logarithms. A query that looks at n keys alike has ln n nats: 0.69 for two, "
+  nats: "The unit of entropy with natural logarithms. Equal weight on n keys is ln n nats: 0.69 for two, "
     + "2.77 for 16.",
   "filter score": "The mass on the oracle of the best head, on average over fresh examples: 1 is a filter that looks at "
     + "nothing but the keys that hold the answers.",
-  chance: "The mass on the oracle of a query that looks at all keys that it may look at alike.",
+  chance: "The mass on the oracle of a query with equal weight on every visible key.",
 };
 
 /** Writes a text as nodes in which the words of the trade are buttons that explain them. */

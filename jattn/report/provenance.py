@@ -2,8 +2,8 @@
 
 The file holds `command`, which repeats the run; `differences`, the config's keys and values that are not defaults;
 `parameters`, how many numbers the model has; `seeds`; and `sessions`, one for each process that trained: `started`, the
-step it began `from_step`, `seconds` until it ended or was last seen, `python`, `platform`, `packages` with their
-versions, `device` and `devices`.
+step it began `from_step`, `seconds` until it ended or last saved a checkpoint, `python`, `platform`, `packages` with
+their versions, `device` and `devices`.
 """
 
 import json

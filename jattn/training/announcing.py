@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from jattn.drawing.plain import message
+from jattn.drawing.plain import message, percent
 from jattn.training.config import Config
 from jattn.training.runs import cpu_cores
 
@@ -51,7 +51,7 @@ def device_line(setup: "Setup") -> str:
 def result_words(found: dict[str, Any]) -> str:
     """Words the accuracy of a test, and the filter score where the task has an oracle."""
     score = "" if found["filter_score"] is None else f", filter score {found['filter_score']:.3f}"
-    return f"{found['exact_accuracy']:.2%} right{score}"
+    return f"{percent(found['exact_accuracy'])}% right{score}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jattn.filters.names import reading_order
 from jattn.report.record import INPUTS, Example, Layer, Picture, Probes
 from jattn.tasks import Batch
 from jattn.tasks.catalogue import task_description
@@ -45,7 +46,7 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
     layers, related = [], dict(measured.relates)
     heads = {name: weights.shape[1] for name, weights in measured.weights.items()}
     heads |= {name: fields["map"].shape[1] for name, fields in measured.pooled.items()}
-    for name in sorted(heads):
+    for name in reading_order(heads):
         queries, keys = (role[side] for side in related[name])
         layers.append(Layer(name, heads[name], queries, keys, related[name] == setup.layout.oracle))
     examples = []

@@ -1,7 +1,7 @@
 """What a model achieves: accuracy, and how much of each filter lies on the oracle.
 
 Glossary: per head, *mass* is the mean weight on the oracle set of a scored query, *hit rate* how often the largest
-weight lies in the set, *lift* the mass over that of looking at all visible keys alike. The *filter score* is the mass
+weight lies in the set, *lift* the mass over that of equal weight on every visible key. The *filter score* is the mass
 of the best head.
 """
 
@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jattn.filters.filter import AttentionFilter, folds
+from jattn.filters.names import in_order
 from jattn.linen.capture import capture_filters
 from jattn.rules.grids import static, whole_grid
 from jattn.rules.mask import Mask
@@ -223,7 +224,7 @@ def average(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def summarize(sums: dict[str, Any]) -> dict[str, Any]:
     """Turns added-up sums into means: loss, accuracies, filter score, and the filters by layer and head."""
-    filters = {name: _layer_means(layer) for name, layer in sums["layers"].items()}
+    filters = {name: _layer_means(layer) for name, layer in in_order(sums["layers"]).items()}
     masses = [mass for layer in filters.values() for mass in layer["mass"] or ()]
     return {
         "loss": float(sums["loss"] / sums["tokens"]),

@@ -36,7 +36,7 @@ class Interrupts:
 
     def __init__(self, outlook: Callable[[], str] = lambda: "the same command resumes") -> None:
         self._received: int | None = None
-        self._may_wait, self._may_end = False, False
+        self._may_wait, self._may_end, self._held_back = False, False, False
         self._ending = threading.Event()
         self._outlook = outlook
         self._answered = 0
@@ -48,6 +48,8 @@ class Interrupts:
         waits = self._may_wait and self._received is None
         # Kept even where it is raised: a callback of the garbage collector swallows what is raised in it.
         self._received = number
+        if self._held_back:
+            return
         if not waits and not self._may_end:
             self._ending.set()
             raise Stopped(number)
@@ -59,10 +61,10 @@ class Interrupts:
             self._end_process(number)
         elif self._answered == 1 and self._may_wait:
             by = "" if self.saved_by is None else f" (saved by step {self.saved_by})"
-            _say(f"stopping after this chunk{by}; again to stop at once")
+            say(f"stopping after this chunk{by}; again to stop at once")
         elif not self._ending.wait(PATIENCE) or self._answered > 2:
             if self._answered == 1:
-                _say("stopping as soon as what is compiled or computed now is done; again to stop at once")
+                say("stopping as soon as what is compiled or computed now is done; again to stop at once")
             else:
                 self._end_process(number)
 
@@ -95,6 +97,18 @@ class Interrupts:
             raise Stopped(self._received)
 
     @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Lets signals wait for a moment in which nothing may be lost; raises `Stopped` at the end if one came."""
+        self._held_back = True
+        try:
+            yield
+        finally:
+            self._held_back = False
+        if self._received is not None:
+            self._ending.set()
+            raise Stopped(self._received)
+
+    @contextmanager
     def waiting(self) -> Iterator[None]:
         """Lets a signal wait while there is something to save; raises `Stopped` at the end if one came."""
         self._may_wait = True
@@ -107,9 +121,10 @@ class Interrupts:
             raise Stopped(self._received)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Says something to a person who may have left."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,40 +1,55 @@
-"""One of several runs at once: ``python -m jattn.training.job SLOT JOBS COMMAND`` reads a config from its input."""
+"""One of several runs at once: ``python -m jattn.training.job SLOT JOBS COMMAND`` reads a config from its input.
+
+The last line that it prints is JSON: the numbers of the test, or `error`, with `traceback` where it was not foreseen.
+"""
 
 import json
 import os
 import sys
+import traceback
+from typing import Any
 
 from rich.console import Console
 
-from jattn.training.interrupts import Stopped, interrupts
+from jattn.training.interrupts import Interrupts, Stopped, interrupts
 
 
 def main() -> int:
     """Does the run whose config comes in; returns the exit status, as of `train.py`."""
-    slot, jobs, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    status = 1
     try:
         with interrupts() as signals:
-            from jattn.training.jobs import share_of_cores, write_result
-            from jattn.training.progress import SweepReporter
-            from jattn.training.reading import check
-            from jattn.training.runs import configure_jax
-
-            config = check(json.load(sys.stdin), "sweep")
-            cores = share_of_cores(slot, jobs)
-            if cores:
-                os.sched_setaffinity(0, cores)
-            configure_jax([config])
-
-            from jattn.training.loop import train
-
-            report = SweepReporter(Console(stderr=True), None, announces=False)
-            write_result(train(config, signals=signals, report=report, command=command))
+            outcome = run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], signals)
+            status = 1 if "error" in outcome else 0
     except Stopped as stopped:
-        return stopped.status
+        outcome, status = {"error": f"stopped by {stopped}"}, stopped.status
     except Exception as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        outcome = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    print(json.dumps(outcome), flush=True)
+    return status
+
+
+def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, Any]:
+    """Trains with a share of the machine; returns the numbers of the test, or an error that names what to change."""
+    from jattn.training.jobs import RESULT, share_of_cores
+    from jattn.training.loop import train
+    from jattn.training.progress import SweepReporter
+    from jattn.training.reading import ConfigError, check
+    from jattn.training.run_folder import RunFolderError
+    from jattn.training.runs import configure_jax
+    from jattn.training.step import TrainingFailed
+
+    cores = share_of_cores(slot, jobs)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    report = SweepReporter(Console(stderr=True), None, announces=False)
+    try:
+        config = check(json.load(sys.stdin), "sweep")
+        configure_jax([config])
+        test = train(config, signals=signals, report=report, command=command)
+    except (ConfigError, RunFolderError, TrainingFailed, OSError) as error:
+        return {"error": str(error)}
+    return {name: test[name] for name in RESULT}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,18 @@ from typing import IO, Any
 from jattn.drawing.plain import message
 from jattn.training.announcing import result_words
 from jattn.training.config import Config
+from jattn.training.interrupts import Interrupts, say
 from jattn.training.progress import SweepReporter, clock
 from jattn.training.runs import cpu_cores
 
 MEMORY = 0.75
 """The share of an accelerator's memory that JAX takes, and that the runs at once share."""
+
+RESULT = ("exact_accuracy", "filter_score")
+"""The numbers of a test that a run hands on."""
+
+LAST_WORDS = 20
+"""Lines that are shown of what a run printed before it ended without a word on why."""
 
 
 @dataclasses.dataclass
@@ -31,14 +39,16 @@ class Job:
     start: float
 
 
-def run_jobs(runs: Sequence[tuple[str, Config]], jobs: int, report: SweepReporter, command: str = "") -> None:
+def run_jobs(
+    runs: Sequence[tuple[str, Config]], jobs: int, report: SweepReporter, signals: Interrupts, command: str = ""
+) -> None:
     """Does runs, `jobs` of them at once; prints a line for each.
 
     Args:
       runs: what each is called, and its config.
       jobs: how many there are at once.
       report: what shows them.
-      command: as for `jattn.training.train`.
+      signals, command: as for `jattn.training.train`.
 
     Raises:
       Stopped: once the runs under way have saved; a signal is for this process alone.
@@ -52,7 +62,9 @@ def run_jobs(runs: Sequence[tuple[str, Config]], jobs: int, report: SweepReporte
             while left and len(running) < jobs:
                 slot = min(set(range(jobs)) - {job.slot for job in running.values()})
                 place = left.pop(0)
-                running[place] = _start(runs[place][1], slot, jobs, command)
+                # Nobody would stop a run that is started and not yet known here.
+                with signals.held_back():
+                    running[place] = _start(runs[place][1], slot, jobs, command)
             time.sleep(0.1)
             for place in [place for place, job in running.items() if job.process.poll() is not None]:
                 label, config = runs[place]
@@ -75,41 +87,76 @@ def _start(config: Config, slot: int, jobs: int, command: str) -> Job:
             stdout=out,
             stderr=err,
             text=True,
-            env={"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs:.3f}", **os.environ},
+            env={**_share_of_memory(jobs), **os.environ},
             start_new_session=True,
         )
     return Job(process, slot, out, err, time.monotonic())
 
 
 def _scratch() -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8")
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+
+
+def _share_of_memory(jobs: int) -> dict[str, str]:
+    """Returns the variable that gives a run its share of an accelerator's memory; none where a person chose one."""
+    # JAX refuses the one name beside the other.
+    chosen = "XLA_CLIENT_MEM_FRACTION" in os.environ
+    return {} if chosen else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs:.3f}"}
 
 
 def _tell(label: str, job: Job, report: SweepReporter) -> None:
-    """Prints the result of a run that has ended, or its last words."""
+    """Prints the result of a run that has ended, or why there is none."""
     with job.out, job.err:
         job.out.seek(0)
         job.err.seek(0)
         out, err = job.out.read(), job.err.read()
-    if job.process.returncode == 0:
-        test = json.loads(out.splitlines()[-1])
-        report.line(f"{label}: {result_words(test)}, {clock(time.monotonic() - job.start)}")
-    else:
-        why = err.strip().splitlines()[-1:] or [f"ended with status {job.process.returncode}"]
-        print(message(f"{label}: {why[0]}"), file=sys.stderr)
+    outcome = _outcome(out)
+    if job.process.returncode == 0 and set(RESULT) <= outcome.keys():
+        report.line(f"{label}: {result_words(outcome)}, {clock(time.monotonic() - job.start)}")
+        return
+    error = outcome.get("error")
+    print(message(f"{label}: {_ending(job.process.returncode) if error is None else error}"), file=sys.stderr)
+    details = err if error is None else outcome.get("traceback", "")
+    for line in details.rstrip().splitlines()[-LAST_WORDS:]:
+        print(message(f"    {line}"), file=sys.stderr)
+
+
+def _outcome(printed: str) -> dict[str, Any]:
+    """Reads the last line of a run; empty where the run ended before it."""
+    try:
+        found = json.loads(printed.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _ending(status: int) -> str:
+    """Says how a process ended."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
 
 
 def _stop(jobs: Sequence[Job]) -> None:
     """Lets runs that are under way save and stop; a signal meanwhile ends them at once."""
-    for job in jobs:
-        job.process.terminate()
     try:
+        for job in jobs:
+            job.process.terminate()
+        if jobs:
+            say(f"waiting for {len(jobs)} run{'s' * (len(jobs) > 1)} to save; again to stop at once")
         for job in jobs:
             job.process.wait()
     except BaseException:
         for job in jobs:
             job.process.kill()
         raise
+    finally:
+        for job in jobs:
+            job.out.close()
+            job.err.close()
 
 
 def share_of_cores(slot: int, jobs: int) -> set[int] | None:
@@ -118,8 +165,3 @@ def share_of_cores(slot: int, jobs: int) -> set[int] | None:
         return None
     cores = sorted(os.sched_getaffinity(0))
     return set(cores[slot % len(cores) :: jobs])
-
-
-def write_result(result: dict[str, Any]) -> None:
-    """Prints a result for the process that asked for it."""
-    print(json.dumps({name: result[name] for name in ("exact_accuracy", "filter_score")}), flush=True)

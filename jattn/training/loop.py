@@ -82,11 +82,12 @@ def train(
             state, rows = resume(setup, folder, checkpoints, report.line)
             journal = Journal(setup, folder, report, rows)
             finished = rows[-1:] != [] and rows[-1]["kind"] == "test"
-            with checkpoints.naming_what_is_kept(), recorded(setup, folder.path, state, command, finished):
+            record = recorded(setup, folder.path, state, command, finished)
+            with checkpoints.naming_what_is_kept(), record as note_time:
                 state, train_chunk = begin(setup, state, journal, report)
                 # From here a signal waits until the state is saved.
                 with signals.waiting():
-                    state = take_steps(setup, state, train_chunk, journal, checkpoints, signals)
+                    state = take_steps(setup, state, train_chunk, journal, checkpoints, signals, note_time)
                     checkpoints.wait()
                 # Fresh examples, never seen in training or evaluation, have the last word.
                 report.doing("testing")
@@ -124,6 +125,7 @@ def take_steps(
     journal: Journal,
     checkpoints: Checkpoints,
     signals: Interrupts,
+    note_time: Callable[[], None],
 ) -> TrainState:
     """Trains until nothing is left to train, or until a signal came; in the end all is saved."""
     config, steps = setup.config, setup.config.training.steps
@@ -147,6 +149,7 @@ def take_steps(
         done, stopping = is_done(setup, step, journal), signals.received
         if done or stopping or step % config.run.checkpoint_every == 0:
             checkpoints.save(state, journal.score, journal.history)
+            note_time()
     if done:
         journal.look(state, log=False, snapshot=True)
     return state

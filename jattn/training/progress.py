@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.text import Text
 
-from jattn.drawing.plain import LONGEST, in_plain, shortened
+from jattn.drawing.plain import LONGEST, in_plain, percent, shortened
 
 
 class Status:
@@ -119,8 +119,8 @@ class Reporter:
         seeds = len(row["replicates"])
         mean = f"   (means of {seeds} seeds)" if seeds > 1 else ""
         self.line(
-            f"step {row['step']:>6}   loss {row['loss']:.4f}   tokens {row['token_accuracy']:8.2%}   "
-            f"sequences {row['exact_accuracy']:8.2%}{score}{mean}"
+            f"step {row['step']:>6}   loss {row['loss']:.4f}   tokens {percent(row['token_accuracy']):>7}%   "
+            f"sequences {percent(row['exact_accuracy']):>7}%{score}{mean}"
         )
         width = self._console.width if self._console.is_terminal else LONGEST
         for example in row["examples"]:

@@ -5,7 +5,7 @@ import datetime
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,12 @@ PACKAGES = ("jattn", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @contextlib.contextmanager
-def recorded(setup: Setup, folder: Path, state: TrainState, command: str, finished: bool) -> Iterator[None]:
+def recorded(
+    setup: Setup, folder: Path, state: TrainState, command: str, finished: bool
+) -> Iterator[Callable[[], None]]:
     """Adds this process to what the folder says of the run, and in the end how long it took.
+
+    Yields a function that writes down the time so far, for a process that does not come to its end.
 
     Args:
       setup: the parts of the run.
@@ -34,7 +38,7 @@ def recorded(setup: Setup, folder: Path, state: TrainState, command: str, finish
       finished: whether the run was done before, so that nothing is left to write down.
     """
     if finished:
-        yield
+        yield lambda: None
         return
     began, session = time.perf_counter(), _session(setup, state.number)
     sessions = [*read_provenance(folder).get("sessions", []), session]
@@ -46,7 +50,7 @@ def recorded(setup: Setup, folder: Path, state: TrainState, command: str, finish
 
     save()
     try:
-        yield
+        yield save
     except BaseException:
         # What ended the run matters more than a disk that is full now.
         with contextlib.suppress(OSError):

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError
 
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+"""The variable by which JAX takes an accelerator's memory at once or as it needs it."""
+
 
 def configure_jax(configs: Sequence[Config]) -> None:
     """Sets what must be set before JAX first touches a device, so that it suits all of these runs.
@@ -35,6 +38,22 @@ def configure_jax(configs: Sequence[Config]) -> None:
         platforms = os.environ.get("JAX_PLATFORMS")
         asked = f"JAX_PLATFORMS={platforms}: " if platforms else ""
         raise ConfigError(f"{asked}JAX finds no device to run on: {str(error).partition(chr(10))[0]}") from None
+
+
+@contextlib.contextmanager
+def leaving_memory() -> Iterator[None]:
+    """Lets JAX take an accelerator's memory only as it needs it, if this is where it first touches the device.
+
+    A variable that a person has set stays as it is, and processes that are begun later do not see this one.
+    """
+    if PREALLOCATE in os.environ:
+        yield
+        return
+    os.environ[PREALLOCATE] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[PREALLOCATE]
 
 
 @contextlib.contextmanager

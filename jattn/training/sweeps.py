@@ -139,7 +139,8 @@ def run_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> list[Outc
             print(message(f"{sweep.heading(one)} {one.label}: done before in {one.config.run.folder}"))
     with sweep_reporter(sum(one.config.training.steps for one in left)) as report:
         if sweep.jobs > 1 and len(left) > 1:
-            run_jobs([(f"{sweep.heading(one)} {one.label}", one.config) for one in left], sweep.jobs, report, command)
+            named = [(f"{sweep.heading(one)} {one.label}", one.config) for one in left]
+            run_jobs(named, sweep.jobs, report, signals, command)
         else:
             _run_in_turn(sweep, left, signals, report, command)
     outcomes = []

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from jattn import __main__, __version__
+from jattn.command import commands
 from jattn.command.commands import COMMANDS
 from jattn.training.reading import read_toml
 from jattn.training.shipped import configs_folder
@@ -62,6 +64,8 @@ MISTAKES = {
     "zzz": "jattn: zzz: unknown command; there are train, predict, report, tasks, configs, see, explain\n",
     "report": "jattn report: the following arguments are required: run_folder; see jattn report --help\n",
     "predict nowhere 3": "jattn predict: nowhere: expected the folder of a run, there is no config.toml in it\n",
+    "tasks reverse --examples -1": "jattn tasks: examples: expected at least 1, got -1; see jattn tasks --help\n",
+    "explain 8 --window -1": "jattn explain: window: expected at least 0, got -1; see jattn explain --help\n",
     "explain 0": "jattn explain: length: expected at least 1, got 0; see jattn explain --help\n",
 }
 
@@ -77,6 +81,11 @@ def test_a_reader_who_leaves_ends_it_quietly(command):
     run = subprocess.run(["bash", "-o", "pipefail", "-c", program], capture_output=True, text=True, check=False)
     assert run.stderr == ""
     assert run.stdout.count("\n") == 1
+
+
+def test_ctrl_c_ends_a_command_in_a_line(monkeypatch, capsys):
+    monkeypatch.setitem(commands.ANSWERS, "configs", mock.Mock(side_effect=KeyboardInterrupt))
+    assert told(capsys, "configs") == (130, "", "stopped by SIGINT\n")
 
 
 def test_nothing_asked_for_is_told_what_there_is(capsys):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from jattn.report import page
-from jattn.report.facts import result_line
+from jattn.report.facts import record_lines, result_line
 from jattn.report.page import build_page, page_data
+from jattn.report.provenance import save_provenance
 from jattn.report.record import Layer, read_record
 from jattn.report.snapshots import save_snapshot
 
@@ -194,6 +195,22 @@ EVALUATION = {
 )
 def test_the_result_in_one_sentence(make_run, rows, sentence):
     assert result_line(read_record(make_run(metrics=rows))) == sentence
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([0], ""),
+        ([0, 0], ""),
+        ([0, 0, 20], "; the run was resumed once"),
+        ([0, 20, 40], "; the run was resumed 2 times"),
+    ],
+)
+def test_only_a_session_that_goes_on_from_a_checkpoint_is_resumed(make_run, steps, said):
+    folder = make_run()
+    save_provenance(folder, {"sessions": [{"from_step": step, "seconds": 1.5} for step in steps]})
+    times = f"{1.5 * len(steps):.1f} s of training, evaluation and test, compilation included"
+    assert dict(record_lines(read_record(folder)))["wall time"] == times + said
 
 
 def test_layers_without_an_oracle_have_no_mass(make_run):

@@ -34,6 +34,8 @@ def test_means_are_sums_over_counts_and_the_best_head_is_the_filter_score():
     found = summarize(add_up([sums, sums]))
     assert found["loss"] == 0.5
     assert (found["token_accuracy"], found["exact_accuracy"], found["filter_score"]) == (0.75, 0.75, 0.75)
+    twelve = {f"block_{number}": layer for number in range(12)}
+    assert list(summarize(sums | {"layers": dict(sorted(twelve.items()))})["filters"]) == list(twelve)
     assert found["filters"]["a"] == {
         "entropy": [0.5, 1.0],
         "mass": [0.25, 0.75],

@@ -15,16 +15,21 @@ from jattn.training.evaluation import Measured
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 
+REVERSE = {"name": "reverse", "layout": "encoder_decoder"}
+THREE_OF_FOUR = Sequence(
+    np.array([3, 1, 2, 7]), np.int32(3), np.array([2, 1, 3, 9]), np.int32(3), np.eye(4, dtype=bool)
+)
 
-def described(task, sequence, wrong, layer):
-    """Describes one example whose answers are right but for some, and the filter of one layer."""
+
+def described(task, sequence, wrong, *layers):
+    """Describes one example whose answers are right but for some, and the filters of layers."""
     setup = make_setup(check({"task": task, "run": {"devices": 1}}, "test"))
     batch = jax.tree.map(lambda x: x[None], setup.layout.arrange(sequence, len(setup.task.symbols)))
     if sequence.source_length == len(sequence.source):
         batch.inputs.pop("source_lengths")
     predictions = jnp.where(jnp.array(wrong), 0, batch.targets)
-    weights = {layer: jnp.zeros((1, 1, *batch.oracle.shape[1:]))}
-    measured = Measured({}, batch, predictions, weights, {}, ((layer, setup.layout.oracle),))
+    weights = {layer: jnp.zeros((1, 1, *batch.oracle.shape[1:])) for layer in layers}
+    measured = Measured({}, batch, predictions, weights, {}, tuple((layer, setup.layout.oracle) for layer in layers))
     (example,), probes = decode(setup, measured), describe_probes(setup, measured)
     assert " ".join(text for text in describe_answers(setup, measured)[0] if text) == example["prediction"]
     return example, probes
@@ -32,14 +37,16 @@ def described(task, sequence, wrong, layer):
 
 def test_tokens_are_written_without_what_fills_unused_places():
     """3 1 2 -> 2 1 3, in room for four."""
-    sequence = Sequence(
-        jnp.array([3, 1, 2, 7]), jnp.int32(3), jnp.array([2, 1, 3, 9]), jnp.int32(3), jnp.eye(4, dtype=bool)
-    )
-    task = {"name": "reverse", "layout": "encoder_decoder"}
-    example, probes = described(task, sequence, [False, True, False, False], "cross_attention")
+    example, probes = described(REVERSE, THREE_OF_FOUR, [False, True, False, False], "cross_attention")
     assert example == {"source": "3 1 2", "target": "2 1 3", "prediction": "2 0 3"}
     assert probes.examples[0].sequences == {"source": ["3", "1", "2"], "inputs": ["<bos>", "2", "1"]}
     assert probes.examples[0].oracle == [[0], [1], [2]]
+
+
+def test_layers_are_listed_as_a_person_counts_them_for_the_page_and_the_figures():
+    names = [f"block_{number}/attention" for number in range(12)]
+    _, probes = described(REVERSE, THREE_OF_FOUR, [False] * 4, *sorted(names))
+    assert [layer.name for layer in probes.layers] == names
 
 
 @pytest.mark.parametrize(("real", "written"), [(4, ["r4", "r1b2", ".", "g1y1"]), (3, ["r4", "r1b2", "."])])

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -250,6 +251,26 @@ def test_jobs_are_told_apart_from_what_is_swept():
 def test_runs_at_once_share_the_cores(monkeypatch, cores, jobs, shares):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
     assert [share_of_cores(slot, jobs) for slot in range(jobs)] == shares
+
+
+@pytest.mark.parametrize("chosen", [None, "true"])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_leaves_the_memory_of_an_accelerator_to_its_jobs(monkeypatch, jobs, chosen):
+    name, found = "XLA_PYTHON_CLIENT_PREALLOCATE", []
+    monkeypatch.delenv(name, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(name, chosen)
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: found.append(os.environ.get(name)))
+    monkeypatch.setattr(sweeps, "prepare", lambda sweep: sweep)
+    monkeypatch.setattr(sweeps, "run_sweep", lambda *arguments: found.append(os.environ.get(name)) or [])
+    assert sweep(*SWEEP, "--jobs", str(jobs)) == 0
+    assert found == ["false" if jobs == 2 and chosen is None else chosen, chosen]
+
+
+@pytest.mark.parametrize(("options", "without"), [([], ""), (["--run.overwrite"], " without --run.overwrite")])
+def test_what_is_said_of_a_stopped_sweep_is_what_its_command_does(options, without):
+    asked = [sweep_from_arguments(["mine.toml", *SWEEP, *options])]
+    assert command_line.outlook(asked) == f"the same command{without} goes on with what is left of the sweep"
 
 
 @pytest.mark.exhaustive
