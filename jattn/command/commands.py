@@ -21,10 +21,6 @@ COMMANDS = {
 }
 
 
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
-
-
 class Parser(argparse.ArgumentParser):
     """Reads arguments; answers a mistake in a line."""
 
@@ -56,10 +52,7 @@ def answer(arguments: Sequence[str], version: str) -> int:
         return 0
     if name not in COMMANDS:
         return complain(f"jattn: {name}: unknown command; {_meant(name)}")
-    try:
-        return ANSWERS[name](Parser(prog=f"jattn {name}", description=COMMANDS[name]), rest)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return ANSWERS[name](Parser(prog=f"jattn {name}", description=COMMANDS[name]), rest)
 
 
 def _meant(name: str) -> str:

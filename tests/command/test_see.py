@@ -58,4 +58,4 @@ def test_an_interrupt_ends_it_with_its_status_and_no_more(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(see, "write_page", interrupted)
-    assert told(capsys, "model", "ab") == (130, "", "")
+    assert told(capsys, "model", "ab") == (130, "", "stopped by SIGINT\n")
