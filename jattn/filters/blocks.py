@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jattn.engine.attention import exponentials_of
+from jattn.engine.averages import exponentials_of
 from jattn.engine.rows import RowProgram, sees_broken
 from jattn.engine.walk import Side
 from jattn.rules.grids import Grid

@@ -12,7 +12,8 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, masks, normalizers, scores
-from jattn.engine.attention import attend_heads_first, average_by_softmax
+from jattn.engine.attention import attend_heads_first
+from jattn.engine.averages import average_by_softmax
 from jattn.engine.plans import blocked_plan, dense_plan
 from jattn.engine.rows import row_program
 from jattn.rules import products
