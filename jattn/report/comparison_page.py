@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from jattn.drawing.pages import build_html
 from jattn.report.curves import comparison_panels
-from jattn.report.html import build_html
 from jattn.report.outcomes import Outcome, Table, value_text
 from jattn.report.rows import METRICS, read_rows
 
@@ -32,7 +32,7 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
         "steps": [max((row["step"] for each in rows for row in each), default=0)],
         "panels": [asdict(panel) for panel in panels],
     }
-    return build_html("comparison.html", SCRIPTS, data, title=f"{data['title']}: a sweep")
+    return build_html("report", "comparison.html", "page.css", SCRIPTS, data, title=f"{data['title']}: a sweep")
 
 
 def _evaluations(folder: Path) -> list[dict]:

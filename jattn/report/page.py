@@ -1,7 +1,7 @@
 """The page of a run: one HTML file that needs no other and reaches for none.
 
 The page is `page.html` with the style and the scripts beside it written in, and the run's data as JSON; see
-`jattn.report.html`.
+`jattn.drawing.pages`.
 
 `jattn.report.packing` says how weights travel. Masses, rates and curves travel as exact numbers.
 """
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from jattn.drawing.pages import build_html
 from jattn.report.curves import run_panels, seed_panels
 from jattn.report.facts import record_lines, result_line
-from jattn.report.html import build_html
 from jattn.report.measures import measure
 from jattn.report.packing import Contents, choose_contents, pack_answers, pack_rows, pack_weights, raw_size, text_size
 from jattn.report.record import Layer, RunRecord
@@ -48,7 +48,7 @@ def build_page(record: RunRecord) -> str:
     """Builds the page: HTML in which nothing but the run's own data, style and script occurs."""
     title = _title(record) + (": attention filters" if record.probes.layers else "")
     kind = "" if record.probes.layers else "without-filter"
-    return build_html("page.html", SCRIPTS, page_data(record), title=title, kind=kind)
+    return build_html("report", "page.html", "page.css", SCRIPTS, page_data(record), title=title, kind=kind)
 
 
 def page_data(record: RunRecord) -> dict[str, Any]:

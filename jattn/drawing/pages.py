@@ -16,21 +16,27 @@ from typing import Any
 from jattn.drawing.look import style_variables
 
 
-def build_html(template: str, scripts: Iterable[str], data: Any, **words: str) -> str:
+def build_html(wing: str, template: str, style: str, scripts: Iterable[str], data: Any, **words: str) -> str:
     """Builds a file from a template.
 
     Args:
-      template: its name in this folder; ``{{style}}``, ``{{script}}``, ``{{data}}``, ``{{policy}}`` and words have
+      wing: of jattn, in whose folder the files lie.
+      template: its name; ``{{style}}``, ``{{script}}``, ``{{data}}``, ``{{policy}}`` and words have
         their places in it.
+      style: the name of its style sheet, which follows jattn's colours.
       scripts: the names of its scripts, which run as one module in this order.
       data: what the scripts read, as plain lists, texts and numbers.
       **words: further words by their place.
     """
-    style = style_variables() + _read("page.css")
-    script = "".join(map(_read, scripts))
+    files = resources.files(f"jattn.{wing}")
+
+    def read(name: str) -> str:
+        return files.joinpath(name).read_text(encoding="utf-8")
+
+    style, script = style_variables() + read(style), "".join(map(read, scripts))
     parts = {name: html.escape(text) for name, text in words.items()}
     parts |= {"policy": html.escape(_policy(style, script)), "style": style, "script": script, "data": _embed(data)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _read(template))
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], read(template))
 
 
 def _embed(data: Any) -> str:
@@ -56,7 +62,3 @@ def _policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _read(name: str) -> str:
-    return resources.files("jattn.report").joinpath(name).read_text(encoding="utf-8")
