@@ -21,6 +21,10 @@ COMMANDS = {
 }
 
 
+MOST = 2**24
+"""The largest number that is explained: a plan of longer sequences takes long to make."""
+
+
 class Parser(argparse.ArgumentParser):
     """Reads arguments; answers a mistake in a line."""
 
@@ -142,6 +146,9 @@ def _explain(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--window", type=int, metavar="KEYS", help="queries see themselves and so many keys before")
     options = parser.parse_args(arguments)
     parser.check_least(options, length=1, keys=1, heads=1, head_dim=1, batch=1, window=0)
+    for name in ("length", "keys", "heads", "head_dim", "batch", "window"):
+        if (number := getattr(options, name)) is not None and number > MOST:
+            parser.error(f"{name}: expected at most {MOST:,}, got {number:,}")
 
     from jattn.command.explaining import explain
 

@@ -10,6 +10,7 @@ import math
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from jattn.rules.checks import check_integer
 from jattn.rules.mask import Mask
@@ -51,7 +52,7 @@ class Strip:
     @property
     def first_rows(self) -> tuple[int, ...]:
         """The first row of each block."""
-        return _first_rows(*self.rows, self.block_size)
+        return tuple(_first_rows(*self.rows, self.block_size).tolist())
 
     @property
     def num_weights(self) -> int:
@@ -157,12 +158,12 @@ def _inside_shard_map() -> bool:
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
-def _first_rows(first: int, end: int, block_size: int) -> tuple[int, ...]:
-    return tuple(min(row, end - block_size) for row in range(first, end, block_size))
+def _first_rows(first: int, end: int, block_size: int) -> Int[np.ndarray, " blocks"]:
+    return np.minimum(np.arange(first, end, block_size), end - block_size)
 
 
 def _make_strip(first: int, end: int, block_size: int, num_keys: int, mask: Mask | None) -> Strip:
-    first_rows = np.array(_first_rows(first, end, block_size))
+    first_rows = _first_rows(first, end, block_size)
     if mask is None:
         return Strip((first, end), block_size, num_keys, (0,) * len(first_rows))
     begins, ends = mask.allowed_span(first_rows, first_rows + block_size - 1, num_keys)

@@ -66,6 +66,8 @@ MISTAKES = {
     "predict nowhere 3": "jattn predict: nowhere: expected the folder of a run, there is no config.toml in it\n",
     "tasks reverse --examples -1": "jattn tasks: examples: expected at least 1, got -1; see jattn tasks --help\n",
     "explain 8 --window -1": "jattn explain: window: expected at least 0, got -1; see jattn explain --help\n",
+    "explain 99999999999": "jattn explain: length: expected at most 16,777,216, got 99,999,999,999; "
+    "see jattn explain --help\n",
     "explain 0": "jattn explain: length: expected at least 1, got 0; see jattn explain --help\n",
 }
 
