@@ -34,12 +34,12 @@ def message(text: str) -> str:
     return "\n".join(shortened(line) for line in in_plain(text).split("\n"))
 
 
-def percent(part: float) -> str:
-    """Writes a part of one in percent with two digits, without the sign; 100.00 is all of it and nothing less.
+def percent(part: float, digits: int = 2) -> str:
+    """Writes a part of one in percent, without the sign; 100.00 is all of it and nothing less.
 
     Example:
       >>> percent(0.0003), percent(0.999999), percent(1)
       ('0.03', '99.99', '100.00')
     """
-    text = f"{100 * part:.2f}"
-    return "99.99" if text == "100.00" and part < 1 else text
+    text = f"{100 * part:.{digits}f}"
+    return f"{100 - 10**-digits:.{digits}f}" if float(text) == 100 and part < 1 else text

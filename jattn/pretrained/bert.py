@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from jattn.linen.architecture import Architecture
-from jattn.pretrained.families import Config, Copy, Family, Weight, class_count, counting, linear, norm
+from jattn.pretrained.families import Config, Copy, Family, Weight, class_count, counting, linear, norm, zeros
 from jattn.pretrained.tensors import Tensor
 
 
@@ -74,7 +72,7 @@ BERT = Family(
     _bert_weights,
     (
         Copy("embeddings.position_ids", counting),
-        Copy("embeddings.token_type_ids", np.zeros),
+        Copy("embeddings.token_type_ids", zeros),
         Copy("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
         Copy("cls.predictions.decoder.bias", "cls.predictions.bias"),
     ),
@@ -117,7 +115,7 @@ ALBERT = Family(
     _albert_weights,
     (
         Copy("embeddings.position_ids", counting),
-        Copy("embeddings.token_type_ids", np.zeros),
+        Copy("embeddings.token_type_ids", zeros),
         Copy("predictions.decoder.weight", "embeddings.word_embeddings.weight"),
         Copy("predictions.decoder.bias", "predictions.bias"),
     ),

@@ -40,12 +40,12 @@ class Copy:
     """A tensor that is in a file though it says nothing new, and is checked to do so.
 
     Args:
-      of: the tensor that it repeats, or a function of its shape that makes it.
+      of: the tensor that it repeats, or a function of its shape and the architecture that makes it.
       name: a pattern for its name, in which ``{}`` stands for the number of a layer.
     """
 
     name: str
-    of: str | Callable[[tuple[int, ...]], np.ndarray]
+    of: str | Callable[[tuple[int, ...], Architecture], np.ndarray]
 
 
 def language_model(its: Architecture, config: "Config", tensors: Mapping[str, Tensor], dtype: Any) -> nn.Module:
@@ -171,16 +171,21 @@ def class_count(tensors: Mapping[str, Tensor], name: str) -> int:
     return tensors[name].shape[0]
 
 
-def counting(shape: tuple[int, ...]) -> np.ndarray:
+def counting(shape: tuple[int, ...], its: Architecture) -> np.ndarray:
     """Makes the table of positions that older files of BERT hold."""
     return np.broadcast_to(np.arange(shape[-1]), shape)
 
 
-def frequencies(shape: tuple[int, ...]) -> np.ndarray:
+def frequencies(shape: tuple[int, ...], its: Architecture) -> np.ndarray:
     """Makes the table of rotations that older files of Llama hold."""
-    return 10_000.0 ** -(np.arange(shape[-1]) / shape[-1])
+    return (its.rotary or 10_000.0) ** -(np.arange(shape[-1]) / shape[-1])
 
 
-def causal_mask(shape: tuple[int, ...]) -> np.ndarray:
+def zeros(shape: tuple[int, ...], its: Architecture) -> np.ndarray:
+    """Makes the table that says that all tokens are of the first part."""
+    return np.zeros(shape)
+
+
+def causal_mask(shape: tuple[int, ...], its: Architecture) -> np.ndarray:
     """Makes the table of who sees whom that older files of GPT-2 hold."""
     return np.broadcast_to(np.tri(shape[-2], shape[-1]), shape)

@@ -219,11 +219,11 @@ def _check_names(
         )
     for name, copy in copies.items():
         if name in tensors:
-            _check_copy(name, tensors[name], copy, tensors)
+            _check_copy(name, tensors[name], copy, tensors, its)
 
 
-def _check_copy(name: str, tensor: Tensor, copy: Copy, tensors: Mapping[str, Tensor]) -> None:
-    same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape)
+def _check_copy(name: str, tensor: Tensor, copy: Copy, tensors: Mapping[str, Tensor], its: Architecture) -> None:
+    same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape, its)
     found = tensor.read()
     # What is made here was rounded when the file was written; what is copied is equal.
     if not (np.array_equal(found, same) if isinstance(copy.of, str) else np.allclose(found, same, rtol=1e-3)):

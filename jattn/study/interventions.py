@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jattn.decode.protocol import as_inspectable
 from jattn.drawing.html_table import as_html
+from jattn.drawing.plain import percent
 from jattn.engine.compiling import compiled
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
@@ -341,5 +342,6 @@ def _row(name: str, measured: list[str], judgement: Judgement, before: Judgement
     for key in measured:
         now = getattr(judgement, key)
         moved = "" if before is None else f" ({float(now - getattr(before, key)):+{_FORMS[key]}})"
-        cells.append(f"{float(now): {_FORMS[key]}}{moved}")
+        said = f" {percent(float(now), 1)}%" if "%" in _FORMS[key] else f"{float(now): {_FORMS[key]}}"
+        cells.append(said + moved)
     return tuple(cells)

@@ -102,10 +102,10 @@ def by_llama_cpp(path, kind=gguf.GGMLQuantizationType.F32, add=lambda writer: No
     return path / "model.gguf"
 
 
-def with_old_tables(path):
+def with_old_tables(path, base=10_000.0):
     tables = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": layer for layer in range(3)}
-    rotations = np.array([10_000 ** (-2 * pair / 8) for pair in range(4)], np.float16)
-    return write_folder(path, CONFIG, TENSORS | dict.fromkeys(tables, rotations))
+    rotations = np.array([base ** (-2 * pair / 8) for pair in range(4)], np.float16)
+    return write_folder(path, CONFIG | {"rope_theta": base}, TENSORS | dict.fromkeys(tables, rotations))
 
 
 WRITERS = {
@@ -159,3 +159,7 @@ def test_a_card_says_what_was_read(expected):
     assert expected.card.family == "Llama"
     assert list(expected.card.files) == ["config.json", "model.safetensors"]
     assert "3 layers of 4 heads, width 32, vocabulary 40" in str(expected.card)
+
+
+def test_a_table_of_rotations_is_that_of_the_base_in_the_config(tmp_path):
+    assert load(with_old_tables(tmp_path, base=50.0)).model.architecture.rotary == 50.0
