@@ -148,7 +148,7 @@ def attend_heads_first(
       zeros.
     """
     few = plan.whole and has_few_rows(query) and program.mask is not None and walks_heads()
-    few = few and program.score.shows_what_is_broken and program.dropout is None
+    few = few and program.score.shows_nonfinite and program.dropout is None
     if few and not closes_over_tracers(jax.tree.structure(program)):
         return _attend_few(plan, program, query, key, value)
     return _attend_any(plan, program, query, key, value)
@@ -161,7 +161,7 @@ def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value
     # step of decoding would take longer to widen what it reads than to compute with it.
     widen = walks_heads() and not has_few_rows(query)
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
-    shows = program.shows_what_is_broken and not closes_over_tracers(jax.tree.structure(program))
+    shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
     prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
     out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare)
     return out.astype(value.dtype), log_normalizer

@@ -88,9 +88,9 @@ class RowProgram:
         return self.normalizer.is_softmax and self.edit is None and self.dropout is None
 
     @property
-    def shows_what_is_broken(self) -> bool:
+    def shows_nonfinite(self) -> bool:
         """Whether NaN in the scores of a row is all it takes for NaN in its output, and shows what is not finite."""
-        return self.is_plain_softmax and self.score.shows_what_is_broken
+        return self.is_plain_softmax and self.score.shows_nonfinite
 
     def scores(
         self,
@@ -106,7 +106,7 @@ class RowProgram:
         """
         key = key if self.score.takes_groups else repeat_heads(key, query, axis=-3)
         scores = self.score.evaluate(query, key, grid, self.precision)
-        if self.mask is not None and self.score.shows_what_is_broken:
+        if self.mask is not None and self.score.shows_nonfinite:
             scores = scores + scores * 0
         if mark is not None:
             scores = scores + repeat_heads(mark, query[..., 0], axis=-2)[..., None, :].astype(scores.dtype)

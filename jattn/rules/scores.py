@@ -42,7 +42,7 @@ class Score(Rule):
     is_bilinear: ClassVar[bool] = False
     """Whether a query or key of twice the size has twice the score."""
 
-    shows_what_is_broken: ClassVar[bool] = False
+    shows_nonfinite: ClassVar[bool] = False
     """Whether the score of a query or key with NaN or inf in it is never finite."""
 
     @abc.abstractmethod
@@ -260,7 +260,7 @@ class ScaledDot(Score):
     scale: Parameter | None
     takes_groups = True
     is_bilinear = True
-    shows_what_is_broken = True
+    shows_nonfinite = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         scale = 1 / math.sqrt(max(1, query.shape[-1])) if self.scale is None else self.scale.number
@@ -275,7 +275,7 @@ class ScaledDot(Score):
 class Cosine(Score):
     temperature: Parameter
     takes_groups = True
-    shows_what_is_broken = True
+    shows_nonfinite = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         cosines = dot(unit(query), unit(key), precision)
@@ -299,7 +299,7 @@ class Bilinear(Score):
     matrix: HeadParameter
     takes_groups = True
     is_bilinear = True
-    shows_what_is_broken = True
+    shows_nonfinite = True
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         return dot(_project(query, self.matrix, grid, precision), key, precision)
