@@ -287,10 +287,12 @@ def read_record(run_dir: Path | str) -> RunRecord:
     snapshots, answers, problems = {}, [], []
     for step in sorted(files):
         try:
-            snapshots[step] = read_snapshot(files[step], least_shapes)
-            answers.append(read_answers(files[step], least_answers))
+            kept, answered = read_snapshot(files[step], least_shapes), read_answers(files[step], least_answers)
         except ValueError as error:
             problems.append(f"{error}; it is left out")
+        else:
+            snapshots[step] = kept
+            answers.append(answered)
     if not snapshots:
         raise ValueError(problems[0].removesuffix("; it is left out"))
     return RunRecord(

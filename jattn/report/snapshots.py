@@ -4,9 +4,11 @@ A file `filters/step_00000000.npz` holds for each layer either one array under i
 each under `name:field`; and under `:answers` what the model answered with these filters, where that is known.
 """
 
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -41,6 +43,9 @@ class Pooled:
 
 ANSWERS = ":answers"
 """Under which name a snapshot keeps the answers; no layer has it, as a layer has a name before its colon."""
+
+UNREADABLE = (EOFError, ValueError, OSError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise of a file that is damaged, as where a bit says that it is encrypted."""
 
 Kept = np.ndarray | Pooled
 """What a snapshot keeps of the filters of one layer: weights ``[examples, heads, queries, keys]``, or pooled ones."""
@@ -101,15 +106,14 @@ def read_snapshot(path: Path, least_shapes: Mapping[str, tuple[int, int, int, in
       Layer name -> weights, float32, or a `Pooled`.
 
     Raises:
-      ValueError: the file is none of filters, or a layer is missing or has another shape; the message names the file.
+      ValueError: the file is none of filters, or a layer is missing, is one too many or has another shape; the message
+        names the file.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            snapshot = {name: _read_layer(arrays, name) for name in least_shapes}
-    except KeyError as error:
-        raise ValueError(f"{path}: {error.args[0]}") from error
-    except (EOFError, ValueError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a snapshot of filters: {error}") from error
+    with _arrays_of(path) as arrays:
+        snapshot = {name: _read_layer(arrays, name) for name in least_shapes}
+        others = [name for name in arrays if name != ANSWERS and name.partition(":")[0] not in snapshot]
+        if others:
+            raise KeyError(f"expected filters of {', '.join(snapshot)}, got also {', '.join(others)}")
     for name, least in least_shapes.items():
         kept = snapshot[name]
         problem = _pooled_problem(kept, least) if isinstance(kept, Pooled) else _whole_problem(kept, least)
@@ -122,9 +126,9 @@ def read_answers(path: Path, least_shape: tuple[int, int]) -> np.ndarray | None:
     """Reads what the model answered at one step: texts ``[examples, queries]``; None of a snapshot without answers.
 
     Raises:
-      ValueError: the answers have another shape; the message names the file.
+      ValueError: the file is none of filters, or the answers have another shape; the message names the file.
     """
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with _arrays_of(path) as arrays:
         answers = arrays.get(ANSWERS)
     if answers is None:
         return None
@@ -133,6 +137,18 @@ def read_answers(path: Path, least_shape: tuple[int, int]) -> np.ndarray | None:
         expected = f"expected texts of shape {least_shape} or padded beyond it"
         raise ValueError(f"{path}: answers: {expected}, got {answers.dtype} of shape {answers.shape}")
     return answers
+
+
+@contextmanager
+def _arrays_of(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields the arrays of a file by name; makes one error of whatever reading a damaged one ends in."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: not a snapshot of filters: {error}") from error
 
 
 def _read_layer(arrays: Mapping[str, np.ndarray], name: str) -> Kept:

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jattn.drawing.files import named
 from jattn.training.digests import Damaged, Digests, History, check_files, digests_of, read_digests, write_digests
 from jattn.training.step import TrainState
 
@@ -236,7 +237,9 @@ class Checkpoints:
         # What a kill leaves half deleted has no digests, and a name that Orbax gives to what it deletes at its start.
         self._digests_path(step).unlink(missing_ok=True)
         if (self._folder / str(step)).exists():
-            shutil.rmtree((self._folder / str(step)).rename(self._folder / f"{step}{TEMPORARY}"))
+            aside = (self._folder / str(step)).rename(self._folder / f"{step}{TEMPORARY}")
+            with named(aside):
+                shutil.rmtree(aside)
 
     @contextlib.contextmanager
     def _written(self, step: int) -> Iterator[None]:

@@ -128,7 +128,8 @@ class RunFolder:
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
             if entry.name == LOCK:
                 continue
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            with named(entry):
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def check_folder(config: Config) -> None:

@@ -6,12 +6,15 @@ import pty
 import re
 import select
 import struct
+import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
 
 CTRL_C = b"\x03"
+IN_ITS_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+"""Makes the terminal of standard input that of its session, to which Ctrl-C goes."""
 
 
 def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit: float = 300, **environment: str):
@@ -25,13 +28,16 @@ def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit
       limit: the seconds after which it is killed.
       **environment: variables besides those of this process.
     """
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        variables = {**os.environ, "TERM": "xterm", **environment}
-        variables.pop("COLUMNS", None)
-        os.execvpe(sys.executable, [sys.executable, "-m", "jattn", *arguments], variables)
+    variables = {**os.environ, "TERM": "xterm", **environment}
+    variables.pop("COLUMNS", None)
+    terminal, its = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    # A process that JAX has started threads in must not fork: a new one takes the terminal, then becomes the command.
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_ITS_TERMINAL, sys.executable, "-m", "jattn", *arguments],
+        stdin=its, stdout=its, stderr=its, cwd=folder, env=variables, start_new_session=True,
+    )  # fmt: skip
+    os.close(its)
     written, start, keys = b"", time.monotonic(), list(keys)
     while time.monotonic() - start < limit:
         if select.select([terminal], [], [], 0.01)[0]:
@@ -46,9 +52,9 @@ def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit
             time.sleep(keys.pop(0)[1])
             os.write(terminal, CTRL_C)
     else:
-        os.kill(pid, 9)
+        process.kill()
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
+    return process.wait(), written.decode()
 
 
 def lines_of(written: str) -> list[str]:

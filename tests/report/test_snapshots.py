@@ -8,7 +8,7 @@ import pytest
 from jattn.drawing.bins import pool_weights
 from jattn.report.measures import measure
 from jattn.report.record import Layer, read_record
-from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
+from jattn.report.snapshots import Pooled, read_answers, read_snapshot, save_snapshot, snapshot_path
 from tests.report.damage import assert_left_out
 
 LAYER = Layer("block_0/attention", 1, oracle=True)
@@ -75,6 +75,40 @@ def test_a_run_whose_early_snapshots_are_whole_is_shown_pooled_throughout(make_p
     np.testing.assert_allclose(record.picture(0, LAYER, 0), pool_weights(weights[0], (16, 16)), rtol=1e-5)
     assert record.picture(0, LAYER, 1).shape == (1, 16, 16)
     assert measure(record, 0, LAYER, 0)["mass"].shape == (1,)
+
+
+def test_no_changed_bit_is_read_and_none_ends_in_another_error(tmp_path):
+    weights = np.random.default_rng(0).random((2, 1, 3, 3), np.float32)
+    save_snapshot(tmp_path, 0, {"a": weights}, np.full((2, 3), "x y"))
+    path = snapshot_path(tmp_path, 0)
+    whole = path.read_bytes()
+    told = []
+    for place in range(0, 8 * len(whole), 7):
+        path.write_bytes(flipped(whole, place))
+        try:
+            np.testing.assert_array_equal(read_snapshot(path, {"a": weights.shape})["a"], weights)
+            answers = read_answers(path, (2, 3))
+            assert answers is None or (answers == "x y").all()
+        except ValueError as error:
+            told.append(str(error))
+    assert all(text.startswith(f"{path}: ") for text in told)
+    assert len(told) > len(whole) / 2
+
+
+def flipped(data, place):
+    return data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
+
+
+def test_a_snapshot_whose_answers_are_damaged_is_left_out_with_them(make_pooled_run):
+    run_dir = make_pooled_run()
+    path = snapshot_path(run_dir, 50)
+    answers = np.full((2, 40), "a")
+    save_snapshot(run_dir, 50, read_record(run_dir).snapshots[1], answers[:1])
+    record = read_record(run_dir)
+    assert 50 not in record.steps
+    assert len(record.answers) == len(record.steps)
+    expected = "expected texts of shape (2, 40) or padded beyond it, got <U1 of shape (1, 40)"
+    assert record.problems == [f"{path}: answers: {expected}; it is left out"]
 
 
 def changed(**fields):

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import random
+import re
 import shutil
 import warnings
 
@@ -172,6 +174,15 @@ def test_what_a_kill_left_is_deleted_once_there_is_one_that_is_whole(copy):
     assert checkpoints.latest_step() == 30
     checkpoints.delete_old()
     assert {path.name for path in copy.iterdir()} == {"20", "30", "digests_20.json", "digests_30.json"}
+
+
+def test_an_error_while_one_is_deleted_names_its_folder(copy, monkeypatch):
+    def failing(folder):
+        raise OSError(errno.EROFS, "Read-only file system", "array_metadatas")  # the name that Python 3.11 gives
+
+    monkeypatch.setattr(shutil, "rmtree", failing)
+    with pytest.raises(OSError, match=re.escape(f"Read-only file system: '{copy}/10.")):
+        Checkpoints(copy, 2).delete_old()
 
 
 def test_a_damaged_one_gives_way_to_a_new_one_and_is_kept_aside(copy):

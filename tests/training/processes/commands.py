@@ -35,7 +35,7 @@ from jattn.report import animation, figures, page, render  # noqa: F401
 from jattn.training import journal, loop, restore
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.loop import train
-from jattn.training.runs import on_its_devices
+from jattn.training.runs import configure_jax, on_its_devices
 from jattn.training.setup import Setup
 from jattn.training.step import TrainState
 
@@ -200,6 +200,8 @@ def perform(commands: tuple[Command, ...], results: Path) -> None:
     """Does commands in this process, and writes down what they print and how they end."""
     keep_programs()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # What is looked at after a command that never came to its devices must not choose others for the next.
+    configure_jax([config_from_arguments(commands[0].arguments)])
     for number, command in enumerate(commands):
         folder = results / f"{number:04}"
         folder.mkdir()
