@@ -18,7 +18,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jattn.engine.averages import average_by_softmax
 from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
-from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
+from jattn.engine.plans import (
+    DENSE_WEIGHTS,
+    FEW_ROWS,
+    Plan,
+    blocked_plan,
+    check_block_size,
+    dense_plan,
+    narrows,
+    walks_heads,
+)
 from jattn.engine.rows import Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
 from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
@@ -163,7 +172,8 @@ def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
     prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
-    out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare)
+    span = _span_of_mask if is_narrowed(program, shape, plan) else None
+    out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare, span)
     return out.astype(value.dtype), log_normalizer
 
 
@@ -181,6 +191,16 @@ def prepare_sides(
     if masked and shows:
         return query_side, mark_values(key_side)
     return clean(query_side, key_side) if masked else (query_side, key_side)
+
+
+def is_narrowed(program: RowProgram, shape: tuple[int, ...], plan: Plan) -> bool:
+    """Says whether blocks leave out keys when they run."""
+    return not program.needs_whole_rows and narrows(program.mask, shape[-1], plan.walk_heads)
+
+
+def _span_of_mask(program: RowProgram, grid: Grid) -> tuple[Array, Array]:
+    assert program.mask is not None
+    return program.mask.span(grid)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -8,7 +8,15 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jattn.engine.attention import IMPLEMENTATIONS, as_dropout, check_value, choose_plan, filter_shape, repeat_batch
+from jattn.engine.attention import (
+    IMPLEMENTATIONS,
+    as_dropout,
+    check_value,
+    choose_plan,
+    filter_shape,
+    is_narrowed,
+    repeat_batch,
+)
 from jattn.engine.kernels import KERNELS, choose_kernel, unmet, unwise
 from jattn.engine.plans import DENSE_WEIGHTS, Plan
 from jattn.engine.rows import row_program
@@ -95,18 +103,19 @@ def explain_implementation(
         plan = choose_plan(shape, program, implementation, block_size)
         small = math.prod(fixed_sizes(shape)) <= DENSE_WEIGHTS and block_size is None
         chosen = implementation or ("dense" if small else "blocked")
-        how = _describe(plan, shape)
+        how = _describe(plan, shape, is_narrowed(program, shape, plan))
     others = [name for name in IMPLEMENTATIONS if name != chosen]
     return Explanation(chosen, {name: _why_not(name, chosen, implementation, shape, call) for name in others}, how)
 
 
-def _describe(plan: Plan, shape: tuple[int, ...]) -> str:
+def _describe(plan: Plan, shape: tuple[int, ...], narrowed: bool) -> str:
     num_rows, num_keys = shape[-2:]
     sizes = sorted({strip.block_size for strip in plan.strips})
     size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     part = sum(strip.num_weights for strip in plan.strips) / max(1, num_rows * num_keys)
     heads = "heads one at a time" if plan.walk_heads else "all heads at once"
-    return f"{size} query rows a block, {part:.0%} of the {num_rows} x {num_keys} scores computed, {heads}"
+    most = "at most " if narrowed else ""
+    return f"{size} query rows a block, {most}{part:.0%} of the {num_rows} x {num_keys} scores computed, {heads}"
 
 
 def _why_not(name: str, chosen: str, implementation: str | None, shape: tuple[int, ...], call: tuple[Any, ...]) -> str:

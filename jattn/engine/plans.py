@@ -29,6 +29,10 @@ FEW_ROWS = 4
 """With a mask and up to this many rows, a CPU looks for non-finite values in scores and output, not in the inputs."""
 EVEN_KEYS = 16
 """Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""
+LEAST_NARROWED = 512
+"""With fewer keys than this, data leaves out none."""
+NARROWED_ROWS = 256
+"""The most rows of a block whose keys are narrowed as its data tells; more rows need more keys together."""
 MOST_STRIPS = 6
 """Rows are cut into at most this many strips; each one is compiled on its own."""
 
@@ -113,6 +117,9 @@ def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | No
     heads, budget = (1, WALKED_BLOCK_WEIGHTS) if walk_heads else (math.prod(shape[:-2]), WHOLE_BLOCK_WEIGHTS)
     # Blocks of all heads are two at least: the weights of a single one would be kept for the backward pass.
     most_rows = num_rows if walk_heads or block_size is not None else max(1, -(-num_rows // 2))
+    narrowed = narrows(mask, num_keys, walk_heads)
+    if narrowed:
+        most_rows = min(most_rows, NARROWED_ROWS)
 
     def strip(first: int, end: int) -> Strip:
         if block_size is not None:
@@ -128,7 +135,7 @@ def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | No
 
     best = (strip(0, num_rows),)
     for pieces in (2, 4, MOST_STRIPS):
-        if mask is None or num_rows // pieces < (block_size or FEWEST_ROWS):
+        if mask is None or narrowed or num_rows // pieces < (block_size or FEWEST_ROWS):
             break
         # Strips begin where their blocks, of some power of two, come out even.
         unit = max(1, min(256, 2 ** ((num_rows // pieces).bit_length() - 2))) if block_size is None else block_size
@@ -137,6 +144,11 @@ def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | No
         if sum(strip.cost(heads) for strip in strips) < 0.95 * sum(strip.cost(heads) for strip in best):
             best = strips
     return Plan(best, walk_heads)
+
+
+def narrows(mask: Mask | None, num_keys: int, walk_heads: bool) -> bool:
+    """Says whether blocks leave out keys when they run, by the data of a mask."""
+    return walk_heads and mask is not None and mask.depends_on_data and num_keys >= LEAST_NARROWED
 
 
 def check_block_size(block_size: int | None) -> None:

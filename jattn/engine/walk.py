@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jattn.engine.narrowing import narrow
 from jattn.engine.plans import Plan, Strip
 from jattn.rules.grids import Grid, whole_grid
 from jattn.rules.meshes import varying_axes
@@ -32,6 +33,9 @@ Arrays = TypeVar("Arrays")
 
 Side = dict[str, Array]
 """What belongs to the queries, arrays ``[*batch, N, T, ...]`` by name, or to the keys, ``[*batch, K, S, ...]``."""
+
+Bounds = Callable[[Program, Grid], tuple[Int[Array, ""], Int[Array, ""]]]
+"""Takes a program and the grid of a block; returns the first key that its rows see, and the one after the last."""
 
 Prepare = Callable[[Side, Side], tuple[Side, Side]]
 """Takes the queries of a strip and all keys; returns them changed."""
@@ -95,6 +99,7 @@ def map_blocks(
     shape: tuple[int, ...],
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
+    span: Bounds[Program] | None = None,
 ) -> Rows:
     """Maps a function over the blocks of a filter.
 
@@ -107,6 +112,8 @@ def map_blocks(
       shape: ``(*batch, N, T, S)``.
       plan: which blocks there are.
       prepare: is applied to both sides of a strip, all blocks together; the backward pass keeps no result of it.
+      span: takes the program and the grid of a block; returns the first key that its rows depend on, and the one after
+        the last. Where heads are walked, others are not computed.
 
     Returns:
       The pytree that `block` would return for all rows at once: arrays ``[*batch, N, T, ...]``.
@@ -116,7 +123,7 @@ def map_blocks(
         return block(program, grid, query_side, key_side), ()
 
     nothing = Reduction(lambda total, parts: total, ())
-    rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare)
+    rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare, span=span)
     chex.assert_tree_shape_prefix(rows, shape[:-1])
     return rows
 
@@ -131,6 +138,7 @@ def fold_blocks(
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
     streams: Int[Array, " M"] | None = None,
+    span: Bounds[Program] | None = None,
 ) -> tuple[Rows, Parts]:
     """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
 
@@ -141,6 +149,7 @@ def fold_blocks(
       reduction: how parts become a total.
       program, query_side, key_side, shape, plan, prepare: as in `map_blocks`.
       streams: goes through these heads only, one at a time; each is an index among all of ``batch x N``.
+      span: as in `map_blocks`.
 
     Returns:
       The rows of all blocks, and the totals ``[*batch, N, ...]``; of some heads, both with one axis ``M`` for them.
@@ -149,13 +158,21 @@ def fold_blocks(
     leaves, structure = jax.tree.flatten(program, is_leaf=_is_overlay)
     sides = Sides(query_side, key_side, [leaf.array for leaf in leaves if _is_overlay(leaf)])
 
-    def run(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
+    def program_here(sides: Sides) -> Program:
         laid = iter(sides.laid)
         cut = [Overlay(next(laid), cut=True) if _is_overlay(leaf) else leaf for leaf in leaves]
-        return block(jax.tree.unflatten(structure, cut), grid, sides.query, sides.key)
+        return jax.tree.unflatten(structure, cut)
+
+    def run(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
+        return block(program_here(sides), grid, sides.query, sides.key)
+
+    def narrowed(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
+        if span is None or grid.stream is None:
+            return run(grid, sides)
+        return narrow(run, _keep_keys, grid, sides, *span(program_here(sides), grid))
 
     def one_stream(sides: Sides, stream: Int[Array, ""] | None) -> tuple[Rows, Parts]:
-        return _map_strips(run, reduction, prepare, sides, shape, plan, stream)
+        return _map_strips(narrowed, reduction, prepare, sides, shape, plan, stream)
 
     if streams is not None:
         return lax.map(lambda stream: one_stream(cut_stream(sides, leading, stream), stream), streams)
@@ -261,6 +278,16 @@ def _cut_rows(sides: Sides, strip: Strip, row_axis: int) -> Sides:
         sides.key,
         [cut(x, x.ndim - 2) if _has_rows(x) else x for x in sides.laid],
     )
+
+
+def _keep_keys(sides: Sides, first: Int[Array, ""], width: int) -> Sides:
+    """Keeps so many keys of a block of one head."""
+
+    def cut(x: Array, axis: int) -> Array:
+        return lax.dynamic_slice_in_dim(x, first, width, axis=axis)
+
+    key = {name: cut(x, 0) for name, x in sides.key.items()}
+    return Sides(sides.query, key, [cut(x, x.ndim - 1) if _has_keys(x) else x for x in sides.laid])
 
 
 def _has_rows(laid: Array) -> bool:

@@ -55,6 +55,19 @@ class Mask(Rule):
         """Bounds the keys that are forbidden to some of the rows; all of them may attend to every key outside of it."""
         return np.zeros_like(first), np.full_like(last, num_keys)
 
+    @property
+    def depends_on_data(self) -> bool:
+        """Whether `span` may know more than `allowed_span`."""
+        return False
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """Bounds the keys that the rows of a block may attend to, by data: the first, and the one after the last.
+
+        Keys outside of the span are forbidden to all rows of the block; where there are none, the two may be anything
+        with the second no larger than the first.
+        """
+        return jnp.int32(grid.first_key), jnp.int32(grid.first_key + grid.width)
+
     def __bool__(self) -> bool:
         raise TypeError("a mask has no truth value: combine masks with &, | and ~")
 
@@ -119,14 +132,21 @@ def from_function(function: Callable[..., Bool[Array, "..."]]) -> Mask:
     return FromFunction(function, count_indices(function, "masks.from_function"))
 
 
-def _intersect(left: Span, right: Span) -> Span:
-    return np.maximum(left[0], right[0]), np.minimum(left[1], right[1])
+def span_of(seen: Bool[Array, "..."], grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Bounds the keys that are seen, of an array that broadcasts to a block."""
+    seen = jnp.any(seen.reshape(-1, seen.shape[-1]), axis=0)
+    first, end = grid.first_key, grid.first_key + grid.width
+    return jnp.min(jnp.where(seen, grid.key[0], end)), jnp.max(jnp.where(seen, grid.key[0] + 1, first))
 
 
-def _hull(left: Span, right: Span) -> Span:
+def _intersect(left: Any, right: Any, numpy: Any = np) -> Any:
+    return numpy.maximum(left[0], right[0]), numpy.minimum(left[1], right[1])
+
+
+def _hull(left: Any, right: Any, numpy: Any = np) -> Any:
     left_empty, right_empty = left[0] >= left[1], right[0] >= right[1]
-    first = np.where(left_empty, right[0], np.where(right_empty, left[0], np.minimum(left[0], right[0])))
-    end = np.where(left_empty, right[1], np.where(right_empty, left[1], np.maximum(left[1], right[1])))
+    first = numpy.where(left_empty, right[0], numpy.where(right_empty, left[0], numpy.minimum(left[0], right[0])))
+    end = numpy.where(left_empty, right[1], numpy.where(right_empty, left[1], numpy.maximum(left[1], right[1])))
     return first, end
 
 
@@ -139,6 +159,13 @@ class FromArray(Mask):
 
     def evaluate(self, grid: Grid) -> Bool[Array, "..."]:
         return grid.part(self.array)
+
+    @property
+    def depends_on_data(self) -> bool:
+        return True
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        return span_of(grid.part(self.array), grid)
 
     def fit(self, shape: tuple[int, ...]) -> Self:
         return dataclasses.replace(self, array=Overlay.of("mask", self.array, shape))
@@ -162,6 +189,13 @@ class Both(Mask):
     def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         return _hull(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
 
+    @property
+    def depends_on_data(self) -> bool:
+        return self.left.depends_on_data or self.right.depends_on_data
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        return _intersect(self.left.span(grid), self.right.span(grid), jnp)
+
 
 @rule()
 class Either(Mask):
@@ -180,6 +214,13 @@ class Either(Mask):
 
     def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         return _intersect(*(mask.forbidden_span(first, last, num_keys) for mask in (self.left, self.right)))
+
+    @property
+    def depends_on_data(self) -> bool:
+        return self.left.depends_on_data or self.right.depends_on_data
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        return _hull(self.left.span(grid), self.right.span(grid), jnp)
 
 
 @rule()

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Int
 
 from jattn.rules.checks import as_own
 from jattn.rules.grids import Grid, whole_grid
-from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask, from_function as from_function
+from jattn.rules.mask import Mask, MaskLike, Rows, Span, as_mask, from_function as from_function, span_of
 from jattn.rules.overlay import Overlay
 from jattn.rules.parameters import Integer, as_integer
 from jattn.rules.rule import rule, write_call
@@ -230,6 +230,19 @@ class Window(Mask):
             end = last + low
         return begin, end
 
+    @property
+    def depends_on_data(self) -> bool:
+        return not all(part is None or part.known for part in (self.offset, self.left, self.right))
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        begin, end = super().span(grid)
+        center = grid.query + self.offset.part(grid)
+        if self.left is not None:
+            begin = jnp.min(jnp.clip(center - self.left.part(grid), 0, grid.shape[-1]))
+        if self.right is not None:
+            end = jnp.max(jnp.clip(center + self.right.part(grid), -1, grid.shape[-1] - 1)) + 1
+        return begin, end
+
 
 @rule(chunked)
 class Chunked(Mask):
@@ -248,6 +261,17 @@ class Chunked(Mask):
         first_chunk, last_chunk = ((row + self.offset.number) // size for row in (first, last))
         return first_chunk * size, (last_chunk + 1) * size
 
+    @property
+    def depends_on_data(self) -> bool:
+        return self.size.known and not self.offset.known
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        if not self.size.known:
+            return super().span(grid)
+        size, last = self.size.number, (grid.shape[-1] - 1) // self.size.number
+        chunks = jnp.clip((grid.query + self.offset.part(grid)) // size, -1, last + 1)
+        return jnp.min(chunks) * size, (jnp.max(chunks) + 1) * size
+
 
 @rule(prefix)
 class Prefix(Mask):
@@ -263,6 +287,13 @@ class Prefix(Mask):
     def forbidden_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
         begin, end = super().forbidden_span(first, last, num_keys)
         return np.full_like(begin, self.lengths.number) if self.lengths.known else begin, end
+
+    @property
+    def depends_on_data(self) -> bool:
+        return not self.lengths.known
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        return super().span(grid)[0], jnp.max(jnp.asarray(self.lengths.part(grid)))
 
 
 @rule(segments)
@@ -280,6 +311,16 @@ class Segments(Mask):
         # A common type may not hold both: the same bits of the same sign are the same number.
         bits = f"uint{8 * max(ours.dtype.itemsize, theirs.dtype.itemsize)}"
         return (ours.astype(bits) == theirs.astype(bits)) & ((ours < 0) == (theirs < 0))
+
+    @property
+    def depends_on_data(self) -> bool:
+        return True
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        ours, theirs = grid.part(self.query_ids), grid.part(self.key_ids)
+        if ours.dtype != theirs.dtype:
+            return super().span(grid)
+        return span_of((theirs >= jnp.min(ours)) & (theirs <= jnp.max(ours)), grid)
 
     def fit(self, shape: tuple[int, ...]) -> Self:
         *batch, _, num_queries, num_keys = shape
@@ -310,6 +351,16 @@ class Padding(Mask):
         if self.query_lengths is not None:
             allowed = allowed & (grid.query < grid.part(self.query_lengths))
         return allowed
+
+    @property
+    def depends_on_data(self) -> bool:
+        return True
+
+    def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        begin, end = super().span(grid)[0], jnp.max(grid.part(self.lengths))
+        if self.query_lengths is not None:
+            end = jnp.where(grid.rows[0] < jnp.max(grid.part(self.query_lengths)), end, 0)
+        return begin, end
 
     def fit(self, shape: tuple[int, ...]) -> Self:
         lengths = Overlay.per_batch("padding: lengths", self.lengths, shape)
