@@ -119,14 +119,22 @@ def test_a_block_computes_the_keys_of_its_own_document_alone():
 
     ids = jnp.repeat(jnp.arange(5), LENGTH // 5)
     query = jnp.ones((LENGTH, 1, 4))
-    attention = jax.jit(
-        lambda ids: attend(query, query, query, mask=masks.segments(ids), score=watched, block_size=128)
-    )
-    for mask_ids, width in ((ids, 160), (ids * 0, LENGTH)):
+
+    @jax.jit
+    def attention(ids, causal=jnp.array(LENGTH)):
+        mask = masks.segments(ids) & masks.causal(causal)
+        return attend(query, query, query, mask=mask, score=watched, block_size=128)
+
+    for arguments, expected in (
+        ((ids,), [160] * 5),
+        ((ids * 0,), [LENGTH] * 5),
+        ((ids * 0, jnp.array(0)), [160, 320, 480, LENGTH, LENGTH]),
+        ((ids // 3, jnp.array(0)), [160, 320, 480, 160, 320]),
+    ):
         widths.clear()
-        jax.block_until_ready(attention(mask_ids))
+        jax.block_until_ready(attention(*arguments))
         jax.effects_barrier()
-        assert widths == [width] * 5, width
+        assert sorted(widths) == sorted(expected)
     widths.clear()
     jax.block_until_ready(jax.vmap(attention)(jnp.stack([ids, ids * 0])))
     jax.effects_barrier()
