@@ -4,6 +4,7 @@ Shapes are fixed when a call is compiled, so a few widths are compiled, and the 
 keys which some row of it may attend to.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -49,7 +50,7 @@ def narrow(
     def of_width(width: int) -> Callable[[Arrays], Out]:
         def branch(arrays: Arrays) -> Out:
             start = jnp.minimum(begin, last - width)
-            here = Grid(grid.rows, grid.shape, grid.adjacent, grid.stream, start, width, grid.row_unit)
+            here = dataclasses.replace(grid, first_key=start, num_keys=width)
             return run(here, cut(arrays, start - first, width))
 
         # Under checkpoint a branch keeps its inputs alone, which all of them share, for the backward pass.

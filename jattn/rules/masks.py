@@ -359,7 +359,7 @@ class Padding(Mask):
     def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
         begin, end = super().span(grid)[0], jnp.max(grid.part(self.lengths))
         if self.query_lengths is not None:
-            end = jnp.where(grid.rows[0] < jnp.max(grid.part(self.query_lengths)), end, 0)
+            end = jnp.where(jnp.min(grid.query) < jnp.max(grid.part(self.query_lengths)), end, 0)
         return begin, end
 
     def fit(self, shape: tuple[int, ...]) -> Self:
