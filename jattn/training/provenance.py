@@ -106,10 +106,10 @@ def differences_from_defaults(config: Config) -> dict[str, Any]:
         for name, section in _sections(config)
     }
     try:
-        base = check(chosen, "defaults").model_dump()
+        base = check(chosen, "defaults", places=config.places).model_dump()
     except ConfigError:
         # The defaults of these choices need not fit together.
-        base = check(chosen, "defaults", draft=True).model_dump()
+        base = check(chosen, "defaults", draft=True, places=config.places).model_dump()
     return {
         f"{name}.{key}": value
         for name, table in found.items()

@@ -12,6 +12,7 @@ import tomli_w
 
 from jattn.drawing.files import named, replacing
 from jattn.report.rows import METRICS, read_row, read_rows, write_row
+from jattn.training.code_record import COPIES, RECORD, ChangedCode, places_of_code, record_code
 from jattn.training.config import Config
 from jattn.training.digests import History, history_of
 from jattn.training.lock import Lock, Locked
@@ -37,7 +38,8 @@ class RunFolder:
 
     Raises:
       RunFolderError: if another process holds the folder, or no lock can be had; if it holds a run of a different
-        config (naming the keys), of another task or model, or of another format, or files that are no run.
+        config (naming the keys), of another task or model, with code that has changed since, or of another format, or
+        files that are no run.
     """
 
     def __init__(self, config: Config, own: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -62,6 +64,7 @@ class RunFolder:
                 self._remove_temporary()
             else:
                 self._empty()
+                record_code(self.path, config.code)
                 texts = {OWN: json.dumps(dict(own), indent=2)} if own else {}
                 for name, text in (texts | {FORMAT: VERSION, CONFIG: tomli_w.dumps(config.model_dump())}).items():
                     with replacing(self.path / name) as file:
@@ -118,7 +121,7 @@ class RunFolder:
 
     def _remove_temporary(self) -> None:
         """Removes what a process left that died while it wrote a file."""
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "figures", "filters"))):
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "code", "figures", "filters"))):
             for path in (*folder.glob(".*.*"), *folder.glob(f"{LOCK}.*")):
                 if path.suffix[1:].isdecimal():
                     path.unlink()
@@ -149,15 +152,23 @@ def check_folder(config: Config) -> None:
 
 
 def _there(path: Path, config: Config) -> Config | None:
-    """Reads the config of the run that a folder holds, if any; one to be deleted may have another format."""
-    return read_config(path, any_format=config.run.overwrite) if (path / CONFIG).exists() else None
+    """Reads the config of the run that a folder holds, if any; one to be deleted may have another format, or code."""
+    if config.run.overwrite and (path / CONFIG).exists() and (path / RECORD).exists():
+        return config
+    known = config.places.known
+    return read_config(path, any_format=config.run.overwrite, known=known) if (path / CONFIG).exists() else None
 
 
-def read_config(path: Path, any_format: bool = False) -> Config:
-    """Reads the config of the run in a folder.
+def read_config(path: Path, any_format: bool = False, known: Mapping[str, str] = MappingProxyType({})) -> Config:
+    """Reads the config of the run in a folder, and imports the code that it names.
+
+    Args:
+      path: the folder.
+      any_format: whether another format will do.
+      known: where code is, by its name in the config, if it is not where it was.
 
     Raises:
-      RunFolderError: if there is none, or it cannot be read, or the folder has another format.
+      RunFolderError: if there is none, it cannot be read, its code has changed, or the folder has another format.
     """
     found = (path / FORMAT).read_text("utf-8", "replace") if (path / FORMAT).is_file() else "none"
     if found != VERSION and not any_format and (path / CONFIG).exists():
@@ -166,7 +177,9 @@ def read_config(path: Path, any_format: bool = False) -> Config:
         values = read_toml(path / CONFIG)
         if values.keys() != Config.model_fields.keys():
             raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
-        return check(values, str(path / CONFIG))
+        return check(values, str(path / CONFIG), places=places_of_code(path, known))
+    except ChangedCode as error:
+        raise RunFolderError(str(error)) from None
     except ConfigError as error:
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
 
@@ -208,7 +221,7 @@ def _refuse_strangers(path: Path) -> None:
     if (path / CONFIG).exists():
         return
     # A process that died while it wrote the first config leaves its temporary file.
-    ours = (LOCK, OWN, FORMAT, *(f".{name}." for name in (CONFIG, OWN, FORMAT)))
+    ours = (LOCK, OWN, FORMAT, RECORD, COPIES, *(f".{name}." for name in (CONFIG, OWN, FORMAT, RECORD)))
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(ours))
     if strangers:
         got = f"got one without {CONFIG} and with {strangers[0]!r} in it"

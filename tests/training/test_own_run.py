@@ -1,0 +1,160 @@
+"""A whole run with a task, a model without filters, an optimizer and a schedule of one's own, all in one file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jattn.command.main import main
+from jattn.training import train
+from jattn.training.reading import check, places_beside, read_toml
+from jattn.training.restore import restore
+from jattn.training.run_folder import RunFolderError
+
+MINE = '''
+import flax.linen as nn, jax, jax.numpy as jnp, optax
+from jattn import tasks
+
+
+def last_first(letters: int = 5):
+    """Says the last token at every place: ``3 1 4 -> 4 4 4``."""
+
+    def sample(rng, length, room):
+        source = jax.random.randint(rng, (room,), 0, letters, jnp.int32)
+        last = jnp.broadcast_to(length - 1, (room,))
+        return tasks.Sequence(source, length, source[last], length, last[:, None] == jnp.arange(room))
+
+    return tasks.Task("last_first", tuple("abcdefg"[:letters]), sample)
+
+
+class Mean(nn.Module):
+    vocabulary: int
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, tokens, lengths=None):
+        x = nn.Embed(self.vocabulary, self.width)(tokens)
+        return nn.Dense(self.vocabulary)(nn.Dense(self.width)(x) + x.mean(-2, keepdims=True))
+
+
+def heavy(learning_rate, momentum: float = 0.5):
+    return optax.sgd(learning_rate, momentum=momentum)
+
+
+def halves(peak, every: int = 4):
+    return lambda step: peak * 0.5 ** (step // every)
+'''
+
+EXPERIMENT = """
+[task]
+name = "zz_mine.py:last_first"
+letters = 4
+min_length = 2
+max_length = 4
+
+[model]
+kind = "zz_mine.py:Mean"
+
+[training]
+optimizer = "zz_mine.py:heavy"
+schedule = "zz_mine.py:halves"
+momentum = 0.25
+steps = 8
+batch_size = 8
+warmup_steps = 0
+
+[evaluation]
+examples = 8
+test_examples = 8
+batch_size = 8
+every = 4
+
+[run]
+devices = 1
+checkpoint_every = 4
+snapshots = 3
+log_every = 4
+cache = false
+"""
+
+
+def config(toml, folder, **training):
+    values = read_toml(toml)
+    values["run"] |= {"folder": str(folder)}
+    values["training"] |= training
+    return check(values, str(toml), places=places_beside(toml))
+
+
+def rows(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.endswith("per_second")} for row in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    (folder / "zz_mine.py").write_text(MINE)
+    (folder / "exp.toml").write_text(EXPERIMENT)
+    train(config(folder / "exp.toml", folder / "run"))
+    return folder
+
+
+def test_all_of_a_run_is_written_with_the_code(whole):
+    run = whole / "run"
+    assert (run / "code" / "zz_mine.py").read_text() == MINE
+    assert [*json.loads((run / "code.json").read_text())] == ["zz_mine.py"]
+    page = (run / "report.html").read_text()
+    assert "last_first" in page
+    assert "Says the last token at every place" in page
+    logged = [row for row in rows(run) if row["kind"] == "train"]
+    assert [(row["step"], row["learning_rate"]) for row in logged] == [
+        (4, pytest.approx(0.01)),
+        (8, pytest.approx(0.005)),
+    ]
+    assert logged[0]["filters"] == {}
+    assert rows(run)[-1]["filter_score"] is None
+
+
+def test_it_resumes_to_the_same_rows(whole, tmp_path):
+    folder = Path(shutil.copytree(whole / "run", tmp_path / "cut"))
+    shutil.rmtree(folder / "checkpoints" / "8")
+    train(config(whole / "exp.toml", folder))
+    assert rows(folder) == rows(whole / "run")
+
+
+def test_it_is_read_back_from_anywhere(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    restored = restore(whole / "run")
+    assert type(restored.setup.model).__name__ == "Mean"
+    assert len(restored.predict("a b c d").split()) == 4
+
+
+def test_changed_code_is_refused_and_what_was_there_is_named(whole, tmp_path, capsys):
+    folder = Path(shutil.copytree(whole, tmp_path / "changed"))
+    record = folder / "run" / "code.json"
+    record.write_text(record.read_text().replace(str(whole), str(folder)))
+    (folder / "zz_mine.py").write_text(MINE + "\n# changed\n")
+    with pytest.raises(RunFolderError) as refused:
+        restore(folder / "run")
+    copy = folder / "run" / "code" / "zz_mine.py"
+    assert str(refused.value).startswith(f"{folder / 'run'}: zz_mine.py has changed since the run began (SHA-256 ")
+    assert str(refused.value).endswith(
+        f" now); the file as it was is {copy}: put it back, or choose another run.folder, or run.overwrite to delete "
+        "that run"
+    )
+    before = sorted(folder.rglob("*"))
+    assert main([str(folder / "exp.toml"), "--run.folder", str(folder / "run")]) == 2
+    assert "zz_mine.py has changed since the run began" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+    (folder / "zz_mine.py").unlink()
+    with pytest.raises(RunFolderError, match=r"the run needs zz_mine\.py, which is not at "):
+        restore(folder / "run")
+
+
+def test_help_shows_the_options_of_code(whole, capsys):
+    with pytest.raises(SystemExit):
+        main([str(whole / "exp.toml"), "--task.letters", "3", "--help"])
+    shown = capsys.readouterr().out
+    assert "--task.letters INTEGER\n      now 3\n" in shown
+    assert "--training.every INTEGER\n      now 4\n" in shown
