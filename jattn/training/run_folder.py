@@ -17,6 +17,7 @@ from jattn.training.config import Config
 from jattn.training.digests import History, history_of
 from jattn.training.lock import Lock, Locked
 from jattn.training.reading import ConfigError, check, differences, read_toml
+from jattn.training.training_on import goes_on, only_longer, why_not
 
 CONFIG, LOCK, OWN, FORMAT = "config.toml", "lock", "own.json", "format"
 
@@ -33,7 +34,8 @@ class RunFolder:
 
     Args:
       config: of the run; ``config.run.folder`` is made where missing. If the folder holds a run of the same config,
-        that run goes on; ``config.run.overwrite`` deletes it first.
+        that run goes on, with more steps as well where its schedule does not depend on them; ``config.run.overwrite``
+        deletes it first.
       own: what stands in place of the config's task and model, in words; kept with the config.
 
     Raises:
@@ -62,16 +64,23 @@ class RunFolder:
                 _refuse_another_config(self.path, config, there)
                 refuse_other_parts(self.path, own)
                 self._remove_temporary()
+                if goes_on(config, there):
+                    self._write_config(config)
             else:
                 self._empty()
                 record_code(self.path, config.code)
                 texts = {OWN: json.dumps(dict(own), indent=2)} if own else {}
-                for name, text in (texts | {FORMAT: VERSION, CONFIG: tomli_w.dumps(config.model_dump())}).items():
+                for name, text in (texts | {FORMAT: VERSION}).items():
                     with replacing(self.path / name) as file:
                         file.write(text.encode("utf-8"))
+                self._write_config(config)
         except BaseException:
             self._lock.close()
             raise
+
+    def _write_config(self, config: Config) -> None:
+        with replacing(self.path / CONFIG) as file:
+            file.write(tomli_w.dumps(config.model_dump()).encode("utf-8"))
 
     def history(self) -> History:
         """Returns what a checkpoint keeps of the rows that were written so far."""
@@ -230,9 +239,11 @@ def _refuse_strangers(path: Path) -> None:
 
 def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
     differing = differences(config, there)
-    if differing:
+    if differing and not goes_on(config, there):
+        reason = [f"\n{why_not(config, there)}"] if only_longer(config, there) else []
         raise RunFolderError(
             f"{path} holds a run of a different config (asked for | there):\n  "
             + "\n  ".join(differing)
+            + "".join(reason)
             + "\nchoose another --run.folder, or --run.overwrite to delete that run"
         )

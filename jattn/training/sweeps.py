@@ -182,7 +182,10 @@ def _run_in_turn(
 
 def finished_test(config: Config) -> dict[str, Any] | None:
     """Returns the row of metrics of the final test, if the run of this config has got so far; reads only."""
-    return None if config.run.overwrite else written_test(Path(config.run.folder))
+    folder = Path(config.run.folder)
+    test = None if config.run.overwrite else written_test(folder)
+    # A finished run may be trained on.
+    return None if test is None or read_config(folder).training.steps < config.training.steps else test
 
 
 def written_test(folder: Path) -> dict[str, Any] | None:

@@ -4,13 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from jattn.command.listing import show_task
 from jattn.command.main import main
 from jattn.training import train
 from jattn.training.reading import check, places_beside, read_toml
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolderError
+from jattn.training.training_on import goes_on, why_not
 
 MINE = '''
 import flax.linen as nn, jax, jax.numpy as jnp, optax
@@ -150,6 +154,49 @@ def test_changed_code_is_refused_and_what_was_there_is_named(whole, tmp_path, ca
     (folder / "zz_mine.py").unlink()
     with pytest.raises(RunFolderError, match=r"the run needs zz_mine\.py, which is not at "):
         restore(folder / "run")
+
+
+@pytest.mark.exhaustive
+def test_a_finished_run_is_trained_on_to_the_state_of_a_longer_one(whole, tmp_path):
+    toml, longer = whole / "exp.toml", tmp_path / "longer"
+    folder = Path(shutil.copytree(whole / "run", tmp_path / "run"))
+    train(config(toml, folder, steps=12))
+    train(config(toml, longer, steps=12))
+    assert read_toml(folder / "config.toml")["training"]["steps"] == 12
+    of_both = zip(*(jax.tree.leaves(restore(path).params) for path in (folder, longer)), strict=True)
+    assert all(np.array_equal(one, other) for one, other in of_both)
+    assert rows(folder)[-1] == rows(longer)[-1]
+    assert [row["step"] for row in rows(folder) if row["kind"] == "test"] == [8, 12]
+    assert "After 12 steps" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "message"),
+    [
+        ({"schedule": "constant"}, {}, None),
+        ({"optimizer": "sgd", "schedule": "cosine"}, {}, "as schedule 'cosine' depends on training.steps"),
+        ({"schedule": "constant", "warmup_steps": 8}, {}, "as its warm-up of 8 steps was cut short"),
+        ({"schedule": "constant"}, {"seed": 3}, ""),
+    ],
+)
+def test_a_longer_run_must_have_the_same_first_steps(before, asked, message):
+    there = check({"training": {"steps": 8, "warmup_steps": 0} | before}, "test")
+    longer = check({"training": {"steps": 9, "warmup_steps": 0} | before | asked}, "test")
+    assert goes_on(longer, there) == (message is None)
+    assert not goes_on(there, longer)
+    if message:
+        assert str(why_not(longer, there)).startswith(f"it cannot be trained on, {message}")
+
+
+def test_a_task_of_ones_own_is_shown(whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole)
+    assert show_task("zz_mine.py:last_first", 3, 1) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("zz_mine.py:last_first: Says the last token at every place: ``3 1 4 -> 4 4 4``.\n\n")
+    assert "  letters INTEGER, by default 5: an option of zz_mine.py:last_first\n" in shown
+    assert ". . #" in shown
+    assert show_task("zz_mine.py:last_firs", 3, 1) == 2
+    assert capsys.readouterr().err == "tasks: task.name: zz_mine.py: has no 'last_firs'; did you mean 'last_first'?\n"
 
 
 def test_help_shows_the_options_of_code(whole, capsys):
