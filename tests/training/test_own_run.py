@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,11 @@ from jattn.training import train
 from jattn.training.reading import check, places_beside, read_toml
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolderError
+from jattn.training.setup import make_setup
+from jattn.training.step import TrainingFailed
 from jattn.training.training_on import goes_on, why_not
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MINE = '''
 import flax.linen as nn, jax, jax.numpy as jnp, optax
@@ -85,7 +90,7 @@ cache = false
 
 def config(toml, folder, **training):
     values = read_toml(toml)
-    values["run"] |= {"folder": str(folder)}
+    values["run"] = values.get("run", {}) | {"folder": str(folder)}
     values["training"] |= training
     return check(values, str(toml), places=places_beside(toml))
 
@@ -205,3 +210,70 @@ def test_help_shows_the_options_of_code(whole, capsys):
     shown = capsys.readouterr().out
     assert "--task.letters INTEGER\n      now 3\n" in shown
     assert "--training.every INTEGER\n      now 4\n" in shown
+
+
+def blocks_of_docs(language):
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    return [block.partition("```")[0] for block in text.split(f"```{language}\n")[1:]]
+
+
+@pytest.fixture
+def documented(tmp_path):
+    mine, experiment = blocks_of_docs("python")[0], blocks_of_docs("toml")[0]
+    (tmp_path / "mine.py").write_text(mine)
+    (tmp_path / "exp.toml").write_text(experiment)
+    return tmp_path
+
+
+def test_the_documented_files_make_a_run(documented):
+    setup = make_setup(config(documented / "exp.toml", documented / "run"))
+    assert (type(setup.model).__name__, setup.model.gate, setup.task.name) == ("Gated", "sigmoid", "swap_pairs")
+
+
+@pytest.mark.exhaustive
+def test_the_documented_run_learns(documented):
+    result = train(config(documented / "exp.toml", documented / "run"))
+    assert result["exact_accuracy"] > 0.9
+    assert result["filter_score"] > 0.5
+
+
+@pytest.mark.exhaustive
+def test_a_model_that_makes_nan_ends_the_run_in_one_line(whole, tmp_path):
+    text = MINE.replace("x.mean(-2, keepdims=True))", "x.mean(-2, keepdims=True) * jnp.nan)")
+    assert text != MINE
+    (tmp_path / "zz_mine.py").write_text(text)
+    (tmp_path / "exp.toml").write_text(EXPERIMENT)
+    with pytest.raises(
+        TrainingFailed, match=r"^the loss is not finite at step 0; there is no checkpoint before it; a lower "
+    ):
+        train(config(tmp_path / "exp.toml", tmp_path / "run"))
+
+
+CALLS = {
+    "causal": ("induction", "tokens, lengths=None", "tokens"),
+    "decoder": ("copy", "tokens, lengths=None", "tokens"),
+    "encoder_decoder": ("copy", "tokens, source, source_lengths=None", "source"),
+}
+
+
+@pytest.mark.parametrize("layout", CALLS)
+def test_a_model_is_called_as_documented_in_each_layout(tmp_path, layout):
+    task, call, read = CALLS[layout]
+    (tmp_path / f"zz_{layout}.py").write_text(
+        f"""
+import flax.linen as nn
+
+class Bag(nn.Module):
+    vocabulary: int
+
+    @nn.compact
+    def __call__(self, {call}):
+        x = nn.Embed(self.vocabulary, 4)({read}).mean(-2, keepdims=True)
+        return nn.Dense(self.vocabulary)(nn.Embed(self.vocabulary, 4)(tokens) + x)
+"""
+    )
+    task = {"name": task, "layout": layout, "min_length": 4, "max_length": 8}
+    values = {"task": task, "model": {"kind": f"zz_{layout}.py:Bag"}, "run": {"devices": 1}}
+    setup = make_setup(check(values, "test", places=places_beside(tmp_path / "exp.toml")))
+    batch = jax.eval_shape(lambda: setup.training_batch(jax.random.key(0), jnp.arange(2)))
+    assert set(batch.inputs) == {name.partition("=")[0] for name in call.split(", ")}
