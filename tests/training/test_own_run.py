@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn.command.listing import show_task
+from jattn.command.commands import answer
 from jattn.command.main import main
 from jattn.training import train
 from jattn.training.reading import check, places_beside, read_toml
@@ -195,12 +195,12 @@ def test_a_longer_run_must_have_the_same_first_steps(before, asked, message):
 
 def test_a_task_of_ones_own_is_shown(whole, monkeypatch, capsys):
     monkeypatch.chdir(whole)
-    assert show_task("zz_mine.py:last_first", 3, 1) == 0
+    assert answer(["tasks", "zz_mine.py:last_first", "--length", "3"], "") == 0
     shown = capsys.readouterr().out
     assert shown.startswith("zz_mine.py:last_first: Says the last token at every place: ``3 1 4 -> 4 4 4``.\n\n")
     assert "  letters INTEGER, by default 5: an option of zz_mine.py:last_first\n" in shown
     assert ". . #" in shown
-    assert show_task("zz_mine.py:last_firs", 3, 1) == 2
+    assert answer(["tasks", "zz_mine.py:last_firs"], "") == 2
     assert capsys.readouterr().err == "tasks: task.name: zz_mine.py: has no 'last_firs'; did you mean 'last_first'?\n"
 
 
