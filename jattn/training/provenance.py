@@ -63,6 +63,7 @@ def _facts(setup: Setup, state: TrainState) -> dict[str, Any]:
     sizes = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
     return {
         "differences": differences_from_defaults(setup.config),
+        "code": {code.file: code.sha256 for code in setup.config.code},
         "parameters": sizes // setup.config.training.replicates,
         "seeds": np.ravel(setup.seeds).tolist(),
     }

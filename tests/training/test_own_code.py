@@ -428,6 +428,16 @@ def test_a_module_is_executed_once_for_each_text_and_can_be_pickled(tmp_path):
     assert sys.modules["random"].__file__ != str(tmp_path / "random.py")
 
 
+def test_a_module_is_imported_from_the_folder_of_the_config(tmp_path):
+    (tmp_path / "zz_package").mkdir()
+    (tmp_path / "zz_package" / "__init__.py").touch()
+    (tmp_path / "zz_package" / "things.py").write_text("from zz_package.other import thing\n")
+    (tmp_path / "zz_package" / "other.py").write_text("thing = 4\n")
+    code = load("zz_package.things:thing", Places((tmp_path,)))
+    assert (code.made, code.file) == (4, "zz_package.things")
+    assert code.path == tmp_path / "zz_package" / "things.py"
+
+
 def test_another_choice_leaves_out_the_options_of_code(folder):
     values = {
         "model": {"kind": M + "Mixer", "gate": "relu", "width": 8},

@@ -1,5 +1,6 @@
 """A whole run with a task, a model without filters, an optimizer and a schedule of one's own, all in one file."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_all_of_a_run_is_written_with_the_code(whole):
     page = (run / "report.html").read_text()
     assert "last_first" in page
     assert "Says the last token at every place" in page
+    assert f"zz_mine.py, SHA-256 {hashlib.sha256(MINE.encode()).hexdigest()[:16]}" in page
     logged = [row for row in rows(run) if row["kind"] == "train"]
     assert [(row["step"], row["learning_rate"]) for row in logged] == [
         (4, pytest.approx(0.01)),
