@@ -163,7 +163,6 @@ def test_changed_code_is_refused_and_what_was_there_is_named(whole, tmp_path, ca
         restore(folder / "run")
 
 
-@pytest.mark.exhaustive
 def test_a_finished_run_is_trained_on_to_the_state_of_a_longer_one(whole, tmp_path):
     toml, longer = whole / "exp.toml", tmp_path / "longer"
     folder = Path(shutil.copytree(whole / "run", tmp_path / "run"))
