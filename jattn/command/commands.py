@@ -87,12 +87,18 @@ def _report(parser: Parser, arguments: Sequence[str]) -> int:
 
 
 def _tasks(parser: Parser, arguments: Sequence[str]) -> int:
-    parser.add_argument("name", nargs="?", help="the task to show")
+    parser.add_argument("name", nargs="?", help="the task to show; FILE.py:NAME is one of your own")
     parser.add_argument("--length", type=int, help="how long sources may be; by default what suits the task")
     parser.add_argument("--examples", type=int, default=3, help="how many to show")
     options = parser.parse_args(arguments)
     parser.check_least(options, examples=1)
-    return list_tasks() if options.name is None else show_task(options.name, options.length, options.examples)
+    if options.name is None:
+        return list_tasks()
+    if ":" in options.name:
+        from jattn.command.own_tasks import show_own_task
+
+        return show_own_task(options.name, options.length, options.examples)
+    return show_task(options.name, options.length, options.examples)
 
 
 def _configs(parser: Parser, arguments: Sequence[str]) -> int:

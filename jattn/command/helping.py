@@ -52,8 +52,9 @@ def help_of_config(config: Config, program: str, name: str) -> str:
     ]
     unused = config.unused_keys()
     for table in Config.model_fields:
-        lines += ["", f"[{table}] {(get_section(table).__doc__ or '').split(chr(10))[0]}"]
-        for key, field in get_section(table).model_fields.items():
+        section = get_section(table, type(config))
+        lines += ["", f"[{table}] {(section.__doc__ or '').split(chr(10))[0]}"]
+        for key, field in section.model_fields.items():
             if key not in unused.get(table, {}):
                 value = getattr(getattr(config, table), key)
                 lines += [f"  --{table}.{key.replace('_', '-')} {kind_words(field)}", f"      now {value_words(value)}"]

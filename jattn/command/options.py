@@ -1,5 +1,6 @@
 """From the arguments of the command to a checked `Config`, or one message that says what is wrong."""
 
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -8,17 +9,20 @@ from typing import Any, NoReturn, get_origin
 
 from jattn.command.helping import help_of_config, help_of_train
 from jattn.training.config import Config
+from jattn.training.extended import PARTS
 from jattn.training.meant import hint, meant_by
 from jattn.training.reading import (
     ConfigError,
     Given,
     check,
+    class_of,
     in_folder,
     kind_of,
     known_configs,
     merge,
     parse_value,
     paths,
+    places_beside,
     read_toml,
     shown,
 )
@@ -47,18 +51,34 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
             _show(help_of_train(program))
         raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known_configs()}")
     source, *options = (argument for argument in arguments if argument not in ("-h", "--help"))
-    values = read_toml(Path(source))
+    values, places = read_toml(Path(source)), places_beside(Path(source))
     if wants_help:
-        given = merge(values, _read_options(options, program), "command line")[0] if options else values
+        changes = _read_options(options, program, config_of(source, options))
+        given = merge(values, changes, "command line", places)[0] if options else values
         config = Given(given, "command line" if options else source, source, values).check()
         folder = config.run.folder or str(Path("runs") / Path(source).stem)
         _show(help_of_config(in_folder(config, Path(folder)), program, source))
-    check(values, source, draft=True)
+    check(values, source, draft=True, places=places)
     if not options:
         return Given(values, source, source, values)
-    merged, left_out = merge(values, _read_options(options, f"{program} CONFIG"), "command line")
+    changes = _read_options(options, f"{program} CONFIG", config_of(source, options))
+    merged, left_out = merge(values, changes, "command line", places)
     tell_left_out(source, left_out)
     return Given(merged, "command line", source, values)
+
+
+def config_of(source: str, options: Sequence[str]) -> type[Config]:
+    """Returns the class of configs that a config file and the options after it ask for, with the keys of code in them.
+
+    Raises:
+      ConfigError: if code cannot be used that they name.
+    """
+    values = read_toml(Path(source))
+    for option, texts in _split([*itertools.dropwhile(lambda word: not word.startswith("--"), options)], ""):
+        table, _, key = option.removeprefix("--").partition(".")
+        if f"{table}.{key}" in PARTS and len(texts) == 1:
+            values = values | {table: {**values.get(table, {}), key: texts[0]}}
+    return class_of(values, "command line" if options else source, places_beside(Path(source)))
 
 
 def tell_left_out(source: str, keys: Sequence[str]) -> None:
@@ -73,14 +93,14 @@ def _show(text: str) -> NoReturn:
     raise SystemExit(0)
 
 
-def _read_options(options: Sequence[str], program: str) -> dict[str, Any]:
+def _read_options(options: Sequence[str], program: str, config: type[Config]) -> dict[str, Any]:
     """Returns the nested values that the options give; they are checked as those of a file are, by `check`."""
     changes: dict[str, Any] = {}
     for option, texts in _split(options, program):
-        table, key, says_no = _find_option(option, program)
+        table, key, says_no = _find_option(option, program, config)
         if key in changes.setdefault(table, {}):
             raise ConfigError(f"command line: {shown(option)}: expected each option once, got it twice")
-        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts)
+        changes[table][key] = False if says_no and not texts else _read_value(table, key, option, texts, config)
         if says_no and texts:
             raise ConfigError(f"command line: {shown(option)} takes no value, got {shown(texts[0])}")
     return changes
@@ -96,7 +116,7 @@ def _split(options: Sequence[str], program: str) -> list[tuple[str, list[str]]]:
         elif found and (not word.startswith("-") or _is_number(word)):
             found[-1][1].append(word)
         else:
-            raise ConfigError(_unknown_option(word, program))
+            raise ConfigError(_unknown_option(word, program, Config))
     return found
 
 
@@ -105,42 +125,44 @@ def _is_number(word: str) -> bool:
     return word[1:2].isdigit() or word[1:2] == "."
 
 
-def _find_option(option: str, program: str) -> tuple[str, str, bool]:
+def _find_option(option: str, program: str, config: type[Config]) -> tuple[str, str, bool]:
     """Returns the table and the key of an option, and whether it says no, as ``--run.no-cache`` does."""
     table, _, key = option.removeprefix("--").replace("-", "_").partition(".")
-    says_no = f"{table}.{key}" not in paths() and key.startswith("no_")
+    says_no = f"{table}.{key}" not in paths(config) and key.startswith("no_")
     key = key.removeprefix("no_") if says_no else key
-    if f"{table}.{key}" not in paths() or (says_no and kind_of(table, key) is not bool):
-        raise ConfigError(_unknown_option(option, program))
+    if f"{table}.{key}" not in paths(config) or (says_no and kind_of(table, key, config) is not bool):
+        raise ConfigError(_unknown_option(option, program, config))
     return table, key, says_no
 
 
-def _read_value(table: str, key: str, option: str, texts: list[str]) -> Any:
-    kind = kind_of(table, key)
+def _read_value(table: str, key: str, option: str, texts: list[str], config: type[Config]) -> Any:
+    kind = kind_of(table, key, config)
     if kind is bool and not texts:
         return True
     if get_origin(kind) is tuple:
-        return _read_list(table, key, texts)
+        return _read_list(table, key, texts, config)
     if not texts:
         raise ConfigError(f"command line: {shown(option)}: expected a value, got nothing")
     if len(texts) > 1:
         raise ConfigError(f"command line: {shown(option)}: expected one value, got {shown(' '.join(texts))}")
-    return parse_value(table, key, texts[0])
+    return parse_value(table, key, texts[0], config)
 
 
-def _read_list(table: str, key: str, texts: list[str]) -> Any:
+def _read_list(table: str, key: str, texts: list[str], config: type[Config]) -> Any:
     """Reads a list, written 8 12, 8,12 or [8,12], with spaces or without."""
     whole = " ".join(texts)
     if whole.startswith("["):
-        return parse_value(table, key, whole)
+        return parse_value(table, key, whole, config)
     if all(part.strip() for part in whole.rstrip(",").split(",")):
         texts = whole.replace(",", " ").split()
-    return tuple(parse_value(table, key, text) for text in texts)
+    return tuple(parse_value(table, key, text, config) for text in texts)
 
 
-def _unknown_option(unknown: str, program: str) -> str:
-    meant = meant_by(unknown.split("=")[0].lstrip("-"), [*paths(), "sweep"])
+def _unknown_option(unknown: str, program: str, config: type[Config]) -> str:
+    keys = paths(config)
+    meant = meant_by(unknown.split("=")[0].lstrip("-"), [*keys, "sweep"])
     said = hint(meant, "--") if meant else f"see {program} --help"
-    if re.match("--([a-z]+[.])?no[-_]", unknown) and meant in paths() and kind_of(*meant.split(".")) is bool:
+    is_switch = meant in keys and kind_of(*meant.split(".", 1), config=config) is bool
+    if is_switch and re.match("--([a-z]+[.])?no[-_]", unknown):
         said = said.replace(".", ".no-", 1)
     return f"command line: {shown(unknown)}: unknown option; {said}"

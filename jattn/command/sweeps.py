@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jattn.command.options import read_arguments, tell_left_out
+from jattn.command.options import config_of, read_arguments, tell_left_out
+from jattn.training.config import Config
 from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value, shown
 from jattn.training.sweeps import Sweep, make_sweep
 
@@ -29,12 +30,14 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
         return None
     options, jobs = _split_jobs(options)
     options, sure = [option for option in options if option != "--yes"], "--yes" in options
+    named = options[:1] if options and not options[0].startswith("-") else []
+    config = config_of(named[0], options[1:]) if named else Config
     swept: dict[tuple[str, str], list[Any]] = {}
     for word, *texts in asked:
-        table, key = _find_new_key(word, swept, options)
+        table, key = _find_new_key(word, swept, options, config)
         if not texts:
             raise ConfigError(f"--sweep {word}: expected values, for example {EXAMPLE}, got none")
-        swept[table, key] = [parse_value(table, key, text) for text in texts]
+        swept[table, key] = [parse_value(table, key, text, config) for text in texts]
     runs = math.prod(map(len, swept.values()))
     if runs > MOST_UNASKED and not sure:
         raise ConfigError(f"--sweep: expected at most {MOST_UNASKED} runs, got {runs:,}; --yes makes them all")
@@ -77,8 +80,10 @@ def _split_jobs(options: list[str]) -> tuple[list[str], int]:
     return rest, jobs
 
 
-def _find_new_key(word: str, swept: Mapping[tuple[str, str], Any], options: Sequence[str]) -> tuple[str, str]:
-    table, key = find_key(word, "--sweep")
+def _find_new_key(
+    word: str, swept: Mapping[tuple[str, str], Any], options: Sequence[str], config: type[Config]
+) -> tuple[str, str]:
+    table, key = find_key(word, "--sweep", config)
     path = f"{table}.{key}"
     if path in HOW_WRITTEN:
         raise ConfigError(f"--sweep {word}: expected a key that makes another run, got one of {', '.join(HOW_WRITTEN)}")

@@ -70,6 +70,7 @@ def record_lines(record: RunRecord) -> list[tuple[str, str]]:
     lines = [
         ("command", known.get("command") or "none: the run was made by a program"),
         ("differs from defaults", differences or "in nothing"),
+        ("code", _code(known.get("code"))),
         ("seeds", ", ".join(map(str, known.get("seeds", ())))),
         ("parameters", f"{known.get('parameters', 0):,}"),
         ("device", f"{latest.get('devices', '?')} x {latest.get('device', 'unknown')}"),
@@ -79,6 +80,12 @@ def record_lines(record: RunRecord) -> list[tuple[str, str]]:
         ("versions", _versions(latest)),
     ]
     return [(title, words) for title, words in lines if words]
+
+
+def _code(digests: Any) -> str:
+    """Lists files of a person's own, of each the first digits of its digest."""
+    known = digests if isinstance(digests, Mapping) else {}
+    return "; ".join(f"{file}, SHA-256 {str(digest)[:16]}" for file, digest in known.items())
 
 
 def _speed(record: RunRecord) -> str:

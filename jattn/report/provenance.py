@@ -1,9 +1,9 @@
 """What made a run: the command, the versions, the devices and the times, kept in `provenance.json`.
 
 The file holds `command`, which repeats the run; `differences`, the config's keys and values that are not defaults;
-`parameters`, how many numbers the model has; `seeds`; and `sessions`, one for each process that trained: `started`, the
-step it began `from_step`, `seconds` until it ended or last saved a checkpoint, `python`, `platform`, `packages` with
-their versions, `device` and `devices`.
+`code`, the SHA-256 of each file of a person's own that the config names; `parameters`, how many numbers the model has;
+`seeds`; and `sessions`, one for each process that trained: `started`, the step it began `from_step`, `seconds` until it
+ended or last saved a checkpoint, `python`, `platform`, `packages` with their versions, `device` and `devices`.
 """
 
 import json

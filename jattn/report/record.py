@@ -193,8 +193,9 @@ class RunRecord:
         return [by_step[step] for step in sorted(by_step)]
 
     def last(self, kind: str) -> Mapping[str, Any]:
-        """Returns the last row of a kind; an empty one where there is none."""
-        return (self.rows(kind) or [{}])[-1]
+        """Returns the last row of a kind, an empty one where there is none; a test before other rows is none."""
+        last = (self.rows(kind) or [{}])[-1]
+        return {} if kind == "test" and last and last["step"] < self.metrics[-1]["step"] else last
 
     def filters(self, snapshot: int, layer: Layer, example: int) -> np.ndarray:
         """Returns one layer's filters for one example, without padding: ``[heads, queries, keys]``.

@@ -5,6 +5,7 @@ A new task is a function in the file of its family and a line here.
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jattn.tasks.options import Entry, Option, entry
@@ -149,13 +150,18 @@ def task_description(name: str) -> str:
       >>> print(task_description("copy"))
       Says the source again: ``3 1 2 -> 3 1 2``. The oracle is the diagonal, ``place(i, n) = i``.
     """
-    text = inspect.getdoc(CATALOGUE[name].load()) or ""
+    return description_of(CATALOGUE[name].load())
+
+
+def description_of(make: Any) -> str:
+    """Returns the docstring of a function that makes a task, without arguments, examples and sources."""
+    text = (inspect.getdoc(make) or "") if callable(make) else ""
     return re.split(r"\n(?:Args|Example|Raises|Source)\b.*:", text, maxsplit=1)[0].strip()
 
 
-def check_options(name: str, options: dict[str, Any]) -> None:
+def check_options(name: str, options: dict[str, Any], there: Mapping[str, Option] | None = None) -> None:
     """Raises a ValueError if a task has no option of some name; the text begins with that name."""
-    there = CATALOGUE[name].options
+    there = CATALOGUE[name].options if there is None else there
     for key in options:
         if key not in there:
             takes = f"it has {', '.join(there)}" if there else "it has none"

@@ -20,6 +20,8 @@ class Option:
       least, most: the range of a number, ends included.
       above, below: the range of a number, ends left out.
       choices: all that a text may be.
+      kind: the type of its values, ranges included; None where default and choices say it.
+      required: whether it has no default.
     """
 
     default: Any
@@ -29,6 +31,8 @@ class Option:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    kind: Any = None
+    required: bool = False
 
     def by_default(self, default: Any) -> "Option":
         """Returns the same option with another default."""

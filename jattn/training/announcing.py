@@ -28,6 +28,8 @@ def first_line_of_sweep(config: Config, runs: int, folder: Any) -> str:
 def model_words(config: Config) -> str:
     """Names the model of a config with its sizes."""
     model = config.model
+    if "model.kind" in config.parts:
+        return model.kind
     sizes = [_counted(model.num_layers, "layer")]
     if model.num_heads is not None:
         sizes.append(_counted(model.num_heads, "head"))

@@ -4,14 +4,28 @@ Every key has a default; a config file says what differs, and options on the com
 refused with the reason; the names and ranges are checked without JAX.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field, ValidationInfo
 
-from jattn.tasks.catalogue import CATALOGUE, check_options, make_task, task_options
+from jattn.tasks.catalogue import CATALOGUE, check_options, make_task
+from jattn.training.own import Code, Places
+from jattn.training.own_parts import OwnPart
 from jattn.training.sections import Section, with_options
-from jattn.training.tables import ATTENTION, KINDS, LAYOUTS, NORMALIZERS, OPTIMIZERS, POSITIONS, SCHEDULES, SCORES
+from jattn.training.tables import (
+    ATTENTION,
+    KINDS,
+    LAYOUTS,
+    NORMALIZERS,
+    OPTAX,
+    OPTIMIZERS,
+    POSITIONS,
+    SCHEDULES,
+    SCORES,
+)
 
 if TYPE_CHECKING:
     from jattn.tasks.sequences import Task
@@ -24,7 +38,7 @@ else:
     PositionsName = Literal[tuple(POSITIONS)]
     ScoreName = Literal[tuple(SCORES)]
     NormalizerName = Literal[tuple(NORMALIZERS)]
-    OptimizerName = Literal[tuple(OPTIMIZERS)]
+    OptimizerName = Literal[(*OPTIMIZERS, *OPTAX)]
     ScheduleName = Literal[tuple(SCHEDULES)]
 
 DRAFT = {"draft": True}
@@ -38,21 +52,25 @@ def _length(description: str) -> Any:
 class TaskKeys(Section):
     """What is learned, and how the model sees it; tasks differ in the keys they have."""
 
-    name: TaskName = Field(default="reverse", description="the task")
+    name: TaskName = Field(default="reverse", description="the task; FILE.py:NAME is one of your own")
     layout: LayoutName = Field(default="encoder", description="how the model sees it; decides the kind of model")
     min_length: int = _length("the shortest source trained on; by default what suits the task")
     max_length: int = _length("the longest source trained on; by default what suits the task")
 
     def make(self) -> "Task":
         """Makes the task with its options."""
-        options = {key: getattr(self, key) for key in task_options(self.name)}
-        return make_task(self.name, {key: value for key, value in options.items() if value is not None})
+        chosen = self.chosen("name")
+        options = {key: getattr(self, key) for key in chosen.options if getattr(self, key) is not None}
+        return chosen.make_task(options) if isinstance(chosen, OwnPart) else make_task(self.name, options)
 
 
 class ModelKeys(Section):
     """What learns; kinds differ in the keys they use."""
 
-    kind: KindName = Field(default="transformer", description="the kind of model; all but transformers read a source")
+    kind: KindName = Field(
+        default="transformer",
+        description="the kind of model; all but transformers read a source; FILE.py:NAME is one of your own",
+    )
     attention: bool = Field(
         default=True, description="whether the decoder attends to the source, or has one fixed vector of it"
     )
@@ -81,10 +99,11 @@ class TrainingKeys(Section):
         default=False, description="stop at the first evaluation that meets [evaluation]'s solved_*"
     )
     batch_size: int = Field(default=128, ge=1, le=1_048_576, description="examples per step")
-    optimizer: OptimizerName = Field(default="adamw", description="what learns")
+    optimizer: OptimizerName = Field(default="adamw", description="what learns; FILE.py:NAME is one of your own")
     learning_rate: float = Field(default=1e-2, gt=0, le=1e38, description="its peak, after the warm-up")
     schedule: ScheduleName = Field(
-        default="cosine", description="how the learning rate goes on from its peak; all but constant end at zero"
+        default="cosine",
+        description="how the learning rate goes on from its peak; all but constant end at zero; FILE.py:NAME is yours",
     )
     warmup_steps: int = Field(default=50, ge=0, description="steps in which the learning rate rises from zero")
     clip_norm: float = Field(default=1.0, gt=0, le=1e38, description="global norm beyond which gradients are scaled")
@@ -177,12 +196,25 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
 
+    parts: ClassVar[Mapping[str, OwnPart]] = MappingProxyType({})
+    """What code of one's own stands for, by the key that names it."""
+
+    @property
+    def code(self) -> list[Code]:
+        """The code of one's own that the config names."""
+        return [part.code for part in self.parts.values() if part.recorded]
+
+    @property
+    def places(self) -> Places:
+        """Where that code is."""
+        return Places(known={code.file: str(code.path) for code in self.code})
+
     @pydantic.model_validator(mode="after")
     def _completed(self, info: ValidationInfo) -> "Config":
         """Fills in what is used, and refuses what is not, or does not fit together; a draft is filled in alone."""
         unused = self.unused_keys()
         if info.context != DRAFT:
-            for problem in (*_choice_problems(self), *_unused_problems(self, unused)):
+            for problem in (*_choice_problems(self), *_unused_problems(self, unused), *_missing_problems(self)):
                 raise ValueError(problem)
         layout = {"layout": self.task.layout}
         sections = {name: getattr(self, name).resolved(unused[name], **layout) for name in unused}
@@ -216,17 +248,18 @@ class Config(Section):
 
 def _choice_problems(config: Config) -> list[str]:
     """Lists what is wrong with the choices that decide which keys there are."""
-    kind, layout = config.model.kind, config.task.layout
-    if layout in KINDS[kind].models:
+    kind, layout, models = config.model.kind, config.task.layout, config.model.chosen("kind").models
+    if layout in models:
         return []
-    expected = " or ".join(map(repr, KINDS[kind].models))
+    expected = " or ".join(map(repr, models))
     return [f"model.kind: {kind!r} needs task.layout {expected}, got {layout!r}"]
 
 
 def _unused_problems(config: Config, unused: dict[str, dict[str, str]]) -> list[str]:
     """Lists the keys that are given and that nothing chosen uses."""
     try:
-        check_options(config.task.name, {key: None for key in unused["task"] if key in config.task.given()})
+        given = {key: None for key in unused["task"] if key in config.task.given()}
+        check_options(config.task.name, given, config.task.chosen("name").options)
     except ValueError as error:
         return [f"task.{error}"]
     return [
@@ -234,6 +267,15 @@ def _unused_problems(config: Config, unused: dict[str, dict[str, str]]) -> list[
         for name, reasons in unused.items()
         for key, reason in reasons.items()
         if key in getattr(config, name).given()
+    ]
+
+
+def _missing_problems(config: Config) -> list[str]:
+    """Lists the options without a default that are not given."""
+    return [
+        f"{name}.{key}: expected a value, as {needs} has no default of it, got nothing"
+        for name in ("task", "model", "training")
+        for key, needs in getattr(config, name).missing().items()
     ]
 
 
@@ -272,6 +314,8 @@ def _problems(config: Config) -> list[str]:
 def _model_problems(config: Config) -> list[str]:
     """Lists sizes of a model that do not fit one another."""
     task, model, problems = config.task, config.model, []
+    if "model.kind" in config.parts:
+        return []
     if model.num_heads and model.width % model.num_heads:
         divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
@@ -313,7 +357,7 @@ def _num_positions(config: Config, target_room: int) -> int:
 def _task_problems(config: Config) -> list[str]:
     """Lists what a task cannot do: a layout, or lengths with its options."""
     section, task, problems = config.task, config.task.make(), []
-    options = " and ".join(f"{key} = {getattr(section, key)}" for key in task_options(task.name))
+    options = " and ".join(f"{key} = {getattr(section, key)}" for key in section.chosen("name").options)
     wanted = f"task {task.name!r}" + (f" with {options}" if options else "")
     if section.layout not in task.layouts:
         expected = " or ".join(repr(layout) for layout in task.layouts)

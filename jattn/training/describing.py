@@ -11,7 +11,7 @@ from PIL import Image
 from jattn.filters.names import reading_order
 from jattn.report.record import INPUTS, Example, Layer, Picture, Probes
 from jattn.tasks import Batch
-from jattn.tasks.catalogue import task_description
+from jattn.tasks.catalogue import description_of
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.tasks.pixels import join
 from jattn.training.evaluation import Measured
@@ -59,7 +59,7 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
         targets = [text[token] if asked else "" for token, asked in zip(batch.targets[i, :count], scored, strict=True)]
         answers = [np.flatnonzero(row).tolist() for row in oracle]
         examples.append(Example(sequences, targets, scored.tolist(), answers, _picture(batch, i)))
-    about = "" if "task" in setup.own else task_description(setup.config.task.name)
+    about = "" if "task" in setup.own else description_of(setup.config.task.chosen("name").load())
     return Probes(layers, examples, _visible(layers, examples, jax.device_get(measured.visible)), about)
 
 

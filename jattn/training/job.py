@@ -33,6 +33,7 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
     """Trains with a share of the machine; returns the numbers of the test, or an error that names what to change."""
     from jattn.training.jobs import RESULT, share_of_cores
     from jattn.training.loop import train
+    from jattn.training.own import Places
     from jattn.training.progress import SweepReporter
     from jattn.training.reading import ConfigError, check
     from jattn.training.run_folder import RunFolderError
@@ -44,7 +45,9 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
         os.sched_setaffinity(0, cores)
     report = SweepReporter(Console(stderr=True), None, announces=False)
     try:
-        config = check(json.load(sys.stdin), "sweep")
+        asked = json.load(sys.stdin)
+        places = Places(known=asked.pop("code", {}))
+        config = check(asked, "sweep", places=places)
         configure_jax([config])
         test = train(config, signals=signals, report=report, command=command)
     except (ConfigError, RunFolderError, TrainingFailed, OSError) as error:

@@ -79,7 +79,7 @@ def _start(config: Config, slot: int, jobs: int, command: str) -> Job:
     """Starts a run in a process that hears no signal of the terminal."""
     out, err = _scratch(), _scratch()
     with _scratch() as asked:
-        asked.write(config.model_dump_json())
+        asked.write(json.dumps({**config.model_dump(), "code": dict(config.places.known)}))
         asked.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-m", "jattn.training.job", str(slot), str(jobs), command],

@@ -81,7 +81,7 @@ def train(
             report.doing("compiling")
             state, rows = resume(setup, folder, checkpoints, report.line)
             journal = Journal(setup, folder, report, rows)
-            finished = rows[-1:] != [] and rows[-1]["kind"] == "test"
+            finished = rows[-1:] != [] and rows[-1]["kind"] == "test" and is_done(setup, state.number, journal)
             record = recorded(setup, folder.path, state, command, finished)
             with checkpoints.naming_what_is_kept(), record as note_time:
                 state, train_chunk = begin(setup, state, journal, report)

@@ -63,6 +63,7 @@ def _facts(setup: Setup, state: TrainState) -> dict[str, Any]:
     sizes = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params))
     return {
         "differences": differences_from_defaults(setup.config),
+        "code": {code.file: code.sha256 for code in setup.config.code},
         "parameters": sizes // setup.config.training.replicates,
         "seeds": np.ravel(setup.seeds).tolist(),
     }
@@ -106,10 +107,10 @@ def differences_from_defaults(config: Config) -> dict[str, Any]:
         for name, section in _sections(config)
     }
     try:
-        base = check(chosen, "defaults").model_dump()
+        base = check(chosen, "defaults", places=config.places).model_dump()
     except ConfigError:
         # The defaults of these choices need not fit together.
-        base = check(chosen, "defaults", draft=True).model_dump()
+        base = check(chosen, "defaults", draft=True, places=config.places).model_dump()
     return {
         f"{name}.{key}": value
         for name, table in found.items()

@@ -12,7 +12,9 @@ import pydantic
 
 from jattn.drawing.plain import in_plain
 from jattn.training.config import DRAFT, Config
+from jattn.training.extended import config_class
 from jattn.training.meant import hint, meant_by
+from jattn.training.own import OwnError, Places
 from jattn.training.shipped import configs_folder, find_config
 
 HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock")
@@ -48,12 +50,17 @@ class Given:
         """The name of the config file, without its ending."""
         return Path(self.file).stem
 
+    @property
+    def places(self) -> Places:
+        """Where code that the config names is looked for: beside the file."""
+        return places_beside(Path(self.file))
+
     def check(self) -> Config:
         """Makes the config, as `check` does; where the file alone is wrong, its mistake is reported."""
         try:
-            return check(self.values, self.source)
+            return check(self.values, self.source, places=self.places)
         except ConfigError:
-            check(self.in_file, self.file)
+            check(self.in_file, self.file, places=self.places)
             raise
 
 
@@ -105,14 +112,39 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def check(values: dict[str, Any], source: str, draft: bool = False) -> Config:
-    """Makes a `Config` of nested values, filling in defaults.
+def places_beside(file: Path) -> Places:
+    """Returns where code that a config file names is looked for: in the folder of the file."""
+    return Places((file.parent,))
 
-    A draft is checked for names and ranges alone: its keys need not be used, nor fit together, and JAX is not needed.
+
+def class_of(values: dict[str, Any], source: str, places: Places | None = None) -> type[Config]:
+    """Returns the class that checks some values, with the keys of code that they name.
 
     Raises:
-      ConfigError: with a line per mistake; `source` says where the values came from.
+      ConfigError: if that code cannot be used; `source` says where the values came from.
     """
+    try:
+        return config_class(values, places)
+    except OwnError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def check(values: dict[str, Any], source: str, draft: bool = False, places: Places | None = None) -> Config:
+    """Makes a `Config` of nested values, filling in defaults.
+
+    A draft is checked for names and ranges alone: its keys need not be used, nor fit together, and JAX is not needed
+    unless code is named.
+
+    Args:
+      values: the nested values.
+      source: where they came from, for messages.
+      draft: whether it is one.
+      places: where files of code that the values name are looked for; by default in the working folder.
+
+    Raises:
+      ConfigError: with a line per mistake.
+    """
+    kind = class_of(values, source, places)
     values = {
         table: {
             key: tuple(value) if isinstance(value, list) else value
@@ -124,14 +156,16 @@ def check(values: dict[str, Any], source: str, draft: bool = False) -> Config:
         for table, entries in values.items()
     }
     try:
-        return Config.model_validate(values, context=DRAFT if draft else None)
+        return kind.model_validate(values, context=DRAFT if draft else None)
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {_explain(dict(mistake))}" for mistake in error.errors()[:8]]
+        lines = [f"{source}: {_explain(dict(mistake), kind)}" for mistake in error.errors()[:8]]
         more = [f"... and {error.error_count() - 8} more"] if error.error_count() > 8 else []
         raise ConfigError("\n".join([*lines, *more])) from None
 
 
-def merge(values: dict[str, Any], changes: dict[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+def merge(
+    values: dict[str, Any], changes: dict[str, Any], source: str, places: Places | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Puts values of single keys in place of, or beside, those that are there.
 
     What was there, was used, and is not used any more after the changes is left out: the width of feed-forward layers
@@ -141,6 +175,7 @@ def merge(values: dict[str, Any], changes: dict[str, Any], source: str) -> tuple
       values: the nested values that are there.
       changes: the nested values that come on top.
       source: where the changes came from, for messages.
+      places: as for `check`.
 
     Returns:
       The nested values, and the keys left out, as ``table.key``.
@@ -149,12 +184,25 @@ def merge(values: dict[str, Any], changes: dict[str, Any], source: str) -> tuple
       ConfigError: for a wrong name or a value out of range.
     """
     merged = {table: values.get(table, {}) | changes.get(table, {}) for table in values | changes}
-    before, after = check(values, source, draft=True).unused_keys(), check(merged, source, draft=True).unused_keys()
-    left_out = [
+    old, new = class_of(values, source, places), class_of(merged, source, places)
+    # A key that only the code before had.
+    gone = [
+        (table, key)
+        for table, entries in values.items()
+        for key in entries
+        if f"{table}.{key}" in paths(old) and f"{table}.{key}" not in paths(new) and key not in changes.get(table, {})
+    ]
+    for table, key in gone:
+        del merged[table][key]
+    before, after = (check(each, source, draft=True, places=places).unused_keys() for each in (values, merged))
+    left_out = gone + [
         (table, key)
         for table, unused in after.items()
         for key in unused
-        if key in values.get(table, {}) and key not in changes.get(table, {}) and key not in before[table]
+        if key in values.get(table, {})
+        and key not in changes.get(table, {})
+        and key not in before[table]
+        and (table, key) not in gone
     ]
     kept = {
         table: {key: value for key, value in entries.items() if (table, key) not in left_out}
@@ -169,26 +217,26 @@ def differences(config: Config, other: Config) -> list[str]:
     return [
         f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
         for table in ours
-        for key in get_section(table).model_fields
+        for key in dict.fromkeys([*get_section(table, type(config)).model_fields, *theirs[table]])
         if f"{table}.{key}" not in HOW_WRITTEN and ours[table].get(key) != theirs[table].get(key)
     ]
 
 
-def find_key(word: str, source: str) -> tuple[str, str]:
-    """Returns the table and the key that ``table.key`` names, written with - or with _.
+def find_key(word: str, source: str, config: type[Config] = Config) -> tuple[str, str]:
+    """Returns the table and the key of a class of configs that ``table.key`` names, written with - or with _.
 
     Raises:
       ConfigError: if there is none, naming the nearest; `source` says where the word came from.
     """
     table, _, key = word.replace("-", "_").partition(".")
-    if table not in Config.model_fields or key not in get_section(table).model_fields:
-        meant = meant_by(word, paths())
+    if f"{table}.{key}" not in paths(config):
+        meant = meant_by(word, paths(config))
         said = hint(meant) if meant else "expected a table and a key of it, for example model.num_heads"
         raise ConfigError(f"{source}: {shown(word)}: unknown key; {said}")
     return table, key
 
 
-def parse_value(table: str, key: str, text: str) -> Any:
+def parse_value(table: str, key: str, text: str, config: type[Config] = Config) -> Any:
     """Reads a value as it stands in a config file, strings without quotes; what cannot be read stays text for `check`.
 
     Example:
@@ -198,9 +246,11 @@ def parse_value(table: str, key: str, text: str) -> Any:
       >>> parse_value("model", "score", "cosine"), parse_value("evaluation", "test_lengths", "[16,32]")
       ('cosine', [16, 32])
     """
-    kind = kind_of(table, key)
-    if kind is str or get_origin(kind) is Literal:
+    kind = kind_of(table, key, config)
+    if kind is str:
         return text
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     # What TOML would skip, digits that it does not know, and what only Python takes for a number are no value.
@@ -215,22 +265,23 @@ def parse_value(table: str, key: str, text: str) -> Any:
         return text
 
 
-def kind_of(table: str, key: str) -> Any:
+def kind_of(table: str, key: str, config: type[Config] = Config) -> Any:
     """Returns the type of the values of a key."""
-    return get_section(table).model_fields[key].annotation
+    return get_section(table, config).model_fields[key].annotation
 
 
-def paths() -> list[str]:
-    return [f"{name}.{key}" for name in Config.model_fields for key in get_section(name).model_fields]
+def paths(config: type[Config] = Config) -> list[str]:
+    """Lists all keys of a class of configs, as ``table.key``."""
+    return [f"{name}.{key}" for name in config.model_fields for key in get_section(name, config).model_fields]
 
 
-def _explain(mistake: dict[str, Any]) -> str:
+def _explain(mistake: dict[str, Any], config: type[Config]) -> str:
     *parents, key = (*map(str, mistake["loc"]),) or ("",)
     path, got = shown(".".join([*parents, key])), _as_toml(mistake["input"])
     if mistake["type"] == "extra_forbidden":
         tables = [*Config.model_fields]
-        meant = meant_by(".".join([*parents, key]), paths() if parents else [*tables, *paths()])
-        allowed = list(get_section(parents[0]).model_fields) if parents else tables
+        meant = meant_by(".".join([*parents, key]), paths(config) if parents else [*tables, *paths(config)])
+        allowed = list(get_section(parents[0], config).model_fields) if parents else tables
         return f"{path}: unknown key; {hint(meant) if meant else f'expected one of {_some(allowed)}'}"
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
@@ -283,9 +334,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names if len(", ".join(names)) <= 160 else [*names[:5], "...", names[-1]])
 
 
-def get_section(name: str) -> type[pydantic.BaseModel]:
-    """Returns the model of one table of the config."""
-    annotation = Config.model_fields[name].annotation
+def get_section(name: str, config: type[Config] = Config) -> type[pydantic.BaseModel]:
+    """Returns the model of one table of a class of configs."""
+    annotation = config.model_fields[name].annotation
     return annotation if isinstance(annotation, type) else get_args(annotation)[0]
 
 

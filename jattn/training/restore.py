@@ -27,7 +27,9 @@ def resume(
     if step is not None:
         checkpoints.delete_old()
         state, rows = checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
-        say(f"{'already done' if rows and rows[-1]['kind'] == 'test' else 'resumed'} at step {step}")
+        tested = rows != [] and rows[-1]["kind"] == "test"
+        longer = step < setup.config.training.steps and not setup.config.training.stop_when_solved
+        say(f"{'trained on' if tested and longer else 'already done' if tested else 'resumed'} at step {step}")
         return state, rows
     if checkpoints.any:
         raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")

@@ -12,10 +12,12 @@ import tomli_w
 
 from jattn.drawing.files import named, replacing
 from jattn.report.rows import METRICS, read_row, read_rows, write_row
+from jattn.training.code_record import COPIES, RECORD, ChangedCode, places_of_code, record_code
 from jattn.training.config import Config
 from jattn.training.digests import History, history_of
 from jattn.training.lock import Lock, Locked
 from jattn.training.reading import ConfigError, check, differences, read_toml
+from jattn.training.training_on import goes_on, only_longer, why_not
 
 CONFIG, LOCK, OWN, FORMAT = "config.toml", "lock", "own.json", "format"
 
@@ -32,12 +34,14 @@ class RunFolder:
 
     Args:
       config: of the run; ``config.run.folder`` is made where missing. If the folder holds a run of the same config,
-        that run goes on; ``config.run.overwrite`` deletes it first.
+        that run goes on, with more steps as well where its schedule does not depend on them; ``config.run.overwrite``
+        deletes it first.
       own: what stands in place of the config's task and model, in words; kept with the config.
 
     Raises:
       RunFolderError: if another process holds the folder, or no lock can be had; if it holds a run of a different
-        config (naming the keys), of another task or model, or of another format, or files that are no run.
+        config (naming the keys), of another task or model, with code that has changed since, or of another format, or
+        files that are no run.
     """
 
     def __init__(self, config: Config, own: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -60,15 +64,23 @@ class RunFolder:
                 _refuse_another_config(self.path, config, there)
                 refuse_other_parts(self.path, own)
                 self._remove_temporary()
+                if goes_on(config, there):
+                    self._write_config(config)
             else:
                 self._empty()
+                record_code(self.path, config.code)
                 texts = {OWN: json.dumps(dict(own), indent=2)} if own else {}
-                for name, text in (texts | {FORMAT: VERSION, CONFIG: tomli_w.dumps(config.model_dump())}).items():
+                for name, text in (texts | {FORMAT: VERSION}).items():
                     with replacing(self.path / name) as file:
                         file.write(text.encode("utf-8"))
+                self._write_config(config)
         except BaseException:
             self._lock.close()
             raise
+
+    def _write_config(self, config: Config) -> None:
+        with replacing(self.path / CONFIG) as file:
+            file.write(tomli_w.dumps(config.model_dump()).encode("utf-8"))
 
     def history(self) -> History:
         """Returns what a checkpoint keeps of the rows that were written so far."""
@@ -118,7 +130,7 @@ class RunFolder:
 
     def _remove_temporary(self) -> None:
         """Removes what a process left that died while it wrote a file."""
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "figures", "filters"))):
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "code", "figures", "filters"))):
             for path in (*folder.glob(".*.*"), *folder.glob(f"{LOCK}.*")):
                 if path.suffix[1:].isdecimal():
                     path.unlink()
@@ -149,15 +161,23 @@ def check_folder(config: Config) -> None:
 
 
 def _there(path: Path, config: Config) -> Config | None:
-    """Reads the config of the run that a folder holds, if any; one to be deleted may have another format."""
-    return read_config(path, any_format=config.run.overwrite) if (path / CONFIG).exists() else None
+    """Reads the config of the run that a folder holds, if any; one to be deleted may have another format, or code."""
+    if config.run.overwrite and (path / CONFIG).exists() and (path / RECORD).exists():
+        return config
+    known = config.places.known
+    return read_config(path, any_format=config.run.overwrite, known=known) if (path / CONFIG).exists() else None
 
 
-def read_config(path: Path, any_format: bool = False) -> Config:
-    """Reads the config of the run in a folder.
+def read_config(path: Path, any_format: bool = False, known: Mapping[str, str] = MappingProxyType({})) -> Config:
+    """Reads the config of the run in a folder, and imports the code that it names.
+
+    Args:
+      path: the folder.
+      any_format: whether another format will do.
+      known: where code is, by its name in the config, if it is not where it was.
 
     Raises:
-      RunFolderError: if there is none, or it cannot be read, or the folder has another format.
+      RunFolderError: if there is none, it cannot be read, its code has changed, or the folder has another format.
     """
     found = (path / FORMAT).read_text("utf-8", "replace") if (path / FORMAT).is_file() else "none"
     if found != VERSION and not any_format and (path / CONFIG).exists():
@@ -166,7 +186,9 @@ def read_config(path: Path, any_format: bool = False) -> Config:
         values = read_toml(path / CONFIG)
         if values.keys() != Config.model_fields.keys():
             raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
-        return check(values, str(path / CONFIG))
+        return check(values, str(path / CONFIG), places=places_of_code(path, known))
+    except ChangedCode as error:
+        raise RunFolderError(str(error)) from None
     except ConfigError as error:
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
 
@@ -208,7 +230,7 @@ def _refuse_strangers(path: Path) -> None:
     if (path / CONFIG).exists():
         return
     # A process that died while it wrote the first config leaves its temporary file.
-    ours = (LOCK, OWN, FORMAT, *(f".{name}." for name in (CONFIG, OWN, FORMAT)))
+    ours = (LOCK, OWN, FORMAT, RECORD, COPIES, *(f".{name}." for name in (CONFIG, OWN, FORMAT, RECORD)))
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(ours))
     if strangers:
         got = f"got one without {CONFIG} and with {strangers[0]!r} in it"
@@ -217,9 +239,11 @@ def _refuse_strangers(path: Path) -> None:
 
 def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
     differing = differences(config, there)
-    if differing:
+    if differing and not goes_on(config, there):
+        reason = [f"\n{why_not(config, there)}"] if only_longer(config, there) else []
         raise RunFolderError(
             f"{path} holds a run of a different config (asked for | there):\n  "
             + "\n  ".join(differing)
+            + "".join(reason)
             + "\nchoose another --run.folder, or --run.overwrite to delete that run"
         )

@@ -18,6 +18,15 @@ def constant(peak: float, steps: int) -> optax.Schedule:
     return optax.constant_schedule(peak)
 
 
+def warmup_stable_decay(peak: float, steps: int, decay_share: float = 0.2) -> optax.Schedule:
+    """Stays at the peak, and goes straight to zero in the last part of the steps.
+
+    With ``s = decay_share · steps``, the rate at a step is ``peak · min(1, (steps - step) / s)``.
+    """
+    decay = max(1, round(decay_share * steps))
+    return optax.linear_schedule(peak, 0.0, decay, transition_begin=steps - decay)
+
+
 def with_warmup(schedule: optax.Schedule, peak: float, warmup_steps: int) -> optax.Schedule:
     """Rises straight from zero to the peak in so many steps, and then begins a schedule."""
     if warmup_steps == 0:

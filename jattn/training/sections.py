@@ -31,6 +31,21 @@ class Section(pydantic.BaseModel):
         """Returns what was given, in the order of the keys."""
         return {key: getattr(self, key) for key in type(self).model_fields if key in self.model_fields_set}
 
+    def chosen(self, choosing: str) -> Any:
+        """Returns the entry that a key of this section chooses."""
+        return self.tables[choosing][getattr(self, choosing)]
+
+    def missing(self) -> dict[str, Any]:
+        """Returns the options without a default that are not given, each with what is chosen and needs it."""
+        named = [choosing for choosing in self.tables if getattr(self, choosing, None) is not None]
+        chosen = {getattr(self, choosing): self.chosen(choosing) for choosing in named}
+        return {
+            key: value
+            for value, entry in chosen.items()
+            for key, option in entry.options.items()
+            if option.required and getattr(self, key) is None
+        }
+
     def unused(self, **besides: Any) -> dict[str, str]:
         """Returns the keys that nothing chosen uses, each with the reason.
 
@@ -87,7 +102,7 @@ def with_options(name: str, base: type[Section], tables: Tables) -> Any:
             raise ValueError(f"{key}: expected one meaning, got several, of {several}")
         # A key that most have needs no list of those.
         prefix = f"{', '.join(str(user) for user, _ in users)}: " if len(users) <= 3 else ""
-        kind: Any = Literal[first.choices] if first.choices else type(first.default)
+        kind: Any = first.kind or (Literal[first.choices] if first.choices else type(first.default))
         limits: dict[str, Any] = {"ge": first.least, "le": first.most, "gt": first.above, "lt": first.below}
         limits = {name: limit for name, limit in limits.items() if limit is not None}
         fields[key] = (kind, Field(default=None, description=prefix + first.help, **limits))

@@ -1,7 +1,8 @@
 """From a config to the parts of a run: task, model, optimizer, mesh."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,12 +14,15 @@ from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
-from jattn.tasks.options import Entry, entry
+from jattn.tasks.options import Entry
 from jattn.training.config import Config, ModelConfig, TrainingConfig
+from jattn.training.own import OwnError
+from jattn.training.own_checks import check_call, check_optimizer, check_schedule, check_task, naming_the_line, takes
+from jattn.training.own_parts import OwnPart
 from jattn.training.reading import ConfigError
 from jattn.training.schedules import with_warmup
 from jattn.training.sections import Section
-from jattn.training.tables import KINDS, NORMALIZERS, OPTIMIZERS, SCHEDULES, SCORES
+from jattn.training.tables import NORMALIZERS, SCORES
 
 STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
 """The independent streams of randomness of a run."""
@@ -97,6 +101,8 @@ class Setup:
         """Applies the model to the inputs of a batch; returns logits."""
         variables: dict[str, Any] = {"params": params}
         inputs: dict[str, Any] = batch.inputs
+        if not takes(self.model, "deterministic"):
+            options = {name: value for name, value in options.items() if name != "deterministic"}
         return self.model.apply(variables, **inputs, **options)
 
     def vocabulary(self) -> tuple[str, ...]:
@@ -117,7 +123,8 @@ def make_setup(
       task, model, optimizer: own ones in place of the config's; see `jattn.training.train`.
 
     Raises:
-      ConfigError: if the devices do not fit the batch sizes, or an own task has no such layout or lengths.
+      ConfigError: if the devices do not fit the batch sizes, an own task has no such layout or lengths, or code that
+        the config names does not do what it must.
       TypeError: if an own part is of another type.
       ValueError: if an own model does not return logits of the right shape.
     """
@@ -131,13 +138,17 @@ def make_setup(
     own = {"task": task and task.name, "model": model and _in_one_line(model)}
     if task is not None:
         _check_task(task, config)
-    task, layout = config.task.make() if task is None else task, LAYOUTS[config.task.layout]
+    parts = own_parts(config, task, model, optimizer)
+    task, layout = _make_task(config) if task is None else task, LAYOUTS[config.task.layout]
     if model is None:
-        model = make_model(config.model, layout.name, len(task.symbols + layout.specials), config.training.dtype)
+        with _naming("model.kind"):
+            model = make_model(config.model, layout.name, len(task.symbols + layout.specials), config.training.dtype)
     schedule = None
     if optimizer is None:
-        schedule = make_schedule(config.training)
-        optimizer = make_optimizer(config.training, schedule)
+        with _naming("training.schedule"):
+            schedule = make_schedule(config.training)
+        with _naming("training.optimizer"):
+            optimizer = make_optimizer(config.training, schedule)
     setup = Setup(
         config=config,
         task=task,
@@ -150,16 +161,62 @@ def make_setup(
     )
     if "model" in setup.own:
         _check_model(setup)
+    _check_own(setup, parts)
     return setup
+
+
+def own_parts(config: Config, *given: Any) -> dict[str, OwnPart]:
+    """Returns the parts that code makes which the config names, by key: all but those given in another way."""
+    replaced: dict[str, Any] = dict(zip(("task.name", "model.kind", "training.optimizer"), given, strict=False))
+    if replaced.get("training.optimizer") is not None:
+        replaced["training.schedule"] = replaced["training.optimizer"]
+    return {path: part for path, part in config.parts.items() if replaced.get(path) is None}
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Says of which key code is wrong."""
+    try:
+        yield
+    except OwnError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _make_task(config: Config) -> Task:
+    task = config.task.make()
+    if "task.name" in config.parts:
+        with _naming("task.name"):
+            check_task(config.parts["task.name"].code, task, config.task.max_length)
+    return task
+
+
+def _check_own(setup: Setup, parts: Mapping[str, OwnPart]) -> None:
+    """Tries what the code of a model and of an optimizer makes, without compiling anything."""
+    if not parts.keys() & {"model.kind", "training.optimizer"}:
+        return
+    batch = jax.eval_shape(lambda: setup.training_batch(setup.rng("training"), jnp.arange(1)))
+    if part := parts.get("model.kind"):
+        with _naming("model.kind"), naming_the_line(part.code):
+            check_call(part.code.name, setup.model, setup.layout.name)
+            options: dict[str, Any] = {"deterministic": False, "rngs": {"dropout": setup.rng("dropout")}}
+            logits = jax.eval_shape(lambda batch: setup.apply(setup.init(batch), batch, **options), batch)
+            _check_logits(f"{part.code.name}: expected", setup, batch, logits, OwnError)
+    if part := parts.get("training.optimizer"):
+        with _naming("training.optimizer"):
+            check_optimizer(part.code, setup.optimizer, jax.eval_shape(setup.init, batch))
 
 
 def _check_model(setup: Setup) -> None:
     batch = jax.eval_shape(lambda: setup.training_batch(setup.rng("training"), jnp.arange(1)))
     logits = jax.eval_shape(lambda batch: setup.apply(setup.init(batch), batch), batch)
+    _check_logits("model: expected", setup, batch, logits, ValueError)
+
+
+def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: type[ValueError]) -> None:
     expected = (*batch.targets.shape, len(setup.vocabulary()))
     if getattr(logits, "shape", None) != expected:
-        raise ValueError(
-            f"model: expected to return logits of shape [B, T, C] = {expected} for a batch of one, "
+        raise error(
+            f"{begins} to return logits of shape [B, T, C] = {expected} for a batch of one, "
             f"got {getattr(logits, 'shape', type(logits).__name__)}"
         )
 
@@ -183,27 +240,43 @@ def _check_task(task: Task, config: Config) -> None:
 
 def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> nn.Module:
     """Makes the model of a kind that reads a layout, from what the config says of it."""
-    model = entry(KINDS[config.kind].models[layout]).load()
+    kind = config.chosen("kind")
     options: dict[str, Any] = config.model_dump()
     for key, table in (("score", SCORES), ("normalizer", NORMALIZERS)):
         if key in options:
             options[key] = _make(table[options[key]], config)
-    options |= {"vocabulary": vocabulary, "cell": config.kind, "dtype": jnp.dtype(dtype)}
+    options |= {"vocabulary": vocabulary, "cell": config.kind, "dtype": jnp.dtype(dtype), "layout": layout}
+    if isinstance(kind, OwnPart):
+        return kind.make(nn.Module, **options)
+    model = kind.maker(layout)
     return model(**{field.name: options[field.name] for field in dataclasses.fields(model) if field.name in options})
 
 
-def make_schedule(config: TrainingConfig) -> optax.Schedule:
-    """Makes the learning rate by step: a linear warm-up, then the config's schedule for the steps that are left."""
+def make_schedule(config: TrainingConfig) -> optax.Schedule | None:
+    """Makes the learning rate by step: a linear warm-up, then the config's schedule for the steps that are left.
+
+    Returns None where the optimizer has no use for a learning rate.
+    """
+    if config.schedule is None:
+        return None
     warmup_steps = min(config.warmup_steps, config.steps - 1)
-    schedule = _make(SCHEDULES[config.schedule], config, config.learning_rate, config.steps - warmup_steps)
-    return with_warmup(schedule, config.learning_rate, warmup_steps)
+    chosen, peak, steps = config.chosen("schedule"), config.learning_rate, config.steps - warmup_steps
+    if isinstance(chosen, OwnPart):
+        schedule = chosen.make(object, **(config.model_dump() | {"peak": peak, "steps": steps}))
+        check_schedule(chosen.code, schedule, steps)
+        return with_warmup(schedule, peak, warmup_steps)
+    return with_warmup(_make(chosen, config, peak, steps), peak, warmup_steps)
 
 
-def make_optimizer(config: TrainingConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(config: TrainingConfig, schedule: optax.Schedule | None) -> optax.GradientTransformation:
     """Makes the config's optimizer behind clipping by the global norm."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm), _make(OPTIMIZERS[config.optimizer], config, schedule)
-    )
+    chosen = config.chosen("optimizer")
+    if isinstance(chosen, OwnPart):
+        options = config.model_dump() | {"learning_rate": schedule}
+        made = chosen.make(optax.GradientTransformation, **options)
+    else:
+        made = _make(chosen, config, schedule)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
 
 
 def _make(made: Entry, section: Section, *arguments: Any) -> Any:

@@ -73,8 +73,8 @@ def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], fol
         named = {_short(table, key): value for (table, key), value in zip(swept, chosen, strict=True)}
         where = f"--sweep at {_safe(_label(named), 80, ' =,')}"
         try:
-            values, left_out = merge(given.values, changes, where)
-            config = check(values, where)
+            values, left_out = merge(given.values, changes, where, given.places)
+            config = check(values, where, places=given.places)
             unused |= dict.fromkeys(left_out)
         except ConfigError as error:
             for line in str(error).splitlines():
@@ -182,7 +182,10 @@ def _run_in_turn(
 
 def finished_test(config: Config) -> dict[str, Any] | None:
     """Returns the row of metrics of the final test, if the run of this config has got so far; reads only."""
-    return None if config.run.overwrite else written_test(Path(config.run.folder))
+    folder = Path(config.run.folder)
+    test = None if config.run.overwrite else written_test(folder)
+    # A finished run may be trained on.
+    return None if test is None or read_config(folder).training.steps < config.training.steps else test
 
 
 def written_test(folder: Path) -> dict[str, Any] | None:
@@ -206,7 +209,7 @@ def _label(values: Mapping[str, Any]) -> str:
 def _short(table: str, key: str) -> str:
     """Names a key by its last part, if only one table has such a key."""
     tables = [name for name in Config.model_fields if key in get_section(name).model_fields]
-    return key if tables == [table] else f"{table}.{key}"
+    return key if tables in ([table], []) else f"{table}.{key}"
 
 
 def _safe(text: str, limit: int, also: str = "") -> str:

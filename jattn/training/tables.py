@@ -5,6 +5,7 @@ A new one is a function and a line here. Imports no JAX.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from jattn.tasks.options import Entry, Option, entry
 
@@ -17,6 +18,10 @@ class Kind(Entry):
     """A kind of model; `models` says what makes it, by the layout that it reads, as ``"module:name"``."""
 
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def maker(self, layout: str) -> Any:
+        """Imports what makes the model that reads a layout."""
+        return entry(self.models[layout]).load()
 
 
 KINDS: dict[str, Kind] = {
@@ -75,9 +80,29 @@ OPTIMIZERS: dict[str, Entry] = {
 }
 """What learns; the function takes a schedule of the learning rate first."""
 
+OPTAX = {
+    **{
+        name: f"optax:{name}"
+        for name in (
+            "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adan", "amsgrad", "fromage",
+            "lamb", "lars", "lion", "nadam", "nadamw", "noisy_sgd", "novograd", "optimistic_gradient_descent", "radam",
+            "rmsprop", "sign_sgd", "yogi",
+        )
+    },
+    **{name: f"optax.contrib:{name}" for name in ("ademamix", "adopt", "madgrad", "muon")},
+}  # fmt: skip
+"""More optimizers of optax, whose options are read from their signatures: a config with one imports optax early."""
+
 SCHEDULES: dict[str, Entry] = {
     "cosine": entry("jattn.training.schedules:cosine"),
     "linear": entry("jattn.training.schedules:linear"),
     "constant": entry("jattn.training.schedules:constant"),
+    "warmup_stable_decay": entry(
+        "jattn.training.schedules:warmup_stable_decay",
+        decay_share=Option(0.2, "the share of the steps, at the end, in which the rate falls to zero", above=0, most=1),
+    ),
 }
 """How the learning rate goes on after the warm-up; the function takes the peak and the number of steps."""
+
+ENDLESS = ("constant",)
+"""The schedules that do not depend on the number of steps, so that a finished run can be trained on."""

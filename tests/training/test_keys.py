@@ -155,6 +155,7 @@ LEARNING = {
     "clip_norm": [0.3],
     "weight_decay": [0.3],
     "momentum": [0.3],
+    "decay_share": [0.5],
 }
 
 
@@ -171,11 +172,40 @@ def test_every_key_of_an_optimizer_is_used_or_refused(optimizer):
         for value in values:
             if value == {"optimizer": optimizer, "schedule": "cosine"}.get(key):
                 continue
-            if key in ("weight_decay", "momentum") and key not in tables.OPTIMIZERS[optimizer].options:
+            if key == "decay_share":
+                stable = {"schedule": "warmup_stable_decay"}
+                assert learned(**stable, decay_share=value) != learned(**stable)
+                with pytest.raises(ConfigError, match=r"training\.decay_share: schedule 'cosine' does not use it"):
+                    learned(decay_share=value)
+            elif key in ("weight_decay", "momentum") and key not in tables.OPTIMIZERS[optimizer].options:
                 with pytest.raises(ConfigError, match=rf"training\.{key}: optimizer '{optimizer}' does not use it"):
                     learned(**{key: value})
             else:
                 assert learned(**{key: value}) != before, f"{key} = {value} changes nothing"
+
+
+@sampled("optimizer", tables.OPTAX, keep=4)
+def test_more_optimizers_of_optax_take_their_options_and_go_downhill(optimizer):
+    setup = make_setup(check({"training": {"optimizer": optimizer, "warmup_steps": 0}}, "test"))
+    written = setup.config.model_dump()["training"]
+    assert {"learning_rate", "schedule"} <= set(written)
+    params = {"weights": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    state = setup.optimizer.init(params)
+    updates, _ = setup.optimizer.update(params, state, params)
+    assert all(jnp.all(leaf < 0) for leaf in jax.tree.leaves(updates))
+
+
+def test_a_stable_rate_decays_at_the_end_alone():
+    values = {
+        "schedule": "warmup_stable_decay",
+        "decay_share": 0.5,
+        "steps": 10,
+        "warmup_steps": 2,
+        "learning_rate": 0.4,
+    }
+    setup = make_setup(check({"training": values}, "test"))
+    rates = [setup.learning_rate(step)["learning_rate"] for step in range(11)]
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.4, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0])
 
 
 def test_every_other_key_is_read_somewhere():
