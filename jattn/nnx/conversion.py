@@ -31,17 +31,14 @@ def from_linen(model: Model, variables: Mapping[str, Any]) -> Model:
       ValueError: if a name is on one side alone, or a shape differs; nothing is changed then.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import jattn, jattn.nnx
+      >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> tokens = jnp.array([[1, 2, 3]])
-      >>> linen = jattn.Encoder(vocabulary=10)
-      >>> variables = jax.jit(linen.init)(jax.random.key(0), tokens)
-      >>> model = jattn.nnx.from_linen(jattn.nnx.Encoder(vocabulary=10, rngs=nnx.Rngs(1)), variables)
-      >>> bool(jnp.allclose(model(tokens), linen.apply(variables, tokens), atol=1e-5))
-      True
-      >>> again = jattn.nnx.to_linen(model)
-      >>> jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), again, variables))
+      >>> import jattn, jattn.nnx
+      >>> one, other = (jattn.nnx.MultiHeadAttention(num_heads=2, in_features=8, rngs=nnx.Rngs(n)) for n in range(2))
+      >>> variables, x = jattn.nnx.to_linen(one), jnp.ones((5, 8))
+      >>> output = jattn.MultiHeadAttention(num_heads=2).apply(variables, x)
+      >>> other = jattn.nnx.from_linen(other, variables)
+      >>> bool((output == other(x)).all())
       True
     """
     changes = []

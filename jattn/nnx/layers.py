@@ -108,8 +108,8 @@ class Block(nnx.Module):
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from jattn.nnx import Block
-      >>> Block(num_heads=2, width=8, hidden=16, rngs=nnx.Rngs(0))(jnp.ones((3, 5, 8))).shape
-      (3, 5, 8)
+      >>> Block(num_heads=1, width=32, hidden=64, rngs=nnx.Rngs(0))(jnp.ones((2, 16, 32))).shape
+      (2, 16, 32)
     """
 
     def __init__(

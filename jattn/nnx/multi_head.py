@@ -167,19 +167,13 @@ class MultiHeadAttention(nnx.Module):
         self.implementation, self.block_size, self.relates = implementation, block_size, relates
         self.qk_norm, self.qk_epsilon = check_qk_norm(qk_norm), qk_epsilon
         shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "precision": precision, "rngs": rngs}
-        first: dict[str, Any] = {"kernel_init": kernel_init, "bias_init": bias_init, "use_bias": use_bias}
+        first = {"kernel_init": kernel_init, "bias_init": bias_init, "use_bias": use_bias}
         first |= {"kernel_metadata": kernel_metadata, "bias_metadata": bias_metadata}
-        last: dict[str, Any] = {"kernel_init": out_kernel_init or kernel_init, "bias_init": out_bias_init or bias_init}
+        last = {"kernel_init": out_kernel_init or kernel_init, "bias_init": out_bias_init or bias_init}
         last |= {"kernel_metadata": out_kernel_metadata or kernel_metadata}
         last |= {"bias_metadata": out_bias_metadata or bias_metadata}
         last |= {"use_bias": use_bias if use_out_bias is None else use_out_bias}
-        heads, kv_heads = (num_heads, self.head_dim), (self.num_kv_heads, self.head_dim)
-        self.query = Projection(in_features, heads, **shared, **first)
-        self.key = Projection(self.in_kv_features, kv_heads, **shared, **first)
-        self.value = Projection(self.in_kv_features, kv_heads, **shared, **first)
-        self.query_ln = self._qk_norm(query_ln_scale_metadata, rngs)
-        self.key_ln = self._qk_norm(key_ln_scale_metadata, rngs)
-        self.out = Projection(heads, self.out_features, axis=(-2, -1), **shared, **last)
+        self._make(shared | first, shared | last, query_ln_scale_metadata, key_ln_scale_metadata)
         self.rngs = rngs.dropout.fork() if keep_rngs and dropout_rate > 0 else None
         self.cached_key: nnx.Cache | None = nnx.data(None)
         self.cached_value: nnx.Cache | None = nnx.data(None)
@@ -260,9 +254,9 @@ class MultiHeadAttention(nnx.Module):
           >>> from flax import nnx
           >>> from jattn.nnx import MultiHeadAttention
           >>> layer, x = MultiHeadAttention(num_heads=2, in_features=8, rngs=nnx.Rngs(0)), jnp.ones((3, 5, 8))
-          >>> layer.init_cache(x.shape)
-          >>> layer(x[:, :4], decode=True).shape, layer(x[:, 4:], decode=True).shape
-          ((3, 4, 8), (3, 1, 8))
+          >>> layer.init_cache((3, 20, 8))
+          >>> layer(x, decode=True).shape, int(layer.cache_index[...])
+          ((3, 5, 8), 5)
         """
         empty = DecodeCache.empty((*input_shape[:-1], self.num_kv_heads, self.head_dim), dtype)
         self.cached_key, self.cached_value = nnx.Cache(empty.key), nnx.Cache(empty.value)
@@ -287,6 +281,16 @@ class MultiHeadAttention(nnx.Module):
         if batch_size is not None and max_length is not None:
             batch = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
             self.init_cache((*batch, max_length, self.in_features), self.dtype or jnp.float32)
+
+    def _make(self, first: dict[str, Any], last: dict[str, Any], query_ln: Any, key_ln: Any) -> None:
+        """Makes the projections and norms, in flax's order, on which their first values depend."""
+        heads, kv_heads = (self.num_heads, self.head_dim), (self.num_kv_heads, self.head_dim)
+        self.query = Projection(self.in_features, heads, **first)
+        self.key = Projection(self.in_kv_features, kv_heads, **first)
+        self.value = Projection(self.in_kv_features, kv_heads, **first)
+        self.query_ln = self._qk_norm(query_ln, first["rngs"])
+        self.key_ln = self._qk_norm(key_ln, first["rngs"])
+        self.out = Projection(heads, self.out_features, axis=(-2, -1), **last)
 
     def _qk_norm(self, metadata: Mapping[str, Any], rngs: nnx.Rngs) -> Any:
         if not self.normalize_qk:

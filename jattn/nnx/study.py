@@ -60,14 +60,14 @@ def capture_filters(model: nnx.Module, *args: Any, **kwargs: Any) -> tuple[Any, 
 def apply_with_edits(model: nnx.Module, *args: Any, edits: Mapping[str, EditLike], **kwargs: Any) -> Any:
     """Calls an NNX module while the filters of some attention layers are edited; see `jattn.apply_with_edits`.
 
-    Example: without the first of two heads.
+    Example: without its only head.
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import jattn.nnx
-      >>> model = jattn.nnx.Encoder(vocabulary=10, num_heads=2, rngs=nnx.Rngs(0))
+      >>> model = jattn.nnx.Encoder(vocabulary=10, rngs=nnx.Rngs(0))
       >>> edits = {"block_0/attention": jattn.edits.knock_out([0])}
-      >>> jattn.nnx.apply_with_edits(model, jnp.array([[1, 2, 3]]), edits=edits).shape
-      (1, 3, 10)
+      >>> jattn.nnx.apply_with_edits(model, jnp.zeros((2, 16), int), edits=edits).shape
+      (2, 16, 10)
     """
     return interventions.apply_with_edits(*_split(model), *args, edits=edits, **kwargs)
 
