@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jattn.decode.cache import KVCache
 from jattn.layers.projections import look_up
 from jattn.layers.transformers import add_step, check_norm, learned_places
-from jattn.nnx.multi_head import MultiHeadAttention, Projection
+from jattn.nnx.multi_head import MultiHeadAttention, Projection, uncast
 from jattn.rules import biases
 from jattn.rules.biases import Bias, BiasLike
 from jattn.rules.mask import MaskLike
@@ -139,7 +139,7 @@ class Block(nnx.Module):
             "rngs": rngs,
         }
         shared |= {"dropout_rate": dropout_rate, "broadcast_dropout": False, "deterministic": True, "dtype": dtype}
-        layer_norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, rngs=rngs)
+        layer_norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, promote_dtype=uncast, rngs=rngs)
         self.attention = MultiHeadAttention(**shared, rotary=rotary, relates=(sequences[0], sequences[0]))
         self.attention_norm = layer_norm()
         self.tokens_norm = layer_norm() if reads_tokens and norm == "pre" else nnx.data(None)

@@ -4,6 +4,7 @@ Glossary of shapes: ``T`` tokens read, ``D`` width, ``C`` vocabulary. Lengths sa
 are real; ``None`` means all of them.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jattn.decode.cache import KVCache
 from jattn.layers.transformers import POSITIONS, QUERIES, add_places, check_caches, check_choice, empty_caches, padding
 from jattn.nnx.layers import Block, LearnedPositions, RelativePositions, TokenEmbedding, dropout
-from jattn.nnx.multi_head import Projection
+from jattn.nnx.multi_head import Projection, uncast
 from jattn.rules import biases, masks, positions as placing
 from jattn.rules.biases import Bias
 from jattn.rules.normalizers import NormalizerLike, softmax
@@ -76,7 +77,8 @@ class Transformer(nnx.Module):
         for layer in range(num_layers):
             reads_tokens = self.reads_tokens and layer == 0
             setattr(self, f"block_{layer}", Block(num_heads, width, hidden, **block, reads_tokens=reads_tokens))
-        self.block_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs) if norm == "pre" else nnx.data(None)
+        last_norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, promote_dtype=uncast, rngs=rngs)
+        self.block_norm = last_norm() if norm == "pre" else nnx.data(None)
         self.logits = Projection(width, vocabulary, dtype=dtype, rngs=rngs)
         self.dropout = dropout(dropout_rate, rngs)
 

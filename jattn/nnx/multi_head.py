@@ -37,6 +37,11 @@ class Filter(nnx.Intermediate):
     """The type of variable that attention layers sow their filter as: ``nnx.capture(model, jattn.nnx.Filter)``."""
 
 
+def uncast(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    """Leaves a norm its scale and bias in full precision, as linen does; its result is cast all the same."""
+    return arrays
+
+
 class Projection(nnx.LinearGeneral):
     """Multiplies the last axes of the input with a kernel: ``x W + b``.
 
@@ -61,7 +66,7 @@ class MultiHeadAttention(nnx.Module):
     with the same parameters, the outputs agree. It differs from flax's in this:
 
     - A call that decodes brings one token or several, each of which attends to all up to its own, also under
-      ``is_causal=True`` (flax up to 0.12.9 then attends to the first key alone).
+      ``is_causal=True`` (flax 0.12.8 then attends to the first key alone).
     - Without `decode`, nothing is decoded; flax wants the argument.
     - A query that may attend to nothing gets the bias of ``out``; flax averages forbidden values.
     - Weights are computed and sown in float32 or wider.
@@ -90,8 +95,8 @@ class MultiHeadAttention(nnx.Module):
       normalize_qk: whether a norm without bias comes after the projections of queries and of keys.
       rngs: of the parameters, and of dropout.
       keep_rngs: whether the layer keeps a stream of `rngs` for dropout; without, each call brings its own.
-      kernel_metadata, out_kernel_metadata, bias_metadata, out_bias_metadata, query_ln_scale_metadata,
-        key_ln_scale_metadata: of the parameters, such as their sharding.
+      kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: of the projections, such as shardings.
+      query_ln_scale_metadata, key_ln_scale_metadata: of the norms.
       score, normalizer, rotary, edit, implementation, block_size, relates, qk_norm, qk_epsilon, use_out_bias: as in
         `jattn.MultiHeadAttention`.
       **replaced: flax's arguments that would replace the computation; None, or flax's own default.
@@ -297,6 +302,7 @@ class MultiHeadAttention(nnx.Module):
             return nnx.data(None)
         norm = nnx.RMSNorm if self.qk_norm == "rms" else functools.partial(nnx.LayerNorm, use_bias=False)
         options: dict[str, Any] = {"epsilon": self.qk_epsilon, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        options |= {"promote_dtype": uncast}
         return norm(self.head_dim, **options, scale_metadata=metadata, rngs=rngs)
 
     def _project(self, inputs_q: Array, inputs_k: Array, inputs_v: Array, sharding: Any) -> tuple[Array, Array, Array]:

@@ -195,6 +195,14 @@ WRONG = {
         lambda: jattn.knock_out(both("decoder")[0], {}, {"inputs": {}}, loss=first_logit),
         "module: expected a linen module and its variables, got the NNX module Decoder; the functions of jattn.nnx",
     ),
+    "nnx filters": (
+        lambda: jattn.capture_filters(both("decoder")[0], {}, TOKENS),
+        "module: expected a linen module, got Decoder; jattn.nnx.capture_filters takes NNX modules",
+    ),
+    "nnx generate": (
+        lambda: jattn.generate(both("decoder")[0], {}, TOKENS, max_new_tokens=1),
+        "model: expected a module with apply and empty_cache, such as jattn.Decoder, got Decoder",
+    ),
     "generate": (lambda: wing.generate(both("encoder")[0], TOKENS, max_new_tokens=1), "model: expected a module with"),
 }
 
