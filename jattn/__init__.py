@@ -88,7 +88,7 @@ _WHERE = {
 }
 """Where each public name is: a module, or what a module has under that name."""
 
-_WINGS = ("tasks", "study", "training", "report", "pretrained")
+_WINGS = ("tasks", "study", "nnx", "training", "report", "pretrained")
 """What may be used as ``jattn.tasks`` without an import of its own."""
 
 __all__ = [*_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]

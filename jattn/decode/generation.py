@@ -75,7 +75,8 @@ def generate(
       (2, 5)
     """
     if not isinstance(model, Decodable):
-        raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {model!r}")
+        got = type(model).__name__
+        raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {got}")
     prompt, lengths = _check_prompt(prompt, lengths)
     check_integer("max_new_tokens", max_new_tokens, 1)
     if end_token is not None:

@@ -6,18 +6,8 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jattn.layers.heads import INSTEAD
 from jattn.linen.multi_head import MultiHeadAttention
-
-INSTEAD = {
-    "attention_fn": "score, normalizer and edit say what attention computes",
-    "qkv_dot_general": "precision says how products are taken",
-    "out_dot_general": "precision says how products are taken",
-    "qkv_dot_general_cls": "precision says how products are taken",
-    "out_dot_general_cls": "precision says how products are taken",
-    "qk_attn_weights_einsum_cls": "score says how queries and keys are compared",
-    "attn_weights_value_einsum_cls": "edit says how weights are changed before they meet the values",
-}
-"""The arguments of flax's layer that replace what jattn computes, and what takes their place."""
 
 
 class MultiHeadDotProductAttention(MultiHeadAttention):

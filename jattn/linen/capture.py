@@ -47,6 +47,7 @@ def capture_filters(
 
     Raises:
       ValueError: if there is no filter to capture.
+      TypeError: if it is no linen module.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,6 +58,10 @@ def capture_filters(
       >>> filters
       {'attention': AttentionFilter(shape=(2, 5, 5), dtype=float32)}
     """
+    if not hasattr(module, "apply"):
+        raise TypeError(
+            f"module: expected a linen module, got {type(module).__name__}; jattn.nnx.capture_filters takes NNX modules"
+        )
     # Filters that an earlier call left among the variables would come first.
     variables = {name: collection for name, collection in variables.items() if name != COLLECTION}
     output, changed = module.apply(variables, *args, mutable=union_filters(mutable, COLLECTION), **kwargs)

@@ -7,22 +7,18 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
 from jattn.decode.cache import KVCache
+from jattn.layers.projections import look_up
+from jattn.layers.transformers import add_step, check_norm, learned_places
 from jattn.linen.multi_head import MultiHeadAttention, Projection
 from jattn.rules import biases
 from jattn.rules.biases import Bias, BiasLike
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
-
-ONE_HOT_VOCABULARY = 256
-"""Up to this many tokens the look-up is a matrix product, whose gradient is one too; a gather's is a slow scatter."""
 
 
 class TokenEmbedding(nn.Module):
@@ -39,12 +35,7 @@ class TokenEmbedding(nn.Module):
     def __call__(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
         initializer = nn.initializers.normal(self.width**-0.5)
         table = self.param("embedding", initializer, (self.vocabulary, self.width))
-        (table,) = promote_dtype(table, dtype=self.dtype)
-        if self.vocabulary > ONE_HOT_VOCABULARY:
-            return jnp.take(table, tokens, axis=0)
-        chosen = jax.nn.one_hot(tokens.ravel(), self.vocabulary, dtype=table.dtype)
-        rows = jnp.matmul(chosen, table, precision=jax.lax.Precision.HIGHEST)
-        return rows.reshape(*tokens.shape, self.width)
+        return look_up(table, tokens, self.dtype)
 
 
 class PatchEmbedding(nn.Module):
@@ -73,13 +64,9 @@ class LearnedPositions(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, length: int) -> Float[Array, "T D"]:
-        if length > self.max_length:
-            raise ValueError(
-                f"learned positions: expected a length of at most max_length {self.max_length}, got {length}"
-            )
+    def __call__(self, length: int, at: Int[Array, "*batch T"] | None = None) -> Float[Array, "*batch T D"]:
         table = self.param("embedding", nn.initializers.normal(self.width**-0.5), (self.max_length, self.width))
-        return table[:length]
+        return learned_places(table, length, at)
 
 
 class RelativePositions(nn.Module):
@@ -179,14 +166,12 @@ class Block(nn.Module):
         Returns:
           The vectors afterwards ``[*batch, T, D]``; with a cache, those and the cache afterwards.
         """
-        if self.norm not in ("post", "pre"):
-            raise ValueError(f"norm: expected 'post' or 'pre', got {self.norm!r}")
+        check_norm(self.norm)
 
         def add(x: Array, name: str, step: Callable[[Array], Array]) -> Array:
             norm = nn.LayerNorm(dtype=self.dtype, name=f"{name}_norm")
-            change = step(norm(x)) if self.norm == "pre" else step(x)
-            change = nn.Dropout(self.dropout_rate)(change, deterministic=deterministic)
-            return x + change if self.norm == "pre" else norm(x + change)
+            dropout = functools.partial(nn.Dropout(self.dropout_rate), deterministic=deterministic)
+            return add_step(x, self.norm, step, norm, dropout)
 
         attention = functools.partial(
             MultiHeadAttention,

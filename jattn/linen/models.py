@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jattn.decode.cache import KVCache
+from jattn.layers.transformers import QUERIES, check_caches, check_choice, empty_caches, padding
 from jattn.linen.layers import FeedForward, MultiHeadAttention
-from jattn.linen.transformer import Transformer, padding
+from jattn.linen.transformer import Transformer
 from jattn.rules import masks, positions
-
-QUERIES = ("tokens", "positions")
 
 
 class Encoder(Transformer):
@@ -43,8 +40,7 @@ class Encoder(Transformer):
     def __call__(
         self, tokens: Int[Array, "*batch T"], lengths: Int[Array, "*batch"] | None = None, *, deterministic: bool = True
     ) -> Float[Array, "*batch T C"]:
-        if self.queries not in QUERIES:
-            raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {self.queries!r}")
+        check_choice("queries", self.queries, QUERIES)
         x, attended = self.embed(tokens, "embedding", deterministic), None
         if self.queries == "positions":
             places = self.places(tokens.shape[-1], "queries")
@@ -101,7 +97,7 @@ class Decoder(Transformer):
             mask = masks.causal() if lengths is None else masks.causal() & masks.padding(lengths)
             x, bias = self.embed(tokens, "embedding", deterministic), self.bias("block", bidirectional=False)
             return self.read_out(self.stack(x, mask=mask, bias=bias, deterministic=deterministic))
-        self._check_cache(cache, tokens, lengths)
+        check_caches(self, cache, tokens, lengths)
         x, after = self.embed(tokens, "embedding", deterministic, at=cache[0].next_positions(tokens.shape[-1])), []
         bias = self.bias("block", bidirectional=False, offset=cache[0].length)
         for block, seen in zip(self.blocks("block"), cache, strict=True):
@@ -120,28 +116,7 @@ class Decoder(Transformer):
         Raises:
           ValueError: if `slots` is more than the `max_length` of learned positions.
         """
-        if self.positions == "learned" and slots > self.max_length:
-            raise ValueError(f"slots: expected at most max_length {self.max_length} for learned positions, got {slots}")
-        heads, dtype = (self.num_heads, self.width // self.num_heads), self.dtype or jnp.float32
-        return tuple(KVCache.empty(batch, slots, *heads, dtype=dtype) for _ in range(self.num_layers))
-
-    def _check_cache(self, cache: Any, tokens: Array, lengths: Array | None) -> None:
-        if not isinstance(cache, Sequence) or not all(isinstance(layer, KVCache) for layer in cache):
-            raise TypeError(
-                f"cache: expected a KVCache per layer, as empty_cache makes them, got {type(cache).__name__}"
-            )
-        if len(cache) != self.num_layers:
-            raise ValueError(f"cache: expected one for each of {self.num_layers} layers, got {len(cache)}")
-        if cache[0].length.shape != tokens.shape[:-1]:
-            raise ValueError(f"cache: expected the batch shape {tokens.shape[:-1]}, got {cache[0].length.shape}")
-        if self.positions != "learned":
-            return
-        seen, new = (0 if isinstance(x, Tracer) else x for x in (cache[0].length, lengths))
-        most = int(np.max(np.asarray(seen) + np.asarray(tokens.shape[-1] if new is None else new), initial=0))
-        if most > self.max_length:
-            raise ValueError(
-                f"learned positions: expected at most max_length {self.max_length} tokens, got {most} with the cache"
-            )
+        return empty_caches(self, batch, slots)
 
 
 class EncoderDecoder(Transformer):

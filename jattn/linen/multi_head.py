@@ -4,27 +4,21 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``K
 of ``K``), ``H`` head dim.
 """
 
-import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from flax.linen.dtypes import promote_dtype
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jattn.decode.cache import KVCache, attend_cached
-from jattn.engine.attention import attend
-from jattn.filters.filter import attention_filter
-from jattn.linen.flax_cache import DecodeCache
-from jattn.rules import positions
+from jattn.decode.cache import KVCache
+from jattn.layers.heads import Heads, check_qk_norm, fill_inputs, head_sizes, place
+from jattn.layers.projections import project
+from jattn.layers.step_cache import DecodeCache
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike, in_turn
 from jattn.rules.mask import MaskLike
@@ -157,27 +151,16 @@ class MultiHeadAttention(nn.Module):
           ValueError: if the heads do not divide the features, inputs do not fit one another or the cache, or the cache
             is full; where that is not known before the program runs, the output is NaN.
         """
-        if inputs_k is None and inputs_v is not None:
-            raise ValueError("inputs_k: expected an array where inputs_v is given, got None")
-        inputs_k = inputs_q if inputs_k is None else inputs_k
-        inputs_v = inputs_k if inputs_v is None else inputs_v
-        mask, right = _as_booleans(mask)
+        inputs_q, inputs_k, inputs_v = fill_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._project(inputs_q, inputs_k, inputs_v)
-        decoded, held = self._open_cache(key, value), None
+        kept = self._open_cache(key, value)
         if cache is not None and self.decode:
             raise ValueError("cache: expected None for a layer that keeps its own (decode=True), got a KVCache")
-        start = 0 if decoded is None else decoded.index.value
-        start = start if cache is None else cache.length[..., None]
-        query, key = self._rotate(query, start), self._rotate(key, start)
-        if decoded is not None:
-            mask, bias = decoded.mask(mask), decoded.bias(bias)
-            key, value, fits = decoded.append(query, key, value)
-            right = right & fits
-        if cache is not None:
-            at = cache.next_positions(query.shape[-3])
-            seen, cache = cache.extend(key, value, lengths)
-            held = (seen, at)
-        attended = self._attend(query, key, value, mask, bias, deterministic, dropout_rng, sow_weights, held)
+        options = {"mask": mask, "bias": bias, "rotary": self.rotary, "kept": kept, "cache": cache, "lengths": lengths}
+        heads = place(query, key, value, **options)
+        if heads.kept is not None:
+            self._close_cache(heads.kept)
+        attended = self._attend(heads, deterministic, dropout_rng, sow_weights)
         out = self._projection(
             (self.out_features or inputs_q.shape[-1],),
             in_axes=2,
@@ -186,8 +169,8 @@ class MultiHeadAttention(nn.Module):
             use_bias=self.use_bias if self.use_out_bias is None else self.use_out_bias,
             name="out",
         )(attended)
-        out = out if right is True else jnp.where(right, out, jnp.nan)
-        return out if cache is None else (out, cache)
+        out = heads.checked(out)
+        return out if cache is None else (out, heads.cache)
 
     def _projection(self, features: tuple[int, ...], **options: Any) -> "Projection":
         shared = {"kernel_init": self.kernel_init, "bias_init": self.bias_init, "precision": self.precision}
@@ -196,20 +179,11 @@ class MultiHeadAttention(nn.Module):
 
     def _qk_norm(self, name: str) -> nn.Module:
         shared = {"epsilon": self.qk_epsilon, "dtype": self.dtype, "param_dtype": self.param_dtype, "name": name}
-        if self.qk_norm not in ("layer", "rms"):
-            raise ValueError(f"qk_norm: expected 'layer' or 'rms', got {self.qk_norm!r}")
-        return nn.RMSNorm(**shared) if self.qk_norm == "rms" else nn.LayerNorm(use_bias=False, **shared)
+        return nn.RMSNorm(**shared) if check_qk_norm(self.qk_norm) == "rms" else nn.LayerNorm(use_bias=False, **shared)
 
     def _project(self, inputs_q: Array, inputs_k: Array, inputs_v: Array) -> tuple[Array, Array, Array]:
         features = self.qkv_features or inputs_q.shape[-1]
-        if self.num_heads < 1 or features % self.num_heads:
-            raise ValueError(f"num_heads: expected a positive divisor of the {features} features, got {self.num_heads}")
-        num_kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-        if num_kv_heads < 1 or self.num_heads % num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads: expected a positive divisor of the {self.num_heads} heads, got {num_kv_heads}"
-            )
-        head_dim = features // self.num_heads
+        head_dim, num_kv_heads = head_sizes(features, self.num_heads, self.num_kv_heads)
         query = self._projection((self.num_heads, head_dim), name="query")(inputs_q)
         key = self._projection((num_kv_heads, head_dim), name="key")(inputs_k)
         value = self._projection((num_kv_heads, head_dim), name="value")(inputs_v)
@@ -226,66 +200,42 @@ class MultiHeadAttention(nn.Module):
         if not self.decode:
             return None
         exists = self.has_variable("cache", "cached_key")
-        cache = DecodeCache(
-            self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype),
-            self.variable("cache", "cached_value", jnp.zeros, value.shape, value.dtype),
-            self.variable("cache", "cache_index", lambda: jnp.array(0, jnp.int32)),
+        kept = DecodeCache(
+            self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype).value,
+            self.variable("cache", "cached_value", jnp.zeros, value.shape, value.dtype).value,
+            self.variable("cache", "cache_index", lambda: jnp.array(0, jnp.int32)).value,
         )
-        return cache if exists else None
+        return kept if exists else None
 
-    def _rotate(self, x: Float[Array, "*batch T N H"], start: Any) -> Float[Array, "*batch T N H"]:
-        if self.rotary is False:
-            return x
-        options = {} if self.rotary is True else self.rotary
-        known = list(inspect.signature(positions.rotary).parameters)[2:]
-        if not isinstance(options, Mapping) or not options.keys() <= set(known):
-            wrong = dict(options) if isinstance(options, Mapping) else options
-            raise TypeError(f"rotary: expected a bool or a mapping of options ({', '.join(known)}), got {wrong!r}")
-        return positions.rotary(x, start + jnp.arange(x.shape[-3]), **options)
+    def _close_cache(self, kept: DecodeCache) -> None:
+        for name, array in {"cached_key": kept.key, "cached_value": kept.value, "cache_index": kept.index}.items():
+            self.put_variable("cache", name, array)
 
     def _attend(
-        self,
-        query: Float[Array, "*batch T N H"],
-        key: Float[Array, "*batch S K H"],
-        value: Float[Array, "*batch S K H"],
-        mask: MaskLike | None,
-        bias: BiasLike | None,
-        deterministic: bool | None,
-        dropout_rng: PRNGKeyArray | None,
-        sow_weights: bool,
-        held: tuple[KVCache, Int[Array, "*batch T"]] | None = None,
+        self, heads: Heads, deterministic: bool | None, dropout_rng: PRNGKeyArray | None, sow_weights: bool
     ) -> Float[Array, "*batch T N H"]:
-        """Attends; where a cache and the positions of the queries in it are `held`, to what it holds instead."""
+        """Attends, and sows the filter and the weights where they can be sown."""
         edit = self.edit
         if self.has_variable(EDITS, "edit"):
             asked = self.get_variable(EDITS, "edit")
             edit = asked if edit is None else in_turn(edit, asked)
-        program = {"score": self.score, "bias": bias, "mask": mask, "normalizer": self.normalizer, "edit": edit}
-        how = {"block_size": self.block_size, "precision": self.precision}
+        program = {"score": self.score, "normalizer": self.normalizer, "edit": edit}
+        program |= {"block_size": self.block_size, "precision": self.precision}
         if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
-            how |= {"dropout_rate": self.dropout_rate, "broadcast_dropout": self.broadcast_dropout}
-            how |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}
-        given = program
-        if held is not None:
-            causal = held[0].mask(held[1])
-            program = program | {"mask": causal if mask is None else causal & mask}
-            key = jnp.swapaxes(held[0].key, -3, -2)
+            program |= {"dropout_rate": self.dropout_rate, "broadcast_dropout": self.broadcast_dropout}
+            program |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
-            filter = dataclasses.replace(attention_filter(query, key, **program, **how), relates=self.relates)
-            self.sow(COLLECTION, "filter", filter)
+            self.sow(COLLECTION, "filter", heads.filter(self.relates, **program))
         if sow_weights and self.is_mutable_collection("intermediates"):
-            filter = attention_filter(query, key, **program, **how).without_dropout().with_limit(math.inf)
-            self.sow("intermediates", "attention_weights", filter.weights())
-        if held is not None:
-            return attend_cached(query, *held, **given, **how, implementation=self.implementation)
-        return attend(query, key, value, **program, **how, implementation=self.implementation)
+            self.sow("intermediates", "attention_weights", heads.weights(**program))
+        return heads.attend(self.implementation, **program)
 
 
 class Projection(nn.Module):
     """Multiplies the last axes of the input with a kernel: ``x W + b``.
 
-    The parameters are those of `flax.linen.DenseGeneral`, shapes and first values alike; the product is taken between
-    matrices, a row per token, because XLA on CPU is several times slower at the weight gradient of anything else.
+    The parameters are those of `flax.linen.DenseGeneral`, shapes and first values alike; for the product see
+    `jattn.layers.projections.project`.
 
     Args:
       features: the axes of the output that take the place of the last `in_axes` axes of the input.
@@ -304,15 +254,12 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        leading, inputs = x.shape[: -self.in_axes], x.shape[-self.in_axes :]
+        inputs = x.shape[-self.in_axes :]
         flat = (math.prod(inputs), math.prod(self.features))
         kernel_init, bias_init = _flat(self.kernel_init, flat), _flat(self.bias_init, flat[1:])
-        kernel = self.param("kernel", kernel_init, inputs + self.features, self.param_dtype).reshape(flat)
-        bias = self.param("bias", bias_init, self.features, self.param_dtype).reshape(1, -1) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x.reshape(math.prod(leading), flat[0]), kernel, bias, dtype=self.dtype)
-        out = jnp.matmul(x, kernel, precision=self.precision)
-        out = out if bias is None else out + bias
-        return out.reshape(leading + self.features)
+        kernel = self.param("kernel", kernel_init, inputs + self.features, self.param_dtype)
+        bias = self.param("bias", bias_init, self.features, self.param_dtype) if self.use_bias else None
+        return project(x, kernel, bias, self.in_axes, self.dtype, self.precision)
 
 
 def _flat(initializer: Callable[..., Any], flat: tuple[int, ...]) -> Callable[..., Any]:
@@ -323,18 +270,3 @@ def _flat(initializer: Callable[..., Any], flat: tuple[int, ...]) -> Callable[..
         return meta.replace_boxed(drawn, meta.unbox(drawn).reshape(shape))
 
     return init
-
-
-def _as_booleans(mask: MaskLike | None) -> tuple[MaskLike | None, Bool[Array, ""] | bool]:
-    """Reads an array of zeros and ones as booleans, and says whether it held nothing else."""
-    if not isinstance(mask, jax.Array | np.ndarray) or mask.dtype == jnp.bool_:
-        return mask, True
-    if isinstance(mask, Tracer):
-        return mask == 1, jnp.all((mask == 0) | (mask == 1))
-    with jax.ensure_compile_time_eval():
-        if not jnp.all((mask == 0) | (mask == 1)):
-            raise TypeError(
-                "mask: expected booleans, or zeros and ones (1 = may attend) as flax's mask functions make them, "
-                f"got other numbers of dtype {mask.dtype}; give additive terms as bias"
-            )
-    return mask == 1, True

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jattn.layers.transformers import padding
 from jattn.linen.layers import MultiHeadAttention, PatchEmbedding, TokenEmbedding
 from jattn.linen.multi_head import Projection
-from jattn.linen.transformer import padding
 from jattn.rules import scores
 
 CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jattn.layers.transformers import POSITIONS, add_places, check_choice
 from jattn.linen.layers import Block, LearnedPositions, PatchEmbedding, Projection, RelativePositions, TokenEmbedding
 from jattn.rules import biases, masks, positions
 from jattn.rules.biases import Bias
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
-
-POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 
 
 class Transformer(nn.Module):
@@ -71,8 +70,7 @@ class Transformer(nn.Module):
         self, x: Float[Array, "*batch T D"], name: str, deterministic: bool, at: Int[Array, "*batch T"] | None = None
     ) -> Float[Array, "*batch T D"]:
         """Tells each vector where it stands, and drops some of it all."""
-        places = self.places(x.shape[-2], name, at)
-        x = x if places is None else x + jnp.broadcast_to(places.astype(x.dtype), x.shape)
+        x = add_places(x, self.places(x.shape[-2], name, at))
         return nn.Dropout(self.dropout_rate)(x, deterministic=deterministic)
 
     def places(
@@ -83,13 +81,11 @@ class Transformer(nn.Module):
         Positions count from zero to `length`, except those given as `at`. Of learned ones there are `max_length`: what
         is beyond is NaN.
         """
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions: expected one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        check_choice("positions", self.positions, POSITIONS)
         if self.positions == "sinusoidal":
             return positions.sinusoidal(jnp.arange(length) if at is None else at, self.width)
         if self.positions == "learned":
-            learned = LearnedPositions(self.max_length, self.width, name=f"{name}_positions")
-            return learned(length) if at is None else jnp.take(learned(self.max_length), at, axis=0, mode="fill")
+            return LearnedPositions(self.max_length, self.width, name=f"{name}_positions")(length, at)
         return None
 
     def bias(self, name: str, bidirectional: bool = True, offset: int | Int[Array, "*batch"] = 0) -> Bias | None:
@@ -155,8 +151,3 @@ class Transformer(nn.Module):
     def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
         """Applies the final linear layer: a logit per token of the vocabulary, in float32."""
         return Projection((self.vocabulary,), dtype=self.dtype, name="logits")(x).astype(jnp.float32)
-
-
-def padding(lengths: Int[Array, "*batch"] | None) -> masks.Mask | None:
-    """Makes the mask of padding, or None where all is real."""
-    return None if lengths is None else masks.padding(lengths)

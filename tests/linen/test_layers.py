@@ -21,8 +21,8 @@ from jattn import (
     positions,
     scores,
 )
-from jattn.linen import multi_head
-from jattn.linen.layers import ONE_HOT_VOCABULARY
+from jattn.layers import heads
+from jattn.layers.projections import ONE_HOT_VOCABULARY
 from jattn.linen.multi_head import Projection
 from jattn.rules.grids import whole_grid
 from tests import reference
@@ -216,7 +216,7 @@ def test_capturing_computes_nothing(monkeypatch):
     plain = jax.make_jaxpr(lambda variables: layer.apply(variables, X))(variables)
     captured = jax.make_jaxpr(lambda variables: capture_filters(layer, variables, X)[0])(variables)
     assert str(captured) == str(plain)
-    monkeypatch.setattr(multi_head, "attention_filter", None)
+    monkeypatch.setattr(heads, "attention_filter", None)
     layer.apply(variables, X)
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jattn.layers.transformers import POSITIONS as POSITIONS_OF_MODELS
 from jattn.linen.recurrent import CELLS
-from jattn.linen.transformer import POSITIONS as POSITIONS_OF_MODELS
 from jattn.tasks import LAYOUTS as LAYOUTS_OF_TASKS, TASKS
 from jattn.tasks.catalogue import CATALOGUE, option_of
 from jattn.tasks.options import entry

@@ -1,15 +1,16 @@
-"""The cache of a layer that decodes as flax's attention does: a collection of three variables, grown in place.
+"""The cache of a layer that decodes as flax's attention does: three arrays, which the layer keeps among its variables.
 
-`jattn.decode.cache.KVCache` is the freer one, to be handed from call to call; this one lives in the layer's variables.
+`jattn.decode.cache.KVCache` is the freer one, to be handed from call to call.
 
 Glossary of shapes: ``T`` new tokens, ``L`` tokens there is room for, ``N`` query heads, ``K`` key/value heads, ``H``
 head dim.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
-from flax import linen as nn
+import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,6 +21,7 @@ from jattn.rules.masks import causal
 from jattn.rules.rule import rule
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeCache:
     """The keys and values decoded so far, and how many they are.
@@ -30,25 +32,31 @@ class DecodeCache:
       index: ``cache_index``, the position of the next token.
     """
 
-    key: nn.Variable
-    value: nn.Variable
-    index: nn.Variable
+    key: Float[Array, "*batch L K H"]
+    value: Float[Array, "*batch L K H"]
+    index: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: Any, value_shape: tuple[int, ...] | None = None) -> "DecodeCache":
+        """Makes a cache that has seen nothing, of keys of such a shape; values have the same one by default."""
+        value = jnp.zeros(shape if value_shape is None else value_shape, dtype)
+        return cls(jnp.zeros(shape, dtype), value, jnp.array(0, jnp.int32))
 
     def append(
         self,
         query: Float[Array, "*batch T N H"],
         key: Float[Array, "*batch T K H"],
         value: Float[Array, "*batch T K H"],
-    ) -> tuple[Float[Array, "*batch L K H"], Float[Array, "*batch L K H"], Bool[Array, ""] | bool]:
-        """Writes the next keys and values.
+    ) -> tuple["DecodeCache", Bool[Array, ""] | bool]:
+        """Adds the next keys and values.
 
         Returns:
-          All keys, all values, and whether there was room for the new ones.
+          The cache afterwards, and whether there was room for the new ones.
 
         Raises:
           ValueError: if shapes do not fit the cache, or the cache is known to be full.
         """
-        start, kept, new = self.index.value, self.key.value.shape, key.shape
+        start, kept, new = self.index, self.key.shape, key.shape
         tokens, length = query.shape[-3], kept[-3]
         if not (*kept[:-3], tokens, *kept[-2:]) == new == value.shape or query.shape[:-2] != new[:-2]:
             raise ValueError(
@@ -60,13 +68,13 @@ class DecodeCache:
         if tokens > room:
             raise ValueError(
                 f"decode: expected at most {room} tokens, the room left in the cache, got {tokens}; the length given "
-                "to init is the room of the cache"
+                "to init or init_cache is the room of the cache"
             )
-        for variable, more in ((self.key, key), (self.value, value)):
-            more = more.astype(variable.value.dtype)
-            variable.value = jax.lax.dynamic_update_slice_in_dim(variable.value, more, start, axis=-3)
-        self.index.value = start + tokens
-        return self.key.value, self.value.value, known or start + tokens <= length
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(array, more.astype(array.dtype), start, axis=-3)
+            for array, more in ((self.key, key), (self.value, value))
+        )
+        return DecodeCache(keys, values, start + tokens), known or start + tokens <= length
 
     def mask(self, mask: MaskLike | None) -> Mask:
         """Makes the mask of the next queries: causal, and what `mask` allows.
@@ -75,14 +83,14 @@ class DecodeCache:
           mask: an object of `jattn.masks` is asked at the positions that the queries truly have; an array, also within
             an object, broadcasts to ``[*batch, N, T, L]`` and holds a row for each query of the call.
         """
-        start = self.index.value
+        start = self.index
         if mask is None:
             return causal(start)
         return causal(start) & (_MaskFrom(mask, start) if isinstance(mask, Mask) else mask)
 
     def bias(self, bias: BiasLike | None) -> BiasLike | None:
         """Makes the bias of the next queries; objects and arrays mean what they mean for `mask`."""
-        return _BiasFrom(bias, self.index.value) if isinstance(bias, Bias) else bias
+        return _BiasFrom(bias, self.index) if isinstance(bias, Bias) else bias
 
 
 @jax.tree_util.register_dataclass

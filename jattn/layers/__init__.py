@@ -1,0 +1,1 @@
+"""What layers compute from their parameters: pure functions that the linen and the NNX shell share."""

@@ -1,0 +1,230 @@
+"""Models as NNX modules: tokens in, logits out; the same as those of `jattn.linen.models`, with the same parameters.
+
+Glossary of shapes: ``T`` tokens read, ``D`` width, ``C`` vocabulary. Lengths say how many tokens of each batch entry
+are real; ``None`` means all of them.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jattn.decode.cache import KVCache
+from jattn.layers.transformers import POSITIONS, QUERIES, add_places, check_caches, check_choice, empty_caches, padding
+from jattn.nnx.layers import Block, LearnedPositions, RelativePositions, TokenEmbedding, dropout
+from jattn.nnx.multi_head import Projection, uncast
+from jattn.rules import biases, masks, positions as placing
+from jattn.rules.biases import Bias
+from jattn.rules.normalizers import NormalizerLike, softmax
+from jattn.rules.scores import ScoreLike, scaled_dot
+
+
+class Transformer(nnx.Module):
+    """What the models share, each with a ``__call__`` of its own.
+
+    Dropout is off until ``train()``.
+
+    Args:
+      vocabulary, num_layers, num_heads, width, hidden, norm, positions, max_length, score, normalizer, dropout_rate,
+        dtype: as in `jattn.Encoder`.
+      rngs: of the parameters, and of dropout.
+
+    Raises:
+      ValueError: if the heads do not divide the width, or there are no such positions or no such norm.
+    """
+
+    bidirectional = True
+    """Whether a token sees later ones."""
+
+    reads_tokens = False
+    """Whether the first block attends to tokens instead of what it transforms."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        num_layers: int = 1,
+        num_heads: int = 1,
+        width: int = 32,
+        hidden: int = 64,
+        norm: str = "pre",
+        positions: str = "sinusoidal",
+        max_length: int = 512,
+        score: ScoreLike = scaled_dot(),
+        normalizer: NormalizerLike = softmax(),
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        check_choice("positions", positions, POSITIONS)
+        self.vocabulary, self.num_layers, self.num_heads = vocabulary, num_layers, num_heads
+        self.width, self.positions, self.max_length, self.dtype = width, positions, max_length, dtype
+        self.embedding = TokenEmbedding(vocabulary, width, dtype, rngs=rngs)
+        if positions == "learned":
+            self.embedding_positions = LearnedPositions(max_length, width, rngs=rngs)
+        if positions == "relative":
+            self.block_positions = RelativePositions(num_heads, self.bidirectional, rngs=rngs)
+        block: dict[str, Any] = {
+            "norm": norm,
+            "score": score,
+            "normalizer": normalizer,
+            "rotary": positions == "rotary",
+        }
+        block |= {"dropout_rate": dropout_rate, "dtype": dtype, "rngs": rngs}
+        for layer in range(num_layers):
+            reads_tokens = self.reads_tokens and layer == 0
+            setattr(self, f"block_{layer}", Block(num_heads, width, hidden, **block, reads_tokens=reads_tokens))
+        last_norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, promote_dtype=uncast, rngs=rngs)
+        self.block_norm = last_norm() if norm == "pre" else nnx.data(None)
+        self.logits = Projection(width, vocabulary, dtype=dtype, rngs=rngs)
+        self.dropout = dropout(dropout_rate, rngs)
+
+    def embed(
+        self, tokens: Int[Array, "*batch T"], at: Int[Array, "*batch T"] | None = None, **call: Any
+    ) -> Float[Array, "*batch T D"]:
+        """Looks the tokens up and adds the vectors of their positions: `at`, or counted from zero."""
+        learned = self.embedding_positions if self.positions == "learned" else None
+        places = self.places(tokens.shape[-1], learned, at)
+        return self.dropout(add_places(self.embedding(tokens), places), **call)
+
+    def places(
+        self, length: int, learned: LearnedPositions | None, at: Int[Array, "*batch T"] | None = None
+    ) -> Float[Array, "*batch T D"] | None:
+        """Makes the vector that is added for each position, or None where positions are given some other way."""
+        if learned is not None:
+            return learned(length, at)
+        if self.positions == "sinusoidal":
+            return placing.sinusoidal(jnp.arange(length) if at is None else at, self.width)
+        return None
+
+    def bias(self, offset: int | Int[Array, "*batch"] = 0) -> Bias | None:
+        """Makes what self-attention adds to its scores; the first query lies `offset` behind the first key."""
+        if self.positions == "alibi":
+            return biases.alibi(offset=offset)
+        return self.block_positions(offset) if self.positions == "relative" else None
+
+    def blocks(self) -> list[Block]:
+        """Lists the blocks, the first first."""
+        return [getattr(self, f"block_{layer}") for layer in range(self.num_layers)]
+
+    def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
+        """Applies the last norm, if there is one, and the final linear layer: logits in float32."""
+        x = x if self.block_norm is None else self.block_norm(x)
+        return self.logits(x).astype(jnp.float32)
+
+
+class Encoder(Transformer):
+    """Reads all tokens at once; the answer at position ``i`` is read at query ``i``. See `jattn.Encoder`.
+
+    Args:
+      queries: ``"tokens"``, or ``"positions"`` for answers that know nothing of a token before attention.
+      **others: as in `jattn.Encoder`, and ``rngs``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jattn.nnx import Encoder
+      >>> model = Encoder(vocabulary=10, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 16), int)).shape
+      (2, 16, 10)
+    """
+
+    def __init__(self, vocabulary: int, *sizes: Any, queries: str = "tokens", rngs: nnx.Rngs, **others: Any):
+        check_choice("queries", queries, QUERIES)
+        self.queries, self.reads_tokens = queries, queries == "positions"
+        super().__init__(vocabulary, *sizes, rngs=rngs, **others)
+        if self.reads_tokens and self.positions not in ("sinusoidal", "learned"):
+            raise ValueError(f"queries: 'positions' needs sinusoidal or learned positions, got {self.positions!r}")
+        if self.reads_tokens and self.positions == "learned":
+            self.queries_positions = LearnedPositions(self.max_length, self.width, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "*batch T"],
+        lengths: Int[Array, "*batch"] | None = None,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ) -> Float[Array, "*batch T C"]:
+        """Answers at each position.
+
+        Args:
+          tokens: what is read.
+          lengths: how many of `tokens` are real.
+          deterministic: whether dropout is off; as ``train()`` and ``eval()`` say by default.
+          rngs: draws what is dropped instead of the streams that the layers keep.
+
+        Returns:
+          Logits, float32.
+        """
+        call: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+        x, attended = self.embed(tokens, **call), None
+        if self.reads_tokens:
+            learned = self.queries_positions if self.positions == "learned" else None
+            places = self.places(tokens.shape[-1], learned)
+            x, attended = add_places(jnp.zeros_like(x), places), x
+        call |= {"mask": padding(lengths), "bias": self.bias()}
+        for layer, block in enumerate(self.blocks()):
+            x = block(x, tokens=attended if layer == 0 else None, **call)
+        return self.read_out(x)
+
+
+class Decoder(Transformer):
+    """Predicts at each position the next token from the tokens up to there. See `jattn.Decoder`.
+
+    With a cache, a call brings only the new tokens, one or many; a batch entry may be further than another.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jattn.nnx import Decoder
+      >>> model = Decoder(vocabulary=10, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 16), int)).shape
+      (2, 16, 10)
+    """
+
+    bidirectional = False
+
+    def __call__(
+        self,
+        tokens: Int[Array, "*batch T"],
+        lengths: Int[Array, "*batch"] | None = None,
+        *,
+        cache: Sequence[KVCache] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ) -> Any:
+        """Predicts the next token after each.
+
+        Args:
+          tokens, lengths, cache: as in `jattn.Decoder`.
+          deterministic: whether dropout is off; as ``train()`` and ``eval()`` say by default.
+          rngs: draws what is dropped instead of the streams that the layers keep.
+
+        Returns:
+          Logits ``[*batch, T, C]``; with a cache, the logits and the cache afterwards.
+
+        Raises:
+          ValueError: as in `jattn.Decoder`.
+        """
+        call: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+        if cache is None:
+            x, bias = self.embed(tokens, **call), self.bias()
+            mask = masks.causal() if lengths is None else masks.causal() & masks.padding(lengths)
+            for block in self.blocks():
+                x = block(x, mask=mask, bias=bias, **call)
+            return self.read_out(x)
+        check_caches(self, cache, tokens, lengths)
+        x, after = self.embed(tokens, cache[0].next_positions(tokens.shape[-1]), **call), []
+        bias = self.bias(cache[0].length)
+        for block, seen in zip(self.blocks(), cache, strict=True):
+            x, seen = block(x, bias=bias, cache=seen, lengths=lengths, **call)
+            after.append(seen)
+        return self.read_out(x), tuple(after)
+
+    def empty_cache(self, batch: Sequence[int], slots: int) -> tuple[KVCache, ...]:
+        """Makes a cache that has seen nothing, a `KVCache` per layer; see `jattn.Decoder`."""
+        return empty_caches(self, batch, slots)

@@ -1,0 +1,235 @@
+"""NNX models are the linen models: parameters, logits, filters, edits, knock-outs and generated tokens."""
+
+import builtins
+import functools
+import runpy
+from pathlib import Path
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jattn
+from jattn import edits, scores
+from tests.sampled import sampled
+from tests.variants import drawn_like
+
+wing = pytest.importorskip("jattn.nnx", exc_type=ImportError)
+nnx = flax.nnx
+
+TOKENS, LENGTHS = jnp.array([[1, 0, 4, 2, 6], [5, 5, 1, 0, 0]]), jnp.array([5, 3])
+SIZES = {"vocabulary": 9, "num_heads": 2, "width": 8, "hidden": 12, "num_layers": 2}
+MODELS = {
+    "encoder": ("Encoder", {"norm": "post", "positions": "relative"}),
+    "encoder, positions": ("Encoder", {"queries": "positions", "positions": "learned"}),
+    "encoder, cosine": ("Encoder", {"score": scores.cosine(), "positions": "alibi"}),
+    "encoder, positions, post": ("Encoder", {"queries": "positions", "norm": "post"}),
+    "decoder": ("Decoder", {}),
+    "decoder, rotary": ("Decoder", {"positions": "rotary"}),
+    "decoder, learned": ("Decoder", {"positions": "learned", "max_length": 12, "dtype": jnp.bfloat16}),
+}
+
+
+@functools.cache
+def both(name):
+    """Returns the NNX model, the linen model and its variables, which are those of both."""
+    kind, options = MODELS[name]
+    linen = getattr(jattn, kind)(**SIZES, **options)
+    variables = drawn_like(linen, TOKENS)
+    model = getattr(wing, kind)(**SIZES, **options, rngs=nnx.Rngs(0))
+    return wing.from_linen(model, variables), linen, variables
+
+
+@sampled("name", MODELS, keep=["encoder, positions"])
+def test_logits_and_filters_are_those_of_the_linen_model(name):
+    model, linen, variables = both(name)
+    output, filters = wing.capture_filters(model, TOKENS, LENGTHS)
+    expected, of_linen = jattn.capture_filters(linen, variables, TOKENS, LENGTHS)
+    assert_array_equal(output, expected)
+    assert list(filters) == list(of_linen)
+    for layer, filter in filters.items():
+        assert filter.relates == of_linen[layer].relates
+        assert_array_equal(filter.weights(), of_linen[layer].weights())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_move_both_ways_bit_for_bit(name):
+    model, _, variables = both(name)
+    again = wing.to_linen(model)
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    jax.tree.map(assert_array_equal, again, variables)
+
+
+def test_edits_and_knock_outs_are_those_of_the_linen_model():
+    model, linen, variables = both("encoder, positions")
+    out = {"block_1/attention": edits.knock_out([1])}
+    edited = wing.apply_with_edits(model, TOKENS, edits=out)
+    assert_array_equal(edited, jattn.apply_with_edits(linen, variables, TOKENS, edits=out))
+    found = wing.knock_out(model, {"inputs": {"tokens": TOKENS}}, loss=first_logit)
+    assert list(found.alone) == ["block_0/attention", "block_1/attention"]
+    assert_allclose(found.alone["block_1/attention"].loss[1], first_logit(edited, None), rtol=1e-5)
+    assert_allclose(found.before.loss, first_logit(model(TOKENS), None), rtol=1e-5)
+    assert found.before.loss != found.alone["block_1/attention"].loss[1]
+
+
+@pytest.mark.exhaustive
+def test_tables_of_knock_outs_and_judgements_are_those_of_the_linen_model():
+    model, linen, variables = both("encoder, positions")
+    batch = {"inputs": {"tokens": TOKENS}}
+    found = wing.knock_out(model, batch, loss=first_logit)
+    assert str(found) == str(jattn.knock_out(linen, variables, batch, loss=first_logit))
+    assert_allclose(wing.judge(model, batch, loss=first_logit).loss, found.before.loss, rtol=1e-6)
+
+
+def first_logit(logits, batch):
+    return jnp.mean(logits[..., 0] ** 2)
+
+
+@pytest.mark.exhaustive
+def test_an_edit_of_the_layer_comes_before_one_from_outside():
+    layer = wing.MultiHeadAttention(2, 8, edit=lambda weights, grid: 2 * weights, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 8)), jnp.float32)
+    added = {"attention": lambda weights, grid: weights + 1}
+    plain = wing.capture_filters(layer, x)[1]["attention"].weights()
+    graphdef, state = nnx.split(layer)
+    model = jattn.nnx.study.NNXModel(graphdef)
+    inspected = model.with_edits(state, {name: edits.as_edit(edit) for name, edit in added.items()})
+    assert_allclose(model.capture(inspected, x)[1]["attention"].weights(), plain + 1, rtol=1e-6)
+
+
+@pytest.mark.exhaustive
+def test_generated_tokens_are_those_of_the_linen_model():
+    model, linen, variables = both("decoder")
+    options = {"lengths": LENGTHS, "max_new_tokens": 4, "temperature": 0.7, "rng": jax.random.key(1)}
+    assert_array_equal(wing.generate(model, TOKENS, **options), jattn.generate(linen, variables, TOKENS, **options))
+
+
+def test_a_layer_that_is_called_twice_has_a_filter_for_each_call():
+    class Twice(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.List([wing.MultiHeadAttention(1, 4, rngs=nnx.Rngs(0))])
+
+        def __call__(self, x):
+            return self.layers[0](self.layers[0](x))
+
+    assert list(wing.capture_filters(Twice(), jnp.ones((3, 4)))[1]) == ["layers/0", "layers/0#1"]
+
+
+@pytest.mark.exhaustive
+def test_a_block_attends_to_context():
+    options = {"num_heads": 2, "hidden": 12, "norm": "pre"}
+    linen, x, context = jattn.Block(**options), jnp.ones((3, 8)), jnp.linspace(-1.0, 1.0, 32).reshape(4, 8)
+    variables = drawn_like(linen, x, context)
+    block = wing.from_linen(wing.Block(width=8, context_width=8, **options, rngs=nnx.Rngs(0)), variables)
+    found, expected = jax.jit(lambda variables: (block(x, context), linen.apply(variables, x, context)))(variables)
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.exhaustive
+def test_dropout_is_on_between_train_and_eval():
+    model = wing.Decoder(**SIZES, dropout_rate=0.5, rngs=nnx.Rngs(0))
+    plain = model(TOKENS)
+    model.train()
+    assert bool(jnp.any(model(TOKENS) != model(TOKENS)))
+    same = [model(TOKENS, rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
+    assert_array_equal(*same)
+    model.eval()
+    assert_array_equal(model(TOKENS), plain)
+    assert_array_equal(model(TOKENS, deterministic=True), plain)
+
+
+def without(variables, *path):
+    """Returns variables without the entry at a path."""
+    first, *rest = path
+    return {
+        name: without(value, *rest) if name == first else value
+        for name, value in variables.items()
+        if rest or name != first
+    }
+
+
+def model_and_variables(change):
+    model, _, variables = both("decoder")
+    return lambda: wing.from_linen(model, change(variables))
+
+
+BIAS = ("params", "logits", "bias")
+WRONG = {
+    "missing": (
+        model_and_variables(lambda v: without(v, *BIAS)),
+        "variables: expected params/logits/bias of shape (9,)",
+    ),
+    "more": (
+        model_and_variables(lambda v: {"params": v["params"] | {"more": {"bias": jnp.ones(3)}}}),
+        "variables: expected only what the module has, got params/more/bias of shape (3,)",
+    ),
+    "shape": (
+        model_and_variables(
+            lambda v: {"params": v["params"] | {"logits": {"kernel": jnp.ones((8, 9)), "bias": jnp.ones(3)}}}
+        ),
+        "variables: expected params/logits/bias of shape (9,), got (3,)",
+    ),
+    "queries": (
+        lambda: wing.Encoder(9, queries="keys", rngs=nnx.Rngs(0)),
+        "queries: expected one of tokens, positions",
+    ),
+    "positions": (lambda: wing.Encoder(9, positions="up", rngs=nnx.Rngs(0)), "positions: expected one of sinusoidal"),
+    "norm": (lambda: wing.Encoder(9, norm="mid", rngs=nnx.Rngs(0)), "norm: expected 'post' or 'pre', got 'mid'"),
+    "context": (
+        lambda: wing.Block(1, 4, 4, rngs=nnx.Rngs(0))(jnp.ones((3, 4)), jnp.ones((3, 4))),
+        "context: expected None for a block made without context_width, got an array",
+    ),
+    "no attention": (
+        lambda: wing.capture_filters(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), jnp.ones(2)),
+        "capture_filters: Linear called no jattn.nnx.MultiHeadAttention",
+    ),
+    "edits": (
+        lambda: wing.apply_with_edits(both("decoder")[0], TOKENS, edits={"block_7/attention": edits.knock_out([0])}),
+        "edits: expected attention layers among block_0/attention, block_1/attention, got 'block_7/attention'",
+    ),
+    "linen": (lambda: wing.capture_filters(jattn.Encoder(9), TOKENS), "model: expected an NNX module, got Encoder"),
+    "nnx": (
+        lambda: jattn.knock_out(both("decoder")[0], {}, {"inputs": {}}, loss=first_logit),
+        "module: expected a linen module and its variables, got the NNX module Decoder; the functions of jattn.nnx",
+    ),
+    "nnx filters": (
+        lambda: jattn.capture_filters(both("decoder")[0], {}, TOKENS),
+        "module: expected a linen module, got Decoder; jattn.nnx.capture_filters takes NNX modules",
+    ),
+    "nnx generate": (
+        lambda: jattn.generate(both("decoder")[0], {}, TOKENS, max_new_tokens=1),
+        "model: expected a module with apply and empty_cache, such as jattn.Decoder, got Decoder",
+    ),
+    "generate": (lambda: wing.generate(both("encoder")[0], TOKENS, max_new_tokens=1), "model: expected a module with"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_one_line_and_changes_nothing(name):
+    call, text = WRONG[name]
+    before = wing.to_linen(both("decoder")[0])
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    assert str(caught.value).startswith(text)
+    assert "\n" not in str(caught.value)
+    jax.tree.map(assert_array_equal, wing.to_linen(both("decoder")[0]), before)
+
+
+def test_a_flax_that_cannot_import_nnx_is_named_in_one_line(monkeypatch):
+    real = builtins.__import__
+
+    def failing(name, given=None, local=None, fromlist=(), level=0):
+        if name == "flax" and fromlist and "nnx" in fromlist:
+            raise AttributeError("module 'jax' has no attribute 'core'")
+        return real(name, given, local, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", failing)
+    with pytest.raises(ImportError) as caught:
+        runpy.run_path(str(Path(wing.__file__)))
+    assert str(caught.value) == (
+        f"jattn.nnx: expected a flax that can import flax.nnx, got flax {flax.__version__} on jax {jax.__version__} "
+        "(AttributeError: module 'jax' has no attribute 'core'); upgrade flax"
+    )
