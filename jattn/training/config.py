@@ -4,12 +4,13 @@ Every key has a default; a config file says what differs, and options on the com
 refused with the reason; the names and ranges are checked without JAX.
 """
 
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 from pydantic import Field, ValidationInfo
 
-from jattn.tasks.catalogue import CATALOGUE, check_options, make_task, task_options
+from jattn.tasks.catalogue import CATALOGUE, FROM_FILES, check_options, make_task, task_options
 from jattn.training.sections import Section, with_options
 from jattn.training.tables import ATTENTION, KINDS, LAYOUTS, NORMALIZERS, OPTIMIZERS, POSITIONS, SCHEDULES, SCORES
 
@@ -47,6 +48,10 @@ class TaskKeys(Section):
         """Makes the task with its options."""
         options = {key: getattr(self, key) for key in task_options(self.name)}
         return make_task(self.name, {key: value for key, value in options.items() if value is not None})
+
+    def reads(self) -> bool:
+        """Says whether the task reads a file of a person's own."""
+        return self.name in FROM_FILES
 
 
 class ModelKeys(Section):
@@ -204,10 +209,13 @@ class Config(Section):
     def _fill_in_lengths(self) -> None:
         """Fills in the lengths that suit the task, with its options."""
         try:
-            length = self.task.make().length
+            task = self.task.make()
         except ValueError as error:
             raise ValueError(f"task.{error}") from None
-        vars(self.task).update({"min_length": length, "max_length": length} | self.task.given())
+        vars(self.task).update({"min_length": task.length, "max_length": task.length} | self.task.given())
+        if self.task.reads():
+            # What a run has read belongs to it, wherever it is resumed from.
+            vars(self.task).update(file=os.path.abspath(getattr(self.task, "file")), sha256=task.sha256)  # noqa: B009
 
     def longest(self) -> int:
         """The longest source of training and test."""
@@ -313,15 +321,17 @@ def _num_positions(config: Config, target_room: int) -> int:
 def _task_problems(config: Config) -> list[str]:
     """Lists what a task cannot do: a layout, or lengths with its options."""
     section, task, problems = config.task, config.task.make(), []
-    options = " and ".join(f"{key} = {getattr(section, key)}" for key in task_options(task.name))
+    keys = [] if section.reads() else task_options(task.name)
+    options = " and ".join(f"{key} = {getattr(section, key)}" for key in keys)
     wanted = f"task {task.name!r}" + (f" with {options}" if options else "")
     if section.layout not in task.layouts:
         expected = " or ".join(repr(layout) for layout in task.layouts)
+        because = f"; {task.layout_reason}" if task.layout_reason else ""
         if _given(config, "task.layout", "task.name") == "task.layout":
-            problems.append(f"task.layout: expected {expected} for task {task.name!r}, got {section.layout!r}")
+            problems.append(f"task.layout: expected {expected} for task {task.name!r}, got {section.layout!r}{because}")
         else:
             problems.append(
-                f"task.name: {task.name!r} needs task.layout {expected}, got none, which is {section.layout!r}"
+                f"task.name: {task.name!r} needs task.layout {expected}, got none, which is {section.layout!r}{because}"
             )
     lengths = [("task.min_length", section.min_length), ("task.max_length", section.max_length)]
     for key, length in lengths + [("evaluation.test_lengths", length) for length in config.evaluation.test_lengths]:

@@ -133,7 +133,7 @@ def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -
     queries, _ = relates(setup, name, layer)
     real = batch.scored if queries == "tokens" else _real(batch, queries)
     counted = {"queries": jnp.sum(real)}
-    if relates(setup, name, layer) != setup.layout.oracle:
+    if not is_judged(setup, relates(setup, name, layer)):
         return {"entropy": _over(layer.entropy(), real), **counted}
     judged, on_keys = batch.scored & jnp.any(batch.oracle, axis=-1), folds.mass(batch.oracle[:, None])
     found = layer.summarize("entropy", "argmax", mass=on_keys)
@@ -161,10 +161,15 @@ def relates(setup: Setup, name: str, layer: AttentionFilter) -> tuple[str, str]:
     )
 
 
+def is_judged(setup: Setup, related: tuple[str, str]) -> bool:
+    """Says whether an oracle speaks of layers that relate two inputs: the task has one, and it is of these inputs."""
+    return setup.task.has_oracle and related == setup.layout.oracle
+
+
 def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Array]:
     """Computes what is kept of a layer's filters, over the real queries and keys of each example."""
     related = relates(setup, name, layer)
-    oracle = batch.oracle & batch.scored[..., None] if related == setup.layout.oracle else None
+    oracle = batch.oracle & batch.scored[..., None] if is_judged(setup, related) else None
     return pool_filters(layer, setup.config.run.screen, _counts(setup, related, batch), oracle)
 
 
@@ -237,7 +242,8 @@ def summarize(sums: dict[str, Any]) -> dict[str, Any]:
 
 def _layer_means(layer: dict[str, Any]) -> dict[str, list[float] | None]:
     means = {"entropy": layer["entropy"] / layer["queries"], "mass": None, "hit_rate": None, "lift": None}
-    if "judged" in layer:
+    # Examples of a person's own may have an oracle of none of what was drawn.
+    if layer.get("judged"):
         means |= {
             "mass": layer["mass"] / layer["judged"],
             "hit_rate": layer["hits"] / layer["judged"],

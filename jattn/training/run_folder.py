@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -150,11 +151,11 @@ def check_folder(config: Config) -> None:
 
 def _there(path: Path, config: Config) -> Config | None:
     """Reads the config of the run that a folder holds, if any; one to be deleted may have another format."""
-    return read_config(path, any_format=config.run.overwrite) if (path / CONFIG).exists() else None
+    return read_config(path, any_format=config.run.overwrite, draft=True) if (path / CONFIG).exists() else None
 
 
-def read_config(path: Path, any_format: bool = False) -> Config:
-    """Reads the config of the run in a folder.
+def read_config(path: Path, any_format: bool = False, draft: bool = False) -> Config:
+    """Reads the config of the run in a folder; as a draft, without the file that its task may read.
 
     Raises:
       RunFolderError: if there is none, or it cannot be read, or the folder has another format.
@@ -166,7 +167,7 @@ def read_config(path: Path, any_format: bool = False) -> Config:
         values = read_toml(path / CONFIG)
         if values.keys() != Config.model_fields.keys():
             raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
-        return check(values, str(path / CONFIG))
+        return check(values, str(path / CONFIG), draft)
     except ConfigError as error:
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
 
@@ -217,6 +218,12 @@ def _refuse_strangers(path: Path) -> None:
 
 def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
     differing = differences(config, there)
+    if [line.partition(":")[0] for line in differing] == ["task.sha256"]:
+        (file, digest), (_, before) = (itemgetter("file", "sha256")(one.task.model_dump()) for one in (config, there))
+        raise RunFolderError(
+            f"{path}: expected {file} as it was when the run began, with the SHA-256 {before}, "
+            f"got {digest}; choose another --run.folder, or --run.overwrite to delete that run"
+        )
     if differing:
         raise RunFolderError(
             f"{path} holds a run of a different config (asked for | there):\n  "
