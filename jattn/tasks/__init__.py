@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jattn.tasks.layouts import LAYOUTS as LAYOUTS, Batch as Batch, Layout as Layout
     from jattn.tasks.nested_lists import listops as listops
     from jattn.tasks.own_examples import examples as examples
+    from jattn.tasks.own_text import text as text
     from jattn.tasks.recall import (
         associative_recall as associative_recall,
         induction as induction,

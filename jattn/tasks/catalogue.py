@@ -132,6 +132,13 @@ SHA256 = Option("", "the digest that the file must have; by default that of the 
 
 FROM_FILES: dict[str, Entry] = {
     "examples": entry("jattn.tasks.own_examples:examples", file=FILE, test_share=TEST_SHARE, sha256=SHA256),
+    "text": entry(
+        "jattn.tasks.own_text:text",
+        file=FILE,
+        units=Option("characters", "what a symbol of a text is", choices=("characters", "bytes")),
+        test_share=TEST_SHARE.by_default(0.1),
+        sha256=SHA256,
+    ),
 }
 """The tasks that read a file of your own; they need one, so no table of examples walks them."""
 

@@ -340,6 +340,8 @@ def _task_problems(config: Config) -> list[str]:
                 f"{key}: {wanted} needs lengths from {task.shortest} to {min(task.longest, 4096)}, got {length}; "
                 f"nearest: {min(max(length, task.shortest), task.longest, 4096)}"
             )
+    if task.symbol_bytes and config.training.stop_when_solved:
+        problems.append(f"training.stop_when_solved: task {task.name!r} is judged by its loss, which solves nothing")
     for length in sorted(set(config.evaluation.test_lengths)):
         if config.evaluation.test_lengths.count(length) > 1:
             problems.append(f"evaluation.test_lengths: expected lengths that differ, got {length} twice")

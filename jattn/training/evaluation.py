@@ -30,6 +30,9 @@ from jattn.training.step import cross_entropy, is_correct
 ACCURACIES = ("token_accuracy", "exact_accuracy", "filter_score")
 """What a model is judged by."""
 
+OF_TEXT = ("perplexity", "bits_per_byte")
+"""What a model of a text is judged by besides."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -84,6 +87,9 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             "examples": jnp.int32(size),
             "layers": {name: _layer_sums(setup, name, layer, batch) for name, layer in filters.items()},
         }
+        if setup.task.symbol_bytes:
+            sizes = jnp.array(setup.task.symbol_bytes, jnp.int32)[batch.targets]
+            sums["bytes"] = jnp.sum(jnp.where(batch.scored, sizes, 0))
         few = min(setup.config.run.probes, size)
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
         related = tuple((name, relates(setup, name, layer)) for name, layer in filters.items())
@@ -221,21 +227,35 @@ def of_replicate(found: Any, replicate: int, replicates: int) -> Any:
 def average(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Averages the accuracies and filter scores of several results, of all replicates or of all lengths alike."""
     means: dict[str, Any] = {}
-    for name in ACCURACIES:
+    for name in accuracies(results[0]):
         values = [result[name] for result in results]
         means[name] = None if None in values else float(np.mean(values))
     return means
+
+
+def accuracies(result: dict[str, Any]) -> dict[str, Any]:
+    """Picks what a model is judged by."""
+    return {name: result[name] for name in (*ACCURACIES, *OF_TEXT) if name in result}
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, Any]:
     """Turns added-up sums into means: loss, accuracies, filter score, and the filters by layer and head."""
     filters = {name: _layer_means(layer) for name, layer in in_order(sums["layers"]).items()}
     masses = [mass for layer in filters.values() for mass in layer["mass"] or ()]
+    loss = float(sums["loss"] / sums["tokens"])
+    of_text = {}
+    if "bytes" in sums:
+        with np.errstate(over="ignore"):
+            of_text = {
+                "perplexity": float(np.exp(loss)),
+                "bits_per_byte": float(sums["loss"] / sums["bytes"] / np.log(2)),
+            }
     return {
-        "loss": float(sums["loss"] / sums["tokens"]),
+        "loss": loss,
         "token_accuracy": float(sums["correct"] / sums["tokens"]),
         "exact_accuracy": float(sums["exact"] / sums["examples"]),
         "filter_score": max(masses, default=None),
+        **of_text,
         "filters": filters,
     }
 

@@ -12,7 +12,7 @@ from jattn.report.record import read_probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.digests import History
-from jattn.training.evaluation import ACCURACIES, Measured, add_up, average, make_measure, of_replicate, summarize
+from jattn.training.evaluation import Measured, accuracies, add_up, average, make_measure, of_replicate, summarize
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
 from jattn.training.setup import Setup
@@ -59,8 +59,12 @@ class Journal:
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has most of: exact accuracy and filter score of the latest evaluation."""
+        """What the best checkpoint has most of: exact accuracy and filter score, or less loss on a text, at the latest
+        evaluation.
+        """
         latest = self.evaluation
+        if latest is not None and "perplexity" in latest:
+            return -latest["loss"]
         return 0.0 if latest is None else latest["exact_accuracy"] + (latest["filter_score"] or 0.0)
 
     @property
@@ -136,7 +140,7 @@ class Journal:
         row["by_length"] = {length: average(found) for length, found in by_length.items()}
         row["replicates"] = self._by_seed(results)
         for replicate, found in enumerate(row["replicates"]):
-            found["by_length"] = {length: _accuracies(of_all[replicate]) for length, of_all in by_length.items()}
+            found["by_length"] = {length: accuracies(of_all[replicate]) for length, of_all in by_length.items()}
         self._append(row)
         return row
 
@@ -161,15 +165,11 @@ class Journal:
 
     def _by_seed(self, results: list[Row]) -> list[Row]:
         seeds = np.ravel(self._setup.seeds).tolist()
-        return [{"seed": seed, **_accuracies(found)} for seed, found in zip(seeds, results, strict=True)]
+        return [{"seed": seed, **accuracies(found)} for seed, found in zip(seeds, results, strict=True)]
 
     def _append(self, row: Row) -> None:
         self._rows.append(row)
         self._folder.append(row)
-
-
-def _accuracies(result: Row) -> Row:
-    return {name: result[name] for name in ACCURACIES}
 
 
 def snapshot_steps(steps: int, count: int) -> list[int]:
