@@ -12,12 +12,24 @@ from pydantic import Field, ValidationInfo
 
 from jattn.tasks.catalogue import CATALOGUE, FROM_FILES, check_options, make_task, task_options
 from jattn.training.sections import Section, with_options
-from jattn.training.tables import ATTENTION, KINDS, LAYOUTS, NORMALIZERS, OPTIMIZERS, POSITIONS, SCHEDULES, SCORES
+from jattn.training.tables import (
+    ATTENTION,
+    KINDS,
+    LAYOUTS,
+    LOG_FOLDS,
+    LOGGERS,
+    NORMALIZERS,
+    OPTIMIZERS,
+    POSITIONS,
+    SCHEDULES,
+    SCORES,
+)
 
 if TYPE_CHECKING:
     from jattn.tasks.sequences import Task
 
     TaskName = LayoutName = KindName = PositionsName = ScoreName = NormalizerName = OptimizerName = ScheduleName = str
+    LoggerName = FoldName = str
 else:
     TaskName = Literal[tuple(CATALOGUE)]
     LayoutName = Literal[tuple(LAYOUTS)]
@@ -27,6 +39,7 @@ else:
     NormalizerName = Literal[tuple(NORMALIZERS)]
     OptimizerName = Literal[tuple(OPTIMIZERS)]
     ScheduleName = Literal[tuple(SCHEDULES)]
+    LoggerName, FoldName = Literal[tuple(LOGGERS)], Literal[LOG_FOLDS]
 
 DRAFT = {"draft": True}
 """The context that lets pydantic check names and ranges alone: not whether keys are used and fit together."""
@@ -143,6 +156,13 @@ class RunConfig(Section):
     folder: str = Field(default="", description="the run folder; by default runs/ and the config's name")
     overwrite: bool = Field(default=False, description="delete what an earlier run left in the folder and start anew")
     log_every: int = Field(default=50, ge=1, description="steps between rows of metrics")
+    logger: tuple[LoggerName, ...] = Field(default=(), description="what rows and filters are handed on to besides")
+    log_folds: tuple[FoldName, ...] = Field(
+        default=(), description="folds whose mean per layer and head is in the rows besides: of jattn.folds, by name"
+    )
+    profile: tuple[int, ...] = Field(
+        default=(), description="first and last step of a trace by JAX's profiler, as in 100 110; none by default"
+    )
     snapshots: int = Field(default=20, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
     probes: int = Field(default=4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
     screen: int = Field(
@@ -274,7 +294,22 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"run.devices: expected 1 with run.debug, or nothing, got {config.run.devices}")
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
-    return problems + _task_problems(config) + _model_problems(config)
+    return problems + _watching_problems(config) + _task_problems(config) + _model_problems(config)
+
+
+def _watching_problems(config: Config) -> list[str]:
+    """Lists what cannot be watched of a run."""
+    profile, steps, problems = config.run.profile, config.training.steps, []
+    for key in ("logger", "log_folds"):
+        names = getattr(config.run, key)
+        if len(set(names)) < len(names):
+            problems.append(f"run.{key}: expected different names, got {', '.join(names)}")
+    if profile and not (len(profile) == 2 and 0 <= profile[0] < profile[1] <= steps):
+        problems.append(
+            f"run.profile: expected two steps from 0 to training.steps {steps}, the first before the last, "
+            f"got {list(profile)}"
+        )
+    return problems
 
 
 def _model_problems(config: Config) -> list[str]:

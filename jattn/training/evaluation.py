@@ -24,6 +24,7 @@ from jattn.rules.mask import Mask
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import map_fold, on_oracle, pool_filters
+from jattn.training.reading import ConfigError
 from jattn.training.setup import Setup
 from jattn.training.step import cross_entropy, is_correct
 
@@ -138,7 +139,9 @@ def _visible(mask: Mask, shape: tuple[int, ...]) -> Bool[Array, "P T S"]:
 def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Any]:
     queries, _ = relates(setup, name, layer)
     real = batch.scored if queries == "tokens" else _real(batch, queries)
-    counted = {"queries": jnp.sum(real)}
+    counted: dict[str, Any] = {"queries": jnp.sum(real)}
+    if wanted := setup.config.run.log_folds:
+        counted["folds"] = {fold: _over(values, real) for fold, values in _folds(layer, wanted).items()}
     if not is_judged(setup, relates(setup, name, layer)):
         return {"entropy": _over(layer.entropy(), real), **counted}
     judged, on_keys = batch.scored & jnp.any(batch.oracle, axis=-1), folds.mass(batch.oracle[:, None])
@@ -165,6 +168,13 @@ def relates(setup: Setup, name: str, layer: AttentionFilter) -> tuple[str, str]:
         f"layer {name!r}: expected it to say which inputs its queries and keys come from, such as "
         f"MultiHeadAttention(..., relates={setup.layout.oracle}), got nothing"
     )
+
+
+def _folds(layer: AttentionFilter, names: tuple[str, ...]) -> dict[str, Float[Array, "B N T"]]:
+    try:
+        return layer.summarize(*names)
+    except ValueError as error:
+        raise ConfigError(f"run.log_folds: {error}") from None
 
 
 def is_judged(setup: Setup, related: tuple[str, str]) -> bool:
@@ -262,6 +272,7 @@ def summarize(sums: dict[str, Any]) -> dict[str, Any]:
 
 def _layer_means(layer: dict[str, Any]) -> dict[str, list[float] | None]:
     means = {"entropy": layer["entropy"] / layer["queries"], "mass": None, "hit_rate": None, "lift": None}
+    means |= {name: total / layer["queries"] for name, total in layer.get("folds", {}).items()}
     # Examples of a person's own may have an oracle of none of what was drawn.
     if layer.get("judged"):
         means |= {

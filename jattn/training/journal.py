@@ -13,6 +13,8 @@ from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.digests import History
 from jattn.training.evaluation import Measured, accuracies, add_up, average, make_measure, of_replicate, summarize
+from jattn.training.loggers import Loggers
+from jattn.training.profiling import Profiler
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
 from jattn.training.setup import Setup
@@ -30,10 +32,15 @@ class Journal:
       folder: where rows and snapshots go.
       reporter: what shows it.
       rows: what an earlier process wrote before the state that training goes on from.
+
+    Attributes:
+      profiler: is told of the steps that are reached.
     """
 
     def __init__(self, setup: Setup, folder: RunFolder, reporter: Reporter, rows: list[Row]) -> None:
         self._setup, self._folder, self._reporter, self._rows = setup, folder, reporter, rows
+        self.profiler = Profiler(setup.config, folder.path)
+        self._loggers = Loggers(setup.config, folder.path, rows)
         self._measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
         self._seconds, self._steps = 0.0, 0
         try:
@@ -100,6 +107,7 @@ class Journal:
                 self._probes_are_kept = True
             filters = weights | {name: Pooled(**fields) for name, fields in pooled.items()}
             save_snapshot(path, step, filters, describe_answers(self._setup, probes))
+            self._loggers.filters(step, filters)
         if log:
             self._log(step, watched, summarize(add_up([sums]))["filters"])
 
@@ -125,6 +133,8 @@ class Journal:
         results, measured = self._measure_many(self._measure, state, rngs, wanted.examples)
         loss = float(np.mean([result["loss"] for result in results]))
         row: Row = {"kind": "evaluation", "step": state.number, "loss": loss, **average(results)}
+        if self._setup.config.run.log_folds:
+            row["filters"] = results[0]["filters"]
         row |= {"replicates": self._by_seed(results), "examples": decode(self._setup, measured)[:3]}
         self._append(row)
         self._reporter.evaluation(row)
@@ -170,6 +180,12 @@ class Journal:
     def _append(self, row: Row) -> None:
         self._rows.append(row)
         self._folder.append(row)
+        self._loggers.row(row)
+
+    def close(self) -> None:
+        """Ends what is under way besides: a trace, and what loggers have left to write."""
+        self.profiler.close()
+        self._loggers.close()
 
 
 def snapshot_steps(steps: int, count: int) -> list[int]:

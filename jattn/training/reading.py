@@ -16,7 +16,7 @@ from jattn.training.config import DRAFT, Config
 from jattn.training.meant import hint, meant_by
 from jattn.training.shipped import configs_folder, find_config
 
-HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock")
+HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock", "run.logger", "run.profile")
 """The keys that say where and how a run is written: with others it is the same run."""
 
 
