@@ -80,6 +80,7 @@ def text(file: str = "", units: str = "characters", test_share: float = 0.1, sha
         length=min(LENGTH, longest),
         layouts=("causal",),
         has_oracle=False,
+        split=_split_characters if units == "characters" else _split_bytes,
         sha256=digest,
         symbol_bytes=found.symbol_bytes,
     )
@@ -115,8 +116,7 @@ def _read_characters(path: Path, data: bytes) -> Text:
 def _read_bytes(path: Path, data: bytes) -> Text:
     _check_length(path, data)
     codes, tokens = np.unique(np.frombuffer(data, np.uint8), return_inverse=True)
-    symbols = [_written(chr(code)) if code < 128 else f"\\x{code:02x}" for code in codes.tolist()]
-    return Text(_small(tokens), tuple(symbols), (1,) * len(symbols))
+    return Text(_small(tokens), tuple(map(_written_byte, codes.tolist())), (1,) * len(codes))
 
 
 _READERS = {"characters": _read_characters, "bytes": _read_bytes}
@@ -130,6 +130,18 @@ def _check_length(path: Path, data: bytes) -> None:
 def _small(tokens: np.ndarray) -> np.ndarray:
     """Returns the same numbers in as few bytes as hold them."""
     return tokens.reshape(-1).astype(np.min_scalar_type(int(tokens.max())))
+
+
+def _split_characters(words: str) -> list[str]:
+    return [_written(character) for character in words]
+
+
+def _split_bytes(words: str) -> list[str]:
+    return [_written_byte(byte) for byte in words.encode("utf-8")]
+
+
+def _written_byte(byte: int) -> str:
+    return _written(chr(byte)) if byte < 128 else f"\\x{byte:02x}"
 
 
 def _written(character: str) -> str:

@@ -58,6 +58,8 @@ def test_bytes_and_blanks_are_written_so_that_they_are_seen(tmp_path):
         "\\u0007", "⇥", "\\u000d", "␣", "\\x90", "\\xa0", "\\xa3", "\\xa9", "\\xc2", "\\xc3", "\\xe2",
     )  # fmt: skip
     assert units.symbol_bytes == (1,) * 11
+    assert characters.split("é \r") == ["é", "␣", "\\u000d"]
+    assert units.split("é\t") == ["\\xc3", "\\xa9", "⇥"]
 
 
 @pytest.fixture(scope="module")
