@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import tomli_w
 
-from jattn.drawing.files import replacing
 from jattn.drawing.images import cell_pixels, palette
 from jattn.drawing.ink import LINEAR, ROOTED
 from jattn.report.snapshots import Kept, Pooled
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError
+from jattn.training.run_folder import RunFolderError
 from jattn.training.tables import LOGGERS
 
 STATE = "loggers.json"
@@ -108,7 +108,7 @@ class Loggers:
       rows: what the run has written before; a logger is given those that it has not.
 
     Raises:
-      ValueError: if the file that counts what each has is not as it was written.
+      RunFolderError: if the file that counts what each has is not as it was written.
     """
 
     def __init__(self, config: Config, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,8 +142,10 @@ class Loggers:
 
     def _save(self, changed: Sequence[str]) -> None:
         if changed:
-            with replacing(self._path) as file:
-                file.write(json.dumps(self._others | self._states).encode())
+            # A process may be killed here, so it is there at once; the disk may write it later, which takes longest.
+            temporary = self._path.with_name(f".{STATE}.{os.getpid()}")
+            temporary.write_text(json.dumps(self._others | self._states), encoding="utf-8")
+            temporary.replace(self._path)
 
     def close(self) -> None:
         """Lets each write what is left."""
@@ -155,7 +157,9 @@ def _read_state(path: Path) -> dict[str, dict[str, Any]]:
     try:
         return json.loads(path.read_bytes()) if path.exists() else {}
     except ValueError:
-        raise ValueError(f"{path}: expected what the loggers of the run have, got no JSON") from None
+        raise RunFolderError(
+            f"{path}: expected JSON of what the loggers have, got none; without the file, they get all rows again"
+        ) from None
 
 
 def numbers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -10,7 +10,7 @@ from jattn.report.snapshots import Pooled
 from jattn.training import train
 from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
 from jattn.training.reading import ConfigError, check, differences
-from jattn.training.run_folder import read_metrics
+from jattn.training.run_folder import RunFolderError, read_metrics
 from jattn.training.tables import LOG_FOLDS, LOGGERS
 
 ROWS = [
@@ -72,6 +72,9 @@ def test_a_logger_that_comes_later_gets_what_there_is(tmp_path, kept):
     Loggers(config_of(logger=["wandb"]), tmp_path, ROWS)
     assert [step for step, _, _ in kept] == [0, 0, 5, 5, 10, 10]
     assert differences(config_of(logger=["wandb"]), config_of()) == []
+    (tmp_path / STATE).write_text("{")
+    with pytest.raises(RunFolderError, match="expected JSON of what the loggers have, got none"):
+        Loggers(config_of(logger=["wandb"]), tmp_path, ROWS)
 
 
 def test_numbers_are_named_by_the_keys_that_lead_to_them():
