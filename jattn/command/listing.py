@@ -66,12 +66,16 @@ def draw_report(folder: Path) -> int:
 def list_tasks() -> int:
     """Prints the tasks by family, each with its first line of description."""
     from jattn.tasks import FAMILIES
+    from jattn.tasks.catalogue import FROM_FILES, task_description
 
     width = max(len(make.__name__) for family in FAMILIES.values() for make in family)
     for family, makes in FAMILIES.items():
         print(f"{family}:")
         for make in makes:
             print(f"  {make.__name__:{width}}  {(make.__doc__ or '').split(chr(10))[0].replace('``', '')}")
+    print("from a file of your own:")
+    for name in FROM_FILES:
+        print(f"  {name:{width}}  {task_description(name).split(chr(10))[0].replace('``', '')}")
     print("\njattn tasks NAME shows examples of one, with the oracle drawn")
     return 0
 
@@ -81,8 +85,13 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     import inspect
 
     from jattn.tasks import TASKS, draw
-    from jattn.tasks.catalogue import task_description, task_options
+    from jattn.tasks.catalogue import FROM_FILES, task_description, task_options
 
+    if name in FROM_FILES:
+        print(f"{name}: {task_description(name)}\n\noptions:")
+        for key, option in FROM_FILES[name].options.items():
+            print(f"  {key}: {option.help} (default {option.default!r})")
+        return 0
     if name not in TASKS:
         near = difflib.get_close_matches(name.lower(), TASKS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"

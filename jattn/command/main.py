@@ -98,7 +98,8 @@ def do_run(config: "Config", signals: Interrupts, command: str) -> int:
         except TrainingFailed as error:
             complain(str(error))
             return 1
-    print(f"test on {result['examples']} fresh sequences: {result_words(result)}")
+    kind = "held-out" if config.task.reads() and config.task.model_dump()["test_share"] else "fresh"
+    print(f"test on {result['examples']} {kind} sequences: {result_words(result)}")
     for length, found in result["by_length"].items():
         print(f"    length {length:>4}: {result_words(found)}")
     print(message(f"see {Path(config.run.folder) / 'report.html'}"))

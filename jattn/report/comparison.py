@@ -14,8 +14,23 @@ from jattn.drawing.plain import percent
 from jattn.report.outcomes import Outcome, Table, value_text
 from jattn.report.rows import METRICS, read_rows
 
-MEASURES = {"exact_accuracy": "exact accuracy", "token_accuracy": "token accuracy", "filter_score": "filter score"}
+MEASURES = {
+    "exact_accuracy": "exact accuracy",
+    "token_accuracy": "token accuracy",
+    "filter_score": "filter score",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+}
 """What runs are compared by: the names in metrics, and in words."""
+
+SHARES = ("exact_accuracy", "token_accuracy")
+"""The measures that are shares of all answers."""
+
+
+def measures_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lists the measures of some runs: those of a text are judged by its bits, not by whole sequences."""
+    known = [name for name in MEASURES if name in SHARES or any(one.spread(name) for one in outcomes)]
+    return [name for name in known if name != "exact_accuracy" or "perplexity" not in known]
 
 
 def make_tables(outcomes: Sequence[Outcome]) -> list[Table]:
@@ -23,7 +38,7 @@ def make_tables(outcomes: Sequence[Outcome]) -> list[Table]:
     keys, several = list(outcomes[0].values), any(len(outcome.seeds) > 1 for outcome in outcomes)
     what = ", mean (lowest to highest)" if several else ""
     lengths = sorted(set().union(*(outcome.lengths for outcome in outcomes)))
-    measures = [name for name in MEASURES if name != "filter_score" or any(_has_score(one) for one in outcomes)]
+    measures = measures_of(outcomes)
     summary = Table("", [*keys, "seeds", "steps", *(MEASURES[name] + what for name in measures)], [])
     for outcome in outcomes:
         counts = ["", ""] if outcome.test is None else [str(len(outcome.seeds)), str(outcome.test["step"])]
@@ -40,10 +55,6 @@ def _values(outcome: Outcome) -> list[str]:
     return [value_text(value) for value in outcome.values.values()]
 
 
-def _has_score(outcome: Outcome) -> bool:
-    return outcome.spread("filter_score") is not None
-
-
 def _cell(outcome: Outcome, measure: str, length: int | None = None) -> str:
     if outcome.test is None:
         return "failed"
@@ -52,9 +63,9 @@ def _cell(outcome: Outcome, measure: str, length: int | None = None) -> str:
         return ""
 
     def text(number: float) -> str:
-        return f"{number:.3f}" if measure == "filter_score" else percent(number)
+        return percent(number) if measure in SHARES else f"{number:.3f}"
 
-    unit = "" if measure == "filter_score" else " %"
+    unit = " %" if measure in SHARES else ""
     ends = "" if found.low is None or found.high is None else f" ({text(found.low)} to {text(found.high)})"
     return text(found.mean) + unit + ends
 
@@ -72,7 +83,8 @@ def to_markdown(tables: Iterable[Table]) -> str:
 def to_csv(outcomes: Sequence[Outcome]) -> str:
     """Writes all numbers as CSV, unrounded: a row for each run, ``_min`` and ``_max`` over its seeds where several."""
     lengths = sorted(set().union(*(outcome.lengths for outcome in outcomes)))
-    wanted = [(name, None) for name in MEASURES] + [(name, length) for length in lengths for name in MEASURES]
+    measures = list(dict.fromkeys([*MEASURES][:3] + measures_of(outcomes)))
+    wanted = [(name, None) for name in measures] + [(name, length) for length in lengths for name in measures]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = [name + (f"_at_{length}" if length else "") for name, length in wanted]

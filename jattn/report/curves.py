@@ -54,10 +54,12 @@ def run_panels(record: RunRecord) -> list[Panel]:
     """
     train, evaluation = record.rows("train"), record.rows("evaluation")
     loss = [_curve(train, "loss", "train", "blue"), _curve(evaluation, "loss", "evaluation", "ink", dots=True)]
-    panels = [
-        Panel("loss", _loss_scale(loss), None, loss),
-        Panel("accuracy", "linear", 1.0, _accuracy(train, evaluation)),
-    ]
+    accuracy, of_text = _accuracy(train, evaluation), any("perplexity" in row for row in evaluation)
+    panels = [Panel("loss", _loss_scale(loss), None, loss)]
+    if of_text:
+        panels.append(Panel("bits per byte", "linear", None, _bits(evaluation)))
+    # Nobody says all of a long window right.
+    panels.append(Panel("accuracy", "linear", 1.0, accuracy[:2] if of_text else accuracy))
     if any(layer.oracle for layer in record.probes.layers):
         panels.append(Panel("filter score: mass on the oracle", "linear", 1.0, _filter_score(train, evaluation)))
     if record.probes.layers:
@@ -67,6 +69,9 @@ def run_panels(record: RunRecord) -> list[Panel]:
 
 MEASURES = {"exact_accuracy": "exact accuracy", "filter_score": "filter score"}
 """What runs and seeds are compared by over training."""
+
+OF_TEXT = {"bits_per_byte": "bits per byte"}
+"""What they are compared by on a text."""
 
 COLOURS = 8
 """How many colours there are to tell curves apart."""
@@ -93,12 +98,13 @@ def comparison_panels(evaluations: Mapping[str, Rows], what: str) -> list[Panel]
       what: what each is: a run or a seed.
     """
     panels = []
-    for name, title in MEASURES.items():
+    of_text = any("perplexity" in row for rows in evaluations.values() for row in rows)
+    for name, title in (OF_TEXT if of_text else MEASURES).items():
         curves = [
             _curve(rows, name, label, f"head-{index % COLOURS}")
             for index, (label, rows) in enumerate(evaluations.items())
         ]
-        panels.append(Panel(f"{title} of each {what}", "linear", 1.0, _drawable(curves)))
+        panels.append(Panel(f"{title} of each {what}", "linear", None if of_text else 1.0, _drawable(curves)))
     return [panel for panel in panels if panel.curves]
 
 
@@ -109,6 +115,10 @@ def _accuracy(train: Rows, evaluation: Rows) -> list[Curve]:
         _curve(train, "exact_accuracy", "exact, train", "ink"),
         _curve(evaluation, "exact_accuracy", "exact, evaluation", "ink", dots=True),
     ]
+
+
+def _bits(evaluation: Rows) -> list[Curve]:
+    return [_curve(evaluation, "bits_per_byte", "evaluation", "ink", dots=True)]
 
 
 def _filter_score(train: Rows, evaluation: Rows) -> list[Curve]:

@@ -20,10 +20,13 @@ def result_line(record: RunRecord) -> str:
     row = test or evaluation
     if not row:
         return "The run has begun; nothing is evaluated yet."
-    what = f"{test['examples']:,} fresh sequences" if "examples" in test else "fresh sequences"
+    kind = "held-out sequences" if _share_held_out(record) else "fresh sequences"
+    what = f"{test['examples']:,} {kind}" if "examples" in test else kind
     exact, tokens, score = (row.get(name) for name in ("exact_accuracy", "token_accuracy", "filter_score"))
     words = []
-    if exact is not None:
+    if row.get("perplexity") is not None and row.get("bits_per_byte") is not None:
+        words.append(f"the perplexity of {what} is {row['perplexity']:.3f}, {row['bits_per_byte']:.3f} bits per byte")
+    elif exact is not None:
         words.append(f"{_percent(exact)} of {what} are exactly right")
     if tokens is not None:
         words.append(f"{_percent(tokens)} of their tokens are right")
@@ -32,7 +35,20 @@ def result_line(record: RunRecord) -> str:
     seeds = len(row.get("replicates", ()))
     whose = f", on average over {seeds} seeds; the filters below are of the first" if seeds > 1 else ""
     sentence = f"After {row['step']:,} steps, {', '.join(words) or 'no accuracy is known'}{whose}."
-    return " ".join(filter(None, [sentence, _best_head(record)]))
+    return " ".join(filter(None, [sentence, _best_head(record) or _without_oracle(record)]))
+
+
+def _share_held_out(record: RunRecord) -> bool:
+    """Says whether examples come from a file, part of which is held out; each may be drawn several times."""
+    task = record.config.get("task")
+    return isinstance(task, Mapping) and bool(task.get("sha256") and task.get("test_share"))
+
+
+def _without_oracle(record: RunRecord) -> str:
+    """Says that filters have no score, where there are some and no oracle speaks of any."""
+    layers = record.probes.layers
+    told = any(layer.oracle for layer in layers)
+    return "There is no oracle: filters are shown, not scored." if layers and not told else ""
 
 
 def _best_head(record: RunRecord) -> str:

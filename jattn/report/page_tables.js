@@ -28,13 +28,22 @@ function markedPrediction(target, prediction) {
   return cell;
 }
 
+const MEASURES = {
+  exact_accuracy: "exactly right", token_accuracy: "tokens right", filter_score: "filter score",
+  perplexity: "perplexity", bits_per_byte: "bits per byte",
+};
+
+/** Returns the measures that some rows have, and their titles; whole sequences of a text say nothing. */
+function measuresOf(rows) {
+  const known = Object.entries(MEASURES).filter(([name]) => rows.some((row) => typeof row[name] === "number"));
+  return known.filter(([name]) => name !== "exact_accuracy" || !known.some(([other]) => other === "perplexity"));
+}
+
 /** Shows what the test found at each length. */
 function showByLength(section) {
   const lengths = Object.entries(run.by_length).sort(([a], [b]) => Number(a) - Number(b));
   section.hidden = !lengths.length;
-  const columns = Object.entries(
-    { exact_accuracy: "exactly right", token_accuracy: "tokens right", filter_score: "filter score" },
-  ).filter(([name]) => lengths.some(([, found]) => typeof found[name] === "number"));
+  const columns = measuresOf(lengths.map(([, found]) => found));
   const rows = lengths.map(([length, found]) => {
     const row = element("tr");
     const numbers = columns.map(([name]) => element("td", {}, found[name]?.toFixed(4) ?? "–"));
@@ -57,12 +66,12 @@ function showRecord(table) {
 /** Shows what the test says of each seed that was trained at once. */
 function showSeeds(section) {
   section.hidden = run.seeds.length < 2;
-  const numbers = ["exact_accuracy", "token_accuracy", "filter_score"];
+  const columns = measuresOf(run.seeds);
   const rows = run.seeds.map((seed) => {
     const row = element("tr");
     row.append(element("td", {}, String(seed.seed)));
-    row.append(...numbers.map((name) => element("td", {}, seed[name]?.toFixed(4) ?? "–")));
+    row.append(...columns.map(([name]) => element("td", {}, seed[name]?.toFixed(4) ?? "–")));
     return row;
   });
-  fillTable(section.querySelector("table"), ["seed", "exactly right", "tokens right", "filter score"], rows);
+  fillTable(section.querySelector("table"), ["seed", ...columns.map(([, title]) => title)], rows);
 }

@@ -20,6 +20,8 @@ Kinds of metrics:
 - `test`: `examples` (how many), `token_accuracy`, `exact_accuracy`, `filter_score`, and `by_length`:
   length -> the last three.
 
+Of a text, evaluations and tests have `perplexity` and `bits_per_byte` as well, and nobody reads `exact_accuracy`.
+
 Where several seeds were trained at once these are means over them, and evaluations and tests have `replicates`: for
 each seed an object of `seed` and its own values. What shows single filters or examples is of the first seed.
 """

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from jattn.tasks.inference import entailment as entailment
     from jattn.tasks.layouts import LAYOUTS as LAYOUTS, Batch as Batch, Layout as Layout
     from jattn.tasks.nested_lists import listops as listops
+    from jattn.tasks.own_examples import examples as examples
+    from jattn.tasks.own_text import text as text
     from jattn.tasks.recall import (
         associative_recall as associative_recall,
         induction as induction,
@@ -66,7 +68,7 @@ def __getattr__(name: str) -> Any:
     elif name in _OTHERS:
         value = getattr(importlib.import_module(f"{__name__}.{_OTHERS[name]}"), name)
     elif name == "TASKS":
-        value = {task: made.load() for task, made in catalogue.CATALOGUE.items()}
+        value = {task: made.load() for family in catalogue.FAMILIES.values() for task, made in family.items()}
     elif name == "FAMILIES":
         value = {family: tuple(made.load() for made in tasks.values()) for family, tasks in catalogue.FAMILIES.items()}
     else:

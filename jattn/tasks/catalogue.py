@@ -125,9 +125,25 @@ FAMILIES: dict[str, dict[str, Entry]] = {
         ),
     },
 }
-"""Every task by family and name."""
+"""Every task that generates its examples, by family and name."""
 
-CATALOGUE: dict[str, Entry] = {name: made for family in FAMILIES.values() for name, made in family.items()}
+FILE = Option("", "the file that is read; a relative path begins at the folder of the config, else where you are")
+TEST_SHARE = Option(0.2, "the share of the file that judges and is never trained on", least=0, below=1)
+SHA256 = Option("", "the digest that the file must have; by default that of the file when the run begins")
+
+FROM_FILES: dict[str, Entry] = {
+    "examples": entry("jattn.tasks.own_examples:examples", file=FILE, test_share=TEST_SHARE, sha256=SHA256),
+    "text": entry(
+        "jattn.tasks.own_text:text",
+        file=FILE,
+        units=Option("characters", "what a symbol of a text is", choices=("characters", "bytes")),
+        test_share=TEST_SHARE.by_default(0.1),
+        sha256=SHA256,
+    ),
+}
+"""The tasks that read a file of your own; they need one, so no table of examples walks them."""
+
+CATALOGUE: dict[str, Entry] = {name: made for family in FAMILIES.values() for name, made in family.items()} | FROM_FILES
 """Every task by name."""
 
 

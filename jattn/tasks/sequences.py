@@ -59,6 +59,12 @@ class Task:
         is nothing.
       judged: makes the examples that evaluation and test judge a model on, as `sample` makes those of training; None
         where they are made alike.
+      has_oracle: whether alignments say where answers are found; where not, filters are shown and not scored.
+      split: turns what a person writes into symbols; by default at blanks.
+      symbol_bytes: of a text, how many bytes each symbol stands for: it is judged by perplexity and bits per byte. Of
+        other tasks nothing.
+      sha256: the digest of the file that its examples are read from; empty where they are generated.
+      layout_reason: why it makes no sense in other layouts, where that is worth a word.
     """
 
     name: str
@@ -73,6 +79,11 @@ class Task:
     describe: Callable[[Float[np.ndarray, " P"]], str] | None = None
     properties: Callable[[Sequence], dict[str, Int[Array, ""]]] | None = None
     judged: Callable[[PRNGKeyArray, Int[Array, ""], int], Sequence] | None = None
+    has_oracle: bool = True
+    split: Callable[[str], list[str]] = str.split
+    symbol_bytes: tuple[int, ...] = ()
+    sha256: str = ""
+    layout_reason: str = ""
 
     def as_judged(self) -> "Task":
         """Returns the task that samples what a model is judged on."""

@@ -51,7 +51,9 @@ def device_line(setup: "Setup") -> str:
 
 
 def result_words(found: dict[str, Any]) -> str:
-    """Words the accuracy of a test, and the filter score where the task has an oracle."""
+    """Words the accuracy of a test, and the filter score where the task has an oracle; of a text, the perplexity."""
+    if "perplexity" in found:
+        return f"perplexity {found['perplexity']:.3f}, {found['bits_per_byte']:.3f} bits per byte"
     score = "" if found["filter_score"] is None else f", filter score {found['filter_score']:.3f}"
     return f"{percent(found['exact_accuracy'])}% right{score}"
 

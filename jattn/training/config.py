@@ -4,6 +4,7 @@ Every key has a default; a config file says what differs, and options on the com
 refused with the reason; the names and ranges are checked without JAX.
 """
 
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pydantic
 from pydantic import Field, ValidationInfo
 
-from jattn.tasks.catalogue import CATALOGUE, check_options, make_task
+from jattn.tasks.catalogue import CATALOGUE, FROM_FILES, check_options, make_task
 from jattn.training.own import Code, Places
 from jattn.training.own_parts import OwnPart
 from jattn.training.sections import Section, with_options
@@ -19,6 +20,8 @@ from jattn.training.tables import (
     ATTENTION,
     KINDS,
     LAYOUTS,
+    LOG_FOLDS,
+    LOGGERS,
     NORMALIZERS,
     OPTAX,
     OPTIMIZERS,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from jattn.tasks.sequences import Task
 
     TaskName = LayoutName = KindName = PositionsName = ScoreName = NormalizerName = OptimizerName = ScheduleName = str
+    LoggerName = FoldName = str
 else:
     TaskName = Literal[tuple(CATALOGUE)]
     LayoutName = Literal[tuple(LAYOUTS)]
@@ -40,6 +44,7 @@ else:
     NormalizerName = Literal[tuple(NORMALIZERS)]
     OptimizerName = Literal[(*OPTIMIZERS, *OPTAX)]
     ScheduleName = Literal[tuple(SCHEDULES)]
+    LoggerName, FoldName = Literal[tuple(LOGGERS)], Literal[LOG_FOLDS]
 
 DRAFT = {"draft": True}
 """The context that lets pydantic check names and ranges alone: not whether keys are used and fit together."""
@@ -62,6 +67,10 @@ class TaskKeys(Section):
         chosen = self.chosen("name")
         options = {key: getattr(self, key) for key in chosen.options if getattr(self, key) is not None}
         return chosen.make_task(options) if isinstance(chosen, OwnPart) else make_task(self.name, options)
+
+    def reads(self) -> bool:
+        """Says whether the task reads a file of a person's own."""
+        return self.name in FROM_FILES
 
 
 class ModelKeys(Section):
@@ -157,6 +166,13 @@ class RunConfig(Section):
     folder: str = Field(default="", description="the run folder; by default runs/ and the config's name")
     overwrite: bool = Field(default=False, description="delete what an earlier run left in the folder and start anew")
     log_every: int = Field(default=50, ge=1, description="steps between rows of metrics")
+    logger: tuple[LoggerName, ...] = Field(default=(), description="what rows and filters are handed on to besides")
+    log_folds: tuple[FoldName, ...] = Field(
+        default=(), description="folds whose mean per layer and head is in the rows besides: of jattn.folds, by name"
+    )
+    profile: tuple[int, ...] = Field(
+        default=(), description="first and last step of a trace by JAX's profiler, as in 100 110; none by default"
+    )
     snapshots: int = Field(default=20, ge=2, le=1000, description="filter snapshots, at log-spaced steps")
     probes: int = Field(default=4, ge=1, le=64, description="examples whose filters are kept in the snapshots")
     screen: int = Field(
@@ -236,10 +252,13 @@ class Config(Section):
     def _fill_in_lengths(self) -> None:
         """Fills in the lengths that suit the task, with its options."""
         try:
-            length = self.task.make().length
+            task = self.task.make()
         except ValueError as error:
             raise ValueError(f"task.{error}") from None
-        vars(self.task).update({"min_length": length, "max_length": length} | self.task.given())
+        vars(self.task).update({"min_length": task.length, "max_length": task.length} | self.task.given())
+        if self.task.reads():
+            # What a run has read belongs to it, wherever it is resumed from.
+            vars(self.task).update(file=os.path.abspath(getattr(self.task, "file")), sha256=task.sha256)  # noqa: B009
 
     def longest(self) -> int:
         """The longest source of training and test."""
@@ -308,7 +327,22 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"run.devices: expected 1 with run.debug, or nothing, got {config.run.devices}")
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
-    return problems + _task_problems(config) + _model_problems(config)
+    return problems + _watching_problems(config) + _task_problems(config) + _model_problems(config)
+
+
+def _watching_problems(config: Config) -> list[str]:
+    """Lists what cannot be watched of a run."""
+    profile, steps, problems = config.run.profile, config.training.steps, []
+    for key in ("logger", "log_folds"):
+        names = getattr(config.run, key)
+        if len(set(names)) < len(names):
+            problems.append(f"run.{key}: expected different names, got {', '.join(names)}")
+    if profile and not (len(profile) == 2 and 0 <= profile[0] < profile[1] <= steps):
+        problems.append(
+            f"run.profile: expected two steps from 0 to training.steps {steps}, the first before the last, "
+            f"got {list(profile)}"
+        )
+    return problems
 
 
 def _model_problems(config: Config) -> list[str]:
@@ -357,15 +391,17 @@ def _num_positions(config: Config, target_room: int) -> int:
 def _task_problems(config: Config) -> list[str]:
     """Lists what a task cannot do: a layout, or lengths with its options."""
     section, task, problems = config.task, config.task.make(), []
-    options = " and ".join(f"{key} = {getattr(section, key)}" for key in section.chosen("name").options)
+    keys = [] if section.reads() else section.chosen("name").options
+    options = " and ".join(f"{key} = {getattr(section, key)}" for key in keys)
     wanted = f"task {task.name!r}" + (f" with {options}" if options else "")
     if section.layout not in task.layouts:
         expected = " or ".join(repr(layout) for layout in task.layouts)
+        because = f"; {task.layout_reason}" if task.layout_reason else ""
         if _given(config, "task.layout", "task.name") == "task.layout":
-            problems.append(f"task.layout: expected {expected} for task {task.name!r}, got {section.layout!r}")
+            problems.append(f"task.layout: expected {expected} for task {task.name!r}, got {section.layout!r}{because}")
         else:
             problems.append(
-                f"task.name: {task.name!r} needs task.layout {expected}, got none, which is {section.layout!r}"
+                f"task.name: {task.name!r} needs task.layout {expected}, got none, which is {section.layout!r}{because}"
             )
     lengths = [("task.min_length", section.min_length), ("task.max_length", section.max_length)]
     for key, length in lengths + [("evaluation.test_lengths", length) for length in config.evaluation.test_lengths]:
@@ -374,6 +410,8 @@ def _task_problems(config: Config) -> list[str]:
                 f"{key}: {wanted} needs lengths from {task.shortest} to {min(task.longest, 4096)}, got {length}; "
                 f"nearest: {min(max(length, task.shortest), task.longest, 4096)}"
             )
+    if task.symbol_bytes and config.training.stop_when_solved:
+        problems.append(f"training.stop_when_solved: task {task.name!r} is judged by its loss, which solves nothing")
     for length in sorted(set(config.evaluation.test_lengths)):
         if config.evaluation.test_lengths.count(length) > 1:
             problems.append(f"evaluation.test_lengths: expected lengths that differ, got {length} twice")

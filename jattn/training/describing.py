@@ -14,7 +14,7 @@ from jattn.tasks import Batch
 from jattn.tasks.catalogue import description_of
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.tasks.pixels import join
-from jattn.training.evaluation import Measured
+from jattn.training.evaluation import Measured, is_judged
 from jattn.training.setup import Setup
 
 
@@ -48,7 +48,7 @@ def describe_probes(setup: Setup, measured: Measured) -> Probes:
     heads |= {name: fields["map"].shape[1] for name, fields in measured.pooled.items()}
     for name in reading_order(heads):
         queries, keys = (role[side] for side in related[name])
-        layers.append(Layer(name, heads[name], queries, keys, related[name] == setup.layout.oracle))
+        layers.append(Layer(name, heads[name], queries, keys, is_judged(setup, related[name])))
     examples = []
     for i in range(batch.targets.shape[0]):
         sequences = {VECTOR: [VECTOR]} if any(layer.queries == VECTOR for layer in layers) else {}

@@ -24,11 +24,15 @@ from jattn.rules.mask import Mask
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import map_fold, on_oracle, pool_filters
+from jattn.training.reading import ConfigError
 from jattn.training.setup import Setup
 from jattn.training.step import cross_entropy, is_correct
 
 ACCURACIES = ("token_accuracy", "exact_accuracy", "filter_score")
 """What a model is judged by."""
+
+OF_TEXT = ("perplexity", "bits_per_byte")
+"""What a model of a text is judged by besides."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,9 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             "examples": jnp.int32(size),
             "layers": {name: _layer_sums(setup, name, layer, batch) for name, layer in filters.items()},
         }
+        if setup.task.symbol_bytes:
+            sizes = jnp.array(setup.task.symbol_bytes, jnp.int32)[batch.targets]
+            sums["bytes"] = jnp.sum(jnp.where(batch.scored, sizes, 0))
         few = min(setup.config.run.probes, size)
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
         related = tuple((name, relates(setup, name, layer)) for name, layer in filters.items())
@@ -132,8 +139,10 @@ def _visible(mask: Mask, shape: tuple[int, ...]) -> Bool[Array, "P T S"]:
 def _layer_sums(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Any]:
     queries, _ = relates(setup, name, layer)
     real = batch.scored if queries == "tokens" else _real(batch, queries)
-    counted = {"queries": jnp.sum(real)}
-    if relates(setup, name, layer) != setup.layout.oracle:
+    counted: dict[str, Any] = {"queries": jnp.sum(real)}
+    if wanted := setup.config.run.log_folds:
+        counted["folds"] = {fold: _over(values, real) for fold, values in _folds(layer, wanted).items()}
+    if not is_judged(setup, relates(setup, name, layer)):
         return {"entropy": _over(layer.entropy(), real), **counted}
     judged, on_keys = batch.scored & jnp.any(batch.oracle, axis=-1), folds.mass(batch.oracle[:, None])
     found = layer.summarize("entropy", "argmax", mass=on_keys)
@@ -161,10 +170,22 @@ def relates(setup: Setup, name: str, layer: AttentionFilter) -> tuple[str, str]:
     )
 
 
+def _folds(layer: AttentionFilter, names: tuple[str, ...]) -> dict[str, Float[Array, "B N T"]]:
+    try:
+        return layer.summarize(*names)
+    except ValueError as error:
+        raise ConfigError(f"run.log_folds: {error}") from None
+
+
+def is_judged(setup: Setup, related: tuple[str, str]) -> bool:
+    """Says whether an oracle speaks of layers that relate two inputs: the task has one, and it is of these inputs."""
+    return setup.task.has_oracle and related == setup.layout.oracle
+
+
 def _pool(setup: Setup, name: str, layer: AttentionFilter, batch: Batch) -> dict[str, Array]:
     """Computes what is kept of a layer's filters, over the real queries and keys of each example."""
     related = relates(setup, name, layer)
-    oracle = batch.oracle & batch.scored[..., None] if related == setup.layout.oracle else None
+    oracle = batch.oracle & batch.scored[..., None] if is_judged(setup, related) else None
     return pool_filters(layer, setup.config.run.screen, _counts(setup, related, batch), oracle)
 
 
@@ -216,28 +237,44 @@ def of_replicate(found: Any, replicate: int, replicates: int) -> Any:
 def average(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Averages the accuracies and filter scores of several results, of all replicates or of all lengths alike."""
     means: dict[str, Any] = {}
-    for name in ACCURACIES:
+    for name in accuracies(results[0]):
         values = [result[name] for result in results]
         means[name] = None if None in values else float(np.mean(values))
     return means
+
+
+def accuracies(result: dict[str, Any]) -> dict[str, Any]:
+    """Picks what a model is judged by."""
+    return {name: result[name] for name in (*ACCURACIES, *OF_TEXT) if name in result}
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, Any]:
     """Turns added-up sums into means: loss, accuracies, filter score, and the filters by layer and head."""
     filters = {name: _layer_means(layer) for name, layer in in_order(sums["layers"]).items()}
     masses = [mass for layer in filters.values() for mass in layer["mass"] or ()]
+    loss = float(sums["loss"] / sums["tokens"])
+    of_text = {}
+    if "bytes" in sums:
+        with np.errstate(over="ignore"):
+            of_text = {
+                "perplexity": float(np.exp(loss)),
+                "bits_per_byte": float(sums["loss"] / sums["bytes"] / np.log(2)),
+            }
     return {
-        "loss": float(sums["loss"] / sums["tokens"]),
+        "loss": loss,
         "token_accuracy": float(sums["correct"] / sums["tokens"]),
         "exact_accuracy": float(sums["exact"] / sums["examples"]),
         "filter_score": max(masses, default=None),
+        **of_text,
         "filters": filters,
     }
 
 
 def _layer_means(layer: dict[str, Any]) -> dict[str, list[float] | None]:
     means = {"entropy": layer["entropy"] / layer["queries"], "mass": None, "hit_rate": None, "lift": None}
-    if "judged" in layer:
+    means |= {name: total / layer["queries"] for name, total in layer.get("folds", {}).items()}
+    # Examples of a person's own may have an oracle of none of what was drawn.
+    if layer.get("judged"):
         means |= {
             "mass": layer["mass"] / layer["judged"],
             "hit_rate": layer["hits"] / layer["judged"],

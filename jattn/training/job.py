@@ -31,6 +31,7 @@ def main() -> int:
 
 def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, Any]:
     """Trains with a share of the machine; returns the numbers of the test, or an error that names what to change."""
+    from jattn.training.evaluation import OF_TEXT
     from jattn.training.jobs import RESULT, share_of_cores
     from jattn.training.loop import train
     from jattn.training.own import Places
@@ -52,7 +53,7 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
         test = train(config, signals=signals, report=report, command=command)
     except (ConfigError, RunFolderError, TrainingFailed, OSError) as error:
         return {"error": str(error)}
-    return {name: test[name] for name in RESULT}
+    return {name: test[name] for name in (*RESULT, *OF_TEXT) if name in test}
 
 
 if __name__ == "__main__":

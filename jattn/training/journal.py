@@ -12,7 +12,9 @@ from jattn.report.record import read_probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.digests import History
-from jattn.training.evaluation import ACCURACIES, Measured, add_up, average, make_measure, of_replicate, summarize
+from jattn.training.evaluation import Measured, accuracies, add_up, average, make_measure, of_replicate, summarize
+from jattn.training.loggers import Loggers
+from jattn.training.profiling import Profiler
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
 from jattn.training.setup import Setup
@@ -30,10 +32,15 @@ class Journal:
       folder: where rows and snapshots go.
       reporter: what shows it.
       rows: what an earlier process wrote before the state that training goes on from.
+
+    Attributes:
+      profiler: is told of the steps that are reached.
     """
 
     def __init__(self, setup: Setup, folder: RunFolder, reporter: Reporter, rows: list[Row]) -> None:
         self._setup, self._folder, self._reporter, self._rows = setup, folder, reporter, rows
+        self.profiler = Profiler(setup.config, folder.path)
+        self._loggers = Loggers(setup.config, folder.path, rows)
         self._measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
         self._seconds, self._steps = 0.0, 0
         try:
@@ -59,8 +66,12 @@ class Journal:
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has most of: exact accuracy and filter score of the latest evaluation."""
+        """What the best checkpoint has most of: exact accuracy and filter score, or less loss on a text, at the latest
+        evaluation.
+        """
         latest = self.evaluation
+        if latest is not None and "perplexity" in latest:
+            return -latest["loss"]
         return 0.0 if latest is None else latest["exact_accuracy"] + (latest["filter_score"] or 0.0)
 
     @property
@@ -96,6 +107,7 @@ class Journal:
                 self._probes_are_kept = True
             filters = weights | {name: Pooled(**fields) for name, fields in pooled.items()}
             save_snapshot(path, step, filters, describe_answers(self._setup, probes))
+            self._loggers.filters(step, filters)
         if log:
             self._log(step, watched, summarize(add_up([sums]))["filters"])
 
@@ -121,6 +133,8 @@ class Journal:
         results, measured = self._measure_many(self._measure, state, rngs, wanted.examples)
         loss = float(np.mean([result["loss"] for result in results]))
         row: Row = {"kind": "evaluation", "step": state.number, "loss": loss, **average(results)}
+        if self._setup.config.run.log_folds:
+            row["filters"] = results[0]["filters"]
         row |= {"replicates": self._by_seed(results), "examples": decode(self._setup, measured)[:3]}
         self._append(row)
         self._reporter.evaluation(row)
@@ -136,7 +150,7 @@ class Journal:
         row["by_length"] = {length: average(found) for length, found in by_length.items()}
         row["replicates"] = self._by_seed(results)
         for replicate, found in enumerate(row["replicates"]):
-            found["by_length"] = {length: _accuracies(of_all[replicate]) for length, of_all in by_length.items()}
+            found["by_length"] = {length: accuracies(of_all[replicate]) for length, of_all in by_length.items()}
         self._append(row)
         return row
 
@@ -161,15 +175,17 @@ class Journal:
 
     def _by_seed(self, results: list[Row]) -> list[Row]:
         seeds = np.ravel(self._setup.seeds).tolist()
-        return [{"seed": seed, **_accuracies(found)} for seed, found in zip(seeds, results, strict=True)]
+        return [{"seed": seed, **accuracies(found)} for seed, found in zip(seeds, results, strict=True)]
 
     def _append(self, row: Row) -> None:
         self._rows.append(row)
         self._folder.append(row)
+        self._loggers.row(row)
 
-
-def _accuracies(result: Row) -> Row:
-    return {name: result[name] for name in ACCURACIES}
+    def close(self) -> None:
+        """Ends what is under way besides: a trace, and what loggers have left to write."""
+        self.profiler.close()
+        self._loggers.close()
 
 
 def snapshot_steps(steps: int, count: int) -> list[int]:

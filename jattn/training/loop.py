@@ -17,6 +17,7 @@ from jattn.training.config import Config
 from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
+from jattn.training.loggers import check_loggers
 from jattn.training.progress import Reporter, reporter
 from jattn.training.provenance import recorded
 from jattn.training.restore import resume
@@ -70,6 +71,7 @@ def train(
       2
     """
     signals = Interrupts() if signals is None else signals
+    check_loggers(config)
     with reporter(config.training.steps) if report is None else nullcontext(report) as report:
         if report.announces:
             report.line(first_line(config, task, model))
@@ -80,19 +82,18 @@ def train(
             checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, report.line)
             report.doing("compiling")
             state, rows = resume(setup, folder, checkpoints, report.line)
-            journal = Journal(setup, folder, report, rows)
-            finished = rows[-1:] != [] and rows[-1]["kind"] == "test" and is_done(setup, state.number, journal)
-            record = recorded(setup, folder.path, state, command, finished)
-            with checkpoints.naming_what_is_kept(), record as note_time:
-                state, train_chunk = begin(setup, state, journal, report)
-                # From here a signal waits until the state is saved.
-                with signals.waiting():
-                    state = take_steps(setup, state, train_chunk, journal, checkpoints, signals, note_time)
-                    checkpoints.wait()
-                # Fresh examples, never seen in training or evaluation, have the last word.
-                report.doing("testing")
-                result = journal.test(state)
-                checkpoints.add_history(journal.history)
+            with checkpoints.naming_what_is_kept(), closing(Journal(setup, folder, report, rows)) as journal:
+                finished = rows[-1:] != [] and rows[-1]["kind"] == "test" and is_done(setup, state.number, journal)
+                with recorded(setup, folder.path, state, command, finished) as note_time:
+                    state, train_chunk = begin(setup, state, journal, report)
+                    # From here a signal waits until the state is saved.
+                    with signals.waiting():
+                        state = take_steps(setup, state, train_chunk, journal, checkpoints, signals, note_time)
+                        checkpoints.wait()
+                    # Fresh examples, never seen in training or evaluation, have the last word.
+                    report.doing("testing")
+                    result = journal.test(state)
+                    checkpoints.add_history(journal.history)
         # The pictures and the page are made from the files in the folder alone.
         with checkpoints.naming_what_is_kept():
             report.doing("drawing")
@@ -134,14 +135,16 @@ def take_steps(
     step = state.number
     done, stopping = is_done(setup, step, journal), signals.received
     while not done and not stopping:
+        journal.profiler.reached(step)
         # One compiled loop on the devices, up to the next step at which there is something to do here.
         until = signals.saved_by = min(
-            steps, *(s for s in snapshots if s > step), *((step // n + 1) * n for n in every)
+            steps, *(s for s in (*snapshots, *config.run.profile) if s > step), *((step // n + 1) * n for n in every)
         )
         state = journal.timed(until - step, lambda state=state, until=until: train_chunk(state, jnp.int32(until)))
         checkpoints.settle()
         check_finite(state, setup.seeds, checkpoints.kept)
         step, last = until, until == steps
+        journal.profiler.reached(step)
         journal.look(state, log=last or step % config.run.log_every == 0, snapshot=step in snapshots)
         if last or step % config.evaluation.every == 0:
             journal.evaluate(state)

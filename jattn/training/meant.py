@@ -30,6 +30,8 @@ OTHER_WORDS = {
     "run.folder": "output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
     "run.overwrite": "force clean fresh",
     "run.devices": "gpus num_gpus n_gpus num_devices tpus world_size",
+    "run.logger": "wandb tensorboard loggers report_to use_wandb wandb_project",
+    "run.profile": "profiler trace",
     "run.log_every": "log_interval log_freq logging_steps",
     "run.checkpoint_every": "checkpoint checkpoints ckpt save save_every save_steps save_interval",
     "run.keep_checkpoints": "max_to_keep keep save_total_limit",
@@ -48,9 +50,7 @@ NO_KEYS = {
     "the same command resumes, from the last checkpoint in its run folder": (
         "resume restore resume_from continue load init_from from_checkpoint"
     ),
-    "metrics are in metrics.jsonl, and curves on report.html, both in the run folder": (
-        "wandb tensorboard mlflow logger log report_to tracker use_wandb wandb_project"
-    ),
+    "metrics are in metrics.jsonl, and curves on report.html, both in the run folder": "mlflow log tracker",
     "examples are drawn anew for each step, on the device": "num_workers workers shuffle dataloader data_dir cache_dir",
     "the config comes first, without a word before it": "config cfg conf config_file config_path",
 }

@@ -118,9 +118,13 @@ class Reporter:
         score = "" if row["filter_score"] is None else f"   filter score {row['filter_score']:.3f}"
         seeds = len(row["replicates"])
         mean = f"   (means of {seeds} seeds)" if seeds > 1 else ""
+        if "perplexity" in row:
+            how = f"perplexity {row['perplexity']:.3f}   bits per byte {row['bits_per_byte']:.3f}"
+        else:
+            how = f"sequences {percent(row['exact_accuracy']):>7}%"
         self.line(
             f"step {row['step']:>6}   loss {row['loss']:.4f}   tokens {percent(row['token_accuracy']):>7}%   "
-            f"sequences {percent(row['exact_accuracy']):>7}%{score}{mean}"
+            f"{how}{score}{mean}"
         )
         width = self._console.width if self._console.is_terminal else LONGEST
         for example in row["examples"]:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import difflib
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from jattn.training.meant import hint, meant_by
 from jattn.training.own import OwnError, Places
 from jattn.training.shipped import configs_folder, find_config
 
-HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock")
+HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock", "run.logger", "run.profile")
 """The keys that say where and how a run is written: with others it is the same run."""
 
 
@@ -109,7 +110,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
     if not values:
         raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
-    return values
+    return _with_file_beside(values, found.parent)
+
+
+def _with_file_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the values with the file that a task reads found beside the config, else left as it is."""
+    task = values.get("task")
+    file = task.get("file") if isinstance(task, dict) else None
+    if not isinstance(file, str) or not file or not (folder / file).is_file():
+        return values
+    return values | {"task": values["task"] | {"file": os.path.abspath(folder / file)}}
 
 
 def places_beside(file: Path) -> Places:

@@ -37,7 +37,7 @@ class Restored(NamedTuple):
         return self.setup.vocabulary()
 
     def encode(self, text: str) -> Int[np.ndarray, " T"]:
-        """Turns words, with spaces between them, into tokens.
+        """Turns words, with spaces between them, into tokens; of a text its characters, or bytes.
 
         Raises:
           ValueError: if the task reads pictures, or has no such word; the nearest one is named.
@@ -45,13 +45,14 @@ class Restored(NamedTuple):
         if self.setup.task.describe is not None:
             raise ValueError(f"text: expected a task that reads words, {self.setup.task.name!r} reads pictures")
         known = {word: token for token, word in enumerate(self.vocabulary)}
-        for word in text.split():
+        words = self.setup.task.split(text)
+        for word in words:
             if word not in known:
                 near = difflib.get_close_matches(word, known, n=1)
                 some = ", ".join(self.vocabulary[:5])
                 said = f"did you mean {near[0]!r}?" if near else f"expected words such as {some}"
                 raise ValueError(f"text: task {self.setup.task.name!r} has no word {word!r}; {said}")
-        return np.array([known[word] for word in text.split()], np.int32)
+        return np.array([known[word] for word in words], np.int32)
 
     def decode(self, tokens: Sequence[int] | Any) -> str:
         """Turns tokens into words, with spaces between them."""

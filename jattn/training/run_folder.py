@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -165,16 +166,19 @@ def _there(path: Path, config: Config) -> Config | None:
     if config.run.overwrite and (path / CONFIG).exists() and (path / RECORD).exists():
         return config
     known = config.places.known
-    return read_config(path, any_format=config.run.overwrite, known=known) if (path / CONFIG).exists() else None
+    return read_config(path, config.run.overwrite, known, draft=True) if (path / CONFIG).exists() else None
 
 
-def read_config(path: Path, any_format: bool = False, known: Mapping[str, str] = MappingProxyType({})) -> Config:
+def read_config(
+    path: Path, any_format: bool = False, known: Mapping[str, str] = MappingProxyType({}), draft: bool = False
+) -> Config:
     """Reads the config of the run in a folder, and imports the code that it names.
 
     Args:
       path: the folder.
       any_format: whether another format will do.
       known: where code is, by its name in the config, if it is not where it was.
+      draft: whether to do without the file that its task may read.
 
     Raises:
       RunFolderError: if there is none, it cannot be read, its code has changed, or the folder has another format.
@@ -186,7 +190,7 @@ def read_config(path: Path, any_format: bool = False, known: Mapping[str, str] =
         values = read_toml(path / CONFIG)
         if values.keys() != Config.model_fields.keys():
             raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
-        return check(values, str(path / CONFIG), places=places_of_code(path, known))
+        return check(values, str(path / CONFIG), draft, places=places_of_code(path, known))
     except ChangedCode as error:
         raise RunFolderError(str(error)) from None
     except ConfigError as error:
@@ -239,6 +243,12 @@ def _refuse_strangers(path: Path) -> None:
 
 def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
     differing = differences(config, there)
+    if [line.partition(":")[0] for line in differing] == ["task.sha256"]:
+        (file, digest), (_, before) = (itemgetter("file", "sha256")(one.task.model_dump()) for one in (config, there))
+        raise RunFolderError(
+            f"{path}: expected {file} as it was when the run began, with the SHA-256 {before}, "
+            f"got {digest}; choose another --run.folder, or --run.overwrite to delete that run"
+        )
     if differing and not goes_on(config, there):
         reason = [f"\n{why_not(config, there)}"] if only_longer(config, there) else []
         raise RunFolderError(

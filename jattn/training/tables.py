@@ -93,6 +93,23 @@ OPTAX = {
 }  # fmt: skip
 """More optimizers of optax, whose options are read from their signatures: a config with one imports optax early."""
 
+
+@dataclasses.dataclass(frozen=True)
+class LoggerEntry(Entry):
+    """A logger; `library` is what it needs installed, which the extra of its name brings."""
+
+    library: str = ""
+
+
+LOGGERS: dict[str, LoggerEntry] = {
+    "tensorboard": LoggerEntry("jattn.training.loggers:TensorBoard", library="tensorboardX"),
+    "wandb": LoggerEntry("jattn.training.loggers:WeightsAndBiases", library="wandb"),
+}
+"""What rows of metrics are handed on to."""
+
+LOG_FOLDS = ("effective_keys", "entropy", "expected_distance", "log_normalizer", "max", "max_score", "sink_mass")
+"""The folds of `jattn.folds` that give a number per query, whose means rows can have."""
+
 SCHEDULES: dict[str, Entry] = {
     "cosine": entry("jattn.training.schedules:cosine"),
     "linear": entry("jattn.training.schedules:linear"),

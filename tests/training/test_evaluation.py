@@ -50,6 +50,8 @@ def test_a_layer_without_an_oracle_has_no_filter_score():
     found = summarize(add_up([sums]))
     assert found["filter_score"] is None
     assert found["filters"]["a"]["mass"] is None
+    of_none = layer | {name: np.zeros(1) for name in ("mass", "hits", "chance")} | {"judged": np.array(0)}
+    assert summarize(add_up([sums | {"layers": {"a": of_none}}])) == found
 
 
 @pytest.mark.exhaustive

@@ -122,7 +122,8 @@ OTHER_OPTIONS = {
     "by": 2, "places": 16, "items": 3, "hay": 20, "keys": 12, "values": 7, "vocabulary": 1024, "pairs": 3,
     "names": 20, "hops": 2, "max_count": 18, "base": 7, "modulus": 11, "depth": 1, "operators": 2,
     "split": "train", "read_at": "end", "facts": 2, "image": 16, "patch": 3, "shape": 3, "symbols": 6,
-    "train_share": 0.5, "split_seed": 1, "generator": "chomsky",
+    "train_share": 0.5, "split_seed": 1, "generator": "chomsky", "file": "a", "units": "bytes", "test_share": 0.5,
+    "sha256": "a",
 }  # fmt: skip
 
 GENERATORS = {"selective_copy": "mad", "associative_recall": "safari", "mqar": "zoology", "induction": "safari"}
@@ -231,9 +232,9 @@ def test_the_tables_of_a_config_are_those_of_what_they_name():
             fields = {"cell", "kind", *entry(module).load().__dataclass_fields__}
             common = {key for key in made.uses if key not in ("queries", "num_heads")}
             assert common <= fields
-    for name, make in TASKS.items():
-        signature = {option_of(key): default for key, default in zip_defaults(make)}
-        assert signature == {key: option.default for key, option in CATALOGUE[name].options.items()}
+    for made in CATALOGUE.values():
+        signature = {option_of(key): default for key, default in zip_defaults(made.load())}
+        assert signature == {key: option.default for key, option in made.options.items()}
 
 
 def zip_defaults(function):

@@ -1,0 +1,153 @@
+"""A text of a person's own: each character, or byte, from those before it; the end of the text is held out."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from jattn.tasks.files import check_share, read_file
+from jattn.tasks.sequences import Sequence, Task
+
+UNITS = ("characters", "bytes")
+
+LENGTH, LONGEST = 64, 4096
+"""The length of a window by default, and the greatest."""
+
+SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
+"""How blanks are written, so that each symbol is seen."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Text:
+    """A text as numbers of symbols, the symbols as they are written, and how many bytes each stands for."""
+
+    tokens: Int[np.ndarray, " n"]
+    symbols: tuple[str, ...]
+    symbol_bytes: tuple[int, ...]
+
+
+def text(file: str = "", units: str = "characters", test_share: float = 0.1, sha256: str = "") -> Task:
+    """Predicts each symbol of a text from those before it in a window; the end of the text is never trained on.
+
+    A source is a window of the text, the target the same window one symbol later. A blank is written ``␣``, the end of
+    a line ``↵``. There is no oracle: filters are shown, not scored. In place of sequence accuracy, evaluation and test
+    say the perplexity, ``exp`` of the mean loss, and the bits per byte, ``Σ loss / (ln 2 · bytes)``, which does not
+    depend on the units.
+
+    Args:
+      file: the path of the text; in UTF-8 where its units are characters.
+      units: what a symbol is: ``"characters"`` or ``"bytes"``. The vocabulary is all that occur, sorted.
+      test_share: the share of the text, at its end, whose windows evaluation and test draw; training draws from what
+        comes before. With 0 all draw from the whole text.
+      sha256: the digest that the file must have, in hexadecimal; empty where it may be any.
+
+    Raises:
+      ValueError: if there is no such file, it is no text of these units, it has another digest, or a side of the split
+        has fewer than two symbols.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from jattn import tasks
+      >>> path = pathlib.Path(tempfile.mkdtemp(), "song.txt")
+      >>> _ = path.write_text("la la\\n")
+      >>> task = tasks.text(str(path), test_share=0)
+      >>> task.symbols, task.length, task.has_oracle
+      (('↵', '␣', 'a', 'l'), 5, False)
+    """
+    check_share(test_share)
+    if units not in UNITS:
+        raise ValueError(f"units: expected 'characters' or 'bytes', got {units!r}")
+    found, digest = read_file(file, sha256, "a file of text", _READERS[units])
+    count = round(test_share * len(found.tokens))
+    train, test = np.split(found.tokens, [len(found.tokens) - count])
+    least = min(len(part) for part in (train, test if test_share else train))
+    if least < 2:
+        raise ValueError(
+            f"test_share: expected at least 2 {units} to train on and to hold out of the {len(found.tokens)} in "
+            f"{Path(file).name}, got {len(train)} and {count}"
+        )
+    longest = min(LONGEST, least - 1)
+    return Task(
+        name="text",
+        symbols=found.symbols,
+        sample=_sampler(train),
+        judged=_sampler(test) if test_share else None,
+        longest=longest,
+        length=min(LENGTH, longest),
+        layouts=("causal",),
+        has_oracle=False,
+        split=_split_characters if units == "characters" else _split_bytes,
+        sha256=digest,
+        symbol_bytes=found.symbol_bytes,
+    )
+
+
+def _sampler(tokens: Int[np.ndarray, " n"]) -> Callable[..., Sequence]:
+    """Makes a sampler of windows, each as likely."""
+
+    def sample(rng: PRNGKeyArray, length: Int[Array, ""], room: int) -> Sequence:
+        start = jax.random.randint(rng, (), 0, len(tokens) - length, jnp.int32)
+        places = jnp.minimum(start + jnp.arange(room + 1, dtype=jnp.int32), len(tokens) - 1)
+        window = jnp.asarray(tokens)[places].astype(jnp.int32)
+        return Sequence(window[:-1], length, window[1:], length, jnp.zeros((room, room), bool))
+
+    return sample
+
+
+def _read_characters(path: Path, data: bytes) -> Text:
+    try:
+        letters = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"file: {path.name}, line {line}: expected UTF-8, got byte {data[error.start]:#04x}; "
+            "task.units = 'bytes' reads any file"
+        ) from None
+    _check_length(path, data)
+    codes, tokens = np.unique(np.frombuffer(letters.encode("utf-32-le"), np.uint32), return_inverse=True)
+    characters = [chr(code) for code in codes.tolist()]
+    return Text(_small(tokens), tuple(map(_written, characters)), tuple(len(c.encode("utf-8")) for c in characters))
+
+
+def _read_bytes(path: Path, data: bytes) -> Text:
+    _check_length(path, data)
+    codes, tokens = np.unique(np.frombuffer(data, np.uint8), return_inverse=True)
+    return Text(_small(tokens), tuple(map(_written_byte, codes.tolist())), (1,) * len(codes))
+
+
+_READERS = {"characters": _read_characters, "bytes": _read_bytes}
+
+
+def _check_length(path: Path, data: bytes) -> None:
+    if not data:
+        raise ValueError(f"file: {path.name}: expected a text, got an empty file")
+
+
+def _small(tokens: np.ndarray) -> np.ndarray:
+    """Returns the same numbers in as few bytes as hold them."""
+    return tokens.reshape(-1).astype(np.min_scalar_type(int(tokens.max())))
+
+
+def _split_characters(words: str) -> list[str]:
+    return [_written(character) for character in words]
+
+
+def _split_bytes(words: str) -> list[str]:
+    return [_written_byte(byte) for byte in words.encode("utf-8")]
+
+
+def _written_byte(byte: int) -> str:
+    return _written(chr(byte)) if byte < 128 else f"\\x{byte:02x}"
+
+
+def _written(character: str) -> str:
+    """Writes a character so that it is seen, and no two alike."""
+    if character in SIGNS:
+        return SIGNS[character]
+    if character in SIGNS.values() or character.isspace() or not character.isprintable():
+        return f"\\u{ord(character):04x}"
+    return character

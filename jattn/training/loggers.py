@@ -1,0 +1,201 @@
+"""Loggers: what a run writes down, handed on to TensorBoard or Weights & Biases; `metrics.jsonl` stays the record.
+
+A logger gets every row of metrics once, also where a run was cut off and takes some steps again: a file in the run
+folder counts what each logger has. These steps give the same numbers, so nothing is missing and nothing is doubled.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tomli_w
+
+from jattn.drawing.images import cell_pixels, palette
+from jattn.drawing.ink import LINEAR, ROOTED
+from jattn.report.snapshots import Kept, Pooled
+from jattn.training.config import Config
+from jattn.training.reading import ConfigError
+from jattn.training.run_folder import RunFolderError
+from jattn.training.tables import LOGGERS
+
+STATE = "loggers.json"
+"""The file that counts what each logger has."""
+
+SIDE = 160
+"""About how many pixels wide and high the picture of a filter is."""
+
+
+class Logger(Protocol):
+    """What is written to; made from the run folder, the config, and what is kept of it from one process to the next."""
+
+    def __init__(self, folder: Path, config: Config, state: dict[str, Any]) -> None: ...
+
+    def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes numbers, and pictures as uint8 ``[height, width, 3]``, each by name."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+class TensorBoard:
+    """Writes event files into ``tensorboard/`` of the run folder, with tensorboardX."""
+
+    def __init__(self, folder: Path, config: Config, state: dict[str, Any]) -> None:
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
+        # Two processes within a second need files of different names.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{state['rows']}")
+        if state["rows"] == 0:
+            self._writer.add_text("config", f"```toml\n{tomli_w.dumps(config.model_dump())}```", 0)
+
+    def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, step)
+        for name, picture in pictures.items():
+            self._writer.add_image(name, picture, step, dataformats="HWC")
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Writes a run of Weights & Biases into ``wandb/`` of the run folder; offline, unless WANDB_MODE says otherwise."""
+
+    def __init__(self, folder: Path, config: Config, state: dict[str, Any]) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "jattn"),
+            name=folder.name,
+            id=state.setdefault("id", uuid.uuid4().hex[:12]),
+            resume="allow",
+            dir=str(folder),
+            config=config.model_dump(),
+            mode=os.environ.get("WANDB_MODE", "offline"),  # pyright: ignore[reportArgumentType]
+            settings=wandb.Settings(silent=True),
+        )
+
+    def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
+        images = {name: self._wandb.Image(picture) for name, picture in pictures.items()}
+        self._run.log({**numbers, **images}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def check_loggers(config: Config) -> None:
+    """Raises a ConfigError, with the command that helps, if the library of a logger is not installed."""
+    for name in config.run.logger:
+        library = LOGGERS[name].library
+        if importlib.util.find_spec(library) is None:
+            raise ConfigError(f"run.logger: {name!r} needs {library}, which is not there; pip install 'jattn[{name}]'")
+
+
+class Loggers:
+    """The loggers of a run.
+
+    Args:
+      config: of the run.
+      folder: the run's.
+      rows: what the run has written before; a logger is given those that it has not.
+
+    Raises:
+      RunFolderError: if the file that counts what each has is not as it was written.
+    """
+
+    def __init__(self, config: Config, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._path, self._rows = folder / STATE, 0
+        known = _read_state(self._path)
+        self._states = {name: {"rows": 0, "pictures": -1} | known.get(name, {}) for name in config.run.logger}
+        self._others = {name: state for name, state in known.items() if name not in self._states}
+        self._loggers: dict[str, Logger] = {}
+        for name, state in self._states.items():
+            self._loggers[name] = LOGGERS[name].load()(folder, config, state)
+        for row in rows:
+            self.row(row)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Hands on the next row of metrics to those that do not have it."""
+        self._rows += 1
+        waiting = [name for name, state in self._states.items() if state["rows"] < self._rows]
+        for name in waiting:
+            self._loggers[name].log(row["step"], dict(numbers_of(row)), {})
+            self._states[name]["rows"] = self._rows
+        self._save(waiting)
+
+    def filters(self, step: int, filters: Mapping[str, Kept]) -> None:
+        """Hands on pictures of the filters of a snapshot to those that do not have them."""
+        waiting = [name for name, state in self._states.items() if state["pictures"] < step]
+        pictures = {f"filters/{name}": picture_of(layer) for name, layer in filters.items()} if waiting else {}
+        for name in waiting:
+            self._loggers[name].log(step, {}, pictures)
+            self._states[name]["pictures"] = step
+        self._save(waiting)
+
+    def _save(self, changed: Sequence[str]) -> None:
+        if changed:
+            # A process may be killed here, so it is there at once; the disk may write it later, which takes longest.
+            temporary = self._path.with_name(f".{STATE}.{os.getpid()}")
+            temporary.write_text(json.dumps(self._others | self._states), encoding="utf-8")
+            temporary.replace(self._path)
+
+    def close(self) -> None:
+        """Lets each write what is left."""
+        for logger in self._loggers.values():
+            logger.close()
+
+
+def _read_state(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        raise RunFolderError(
+            f"{path}: expected JSON of what the loggers have, got none; without the file, they get all rows again"
+        ) from None
+
+
+def numbers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names each number of a row: what kind of row it is, then the keys that lead to it; others are left out.
+
+    Example:
+      >>> from jattn.training.loggers import numbers_of
+      >>> row = {"kind": "train", "step": 5, "loss": 0.5, "filters": {"attention": {"mass": [0.25, None]}}}
+      >>> dict(numbers_of(row))
+      {'train/loss': 0.5, 'train/filters/attention/mass/head_0': 0.25}
+    """
+    for key, value in row.items():
+        if key not in ("kind", "step", "replicates"):
+            yield from _numbers(f"{row['kind']}/{key}", value)
+    for seed in row.get("replicates", ()) if len(row.get("replicates", ())) > 1 else ():
+        for key, value in seed.items():
+            if key != "seed":
+                yield from _numbers(f"{row['kind']}/seed_{seed['seed']}/{key}", value)
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _numbers(f"{name}/{key}", entry)
+    elif isinstance(value, list | tuple):
+        for head, entry in enumerate(value):
+            if isinstance(entry, int | float):
+                yield from _numbers(f"{name}/head_{head}", entry)
+    elif isinstance(value, int | float) and math.isfinite(value):
+        yield name, value
+
+
+def picture_of(layer: Kept) -> np.ndarray:
+    """Draws the filters of the first example of a layer, its heads from left to right: uint8 ``[height, width, 3]``."""
+    cells, ink = (layer.map[0], ROOTED) if isinstance(layer, Pooled) else (layer[0], LINEAR)
+    size = max(1, SIDE // max(cells.shape[-2:]))
+    heads = [np.pad(cell_pixels(head.astype(np.float32), ink, (size, size)), ((0, 0), (0, 4))) for head in cells]
+    colours = np.frombuffer(palette(), np.uint8).reshape(-1, 3)
+    return colours[np.concatenate(heads, axis=1)[:, :-4]]

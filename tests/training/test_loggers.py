@@ -1,0 +1,194 @@
+"""What is handed on to loggers: each row once, also after a resume; folds in rows; a trace of some steps."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from jattn.report.snapshots import Pooled
+from jattn.training import train
+from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
+from jattn.training.reading import ConfigError, check, differences
+from jattn.training.run_folder import RunFolderError, read_metrics
+from jattn.training.tables import LOG_FOLDS, LOGGERS
+
+ROWS = [
+    {"kind": kind, "step": step, "loss": 10.0 * step + len(kind), "examples": [{"source": "a"}]}
+    for step in (0, 5, 10)
+    for kind in ("train", "evaluation")
+]
+
+
+def config_of(**run):
+    return check({"run": run}, "test")
+
+
+class Kept:
+    """A logger that keeps what it gets."""
+
+    written: list = []  # noqa: RUF012
+
+    def __init__(self, folder, config, state):
+        state.setdefault("id", "mine")
+
+    def log(self, step, numbers, pictures):
+        self.written.append((step, numbers, list(pictures)))
+
+    def close(self):
+        self.written.append("closed")
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    monkeypatch.setattr(type(LOGGERS["wandb"]), "load", lambda entry: Kept)
+    monkeypatch.setattr(Kept, "written", [])
+    return Kept.written
+
+
+def test_each_row_is_handed_on_once_however_often_a_run_is_cut_off(tmp_path, kept):
+    config, filters = config_of(logger=["wandb"]), {"attention": np.ones((1, 2, 3, 3), np.float32)}
+    loggers = Loggers(config, tmp_path, [])
+    for row in ROWS[:5]:
+        loggers.row(row)
+    for step in (0, 5):
+        loggers.filters(step, filters)
+    # The run is killed here, and goes on from a checkpoint at step 5.
+    loggers = Loggers(config, tmp_path, ROWS[:3])
+    loggers.filters(5, filters)
+    for row in ROWS[3:]:
+        loggers.row(row)
+    loggers.filters(10, filters)
+    loggers.close()
+    assert [numbers for _, numbers, _ in kept[:-1] if numbers] == [dict(numbers_of(row)) for row in ROWS]
+    assert [(step, names) for step, _, names in kept[:-1] if names] == [(n, ["filters/attention"]) for n in (0, 5, 10)]
+    assert kept[-1] == "closed"
+    assert json.loads((tmp_path / STATE).read_text()) == {"wandb": {"rows": 6, "pictures": 10, "id": "mine"}}
+
+
+def test_a_logger_that_comes_later_gets_what_there_is(tmp_path, kept):
+    Loggers(config_of(), tmp_path, ROWS).close()
+    assert (kept, list(tmp_path.iterdir())) == ([], [])
+    Loggers(config_of(logger=["wandb"]), tmp_path, ROWS)
+    assert [step for step, _, _ in kept] == [0, 0, 5, 5, 10, 10]
+    assert differences(config_of(logger=["wandb"]), config_of()) == []
+    (tmp_path / STATE).write_text("{")
+    with pytest.raises(RunFolderError, match="expected JSON of what the loggers have, got none"):
+        Loggers(config_of(logger=["wandb"]), tmp_path, ROWS)
+
+
+def test_numbers_are_named_by_the_keys_that_lead_to_them():
+    row = {
+        "kind": "test",
+        "step": 3,
+        "loss": float("nan"),
+        "filter_score": None,
+        "by_length": {"16": {"exact_accuracy": 0.5}},
+        "replicates": [{"seed": 4, "exact_accuracy": 1.0}, {"seed": 5, "exact_accuracy": 0.0}],
+    }
+    assert dict(numbers_of(row)) == {
+        "test/by_length/16/exact_accuracy": 0.5,
+        "test/seed_4/exact_accuracy": 1.0,
+        "test/seed_5/exact_accuracy": 0.0,
+    }
+
+
+def test_a_picture_shows_the_heads_of_the_first_example_from_left_to_right():
+    filters = np.zeros((2, 2, 2, 40), np.float32)
+    filters[0, 1, 1, 39] = 1
+    picture = picture_of(filters)
+    assert picture.shape == (8, 324, 3)
+    dark = np.argwhere(picture.sum(-1) < picture.sum(-1).max())
+    assert (dark.min(0).tolist(), dark.max(0).tolist()) == ([4, 320], [7, 323])
+    nothing = np.zeros((2, 2))
+    assert picture_of(Pooled(filters, nothing, nothing, nothing, nothing, nothing)).shape == picture.shape
+
+
+def test_a_library_that_is_not_there_is_one_line_with_the_command_that_helps(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = config_of(logger=["wandb"], folder=str(tmp_path / "run"))
+    with pytest.raises(ConfigError) as refused:
+        train(config)
+    assert str(refused.value) == "run.logger: 'wandb' needs wandb, which is not there; pip install 'jattn[wandb]'"
+    assert not (tmp_path / "run").exists()
+    check_loggers(config_of())
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        ({"logger": ["tensorbord"]}, "run.logger.0: expected 'tensorboard' or 'wandb', got 'tensorbord'; did you mean"),
+        ({"logger": ["wandb", "wandb"]}, "run.logger: expected different names, got wandb, wandb"),
+        ({"log_folds": ["top_k"]}, "run.log_folds.0: expected "),
+        ({"profile": [5]}, "run.profile: expected two steps from 0 to training.steps 500, the first before the last"),
+        (
+            {"profile": [9, 9]},
+            "run.profile: expected two steps from 0 to training.steps 500, the first before the last",
+        ),
+        ({"profile": [9, 501]}, "run.profile: expected two steps"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(run, text):
+    with pytest.raises(ConfigError, match=r"^test: ") as refused:
+        config_of(**run)
+    assert text in str(refused.value)
+
+
+SMALL = {
+    "task": {"min_length": 3, "max_length": 3},
+    "model": {"width": 8, "num_heads": 2},
+    "training": {"steps": 6, "batch_size": 4},
+    "evaluation": {"examples": 4, "test_examples": 4, "batch_size": 4, "every": 3},
+}
+
+
+def read_events(folder):
+    """Reads event files as TensorBoard does: records of a length, its check, what it is of, and its check."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(folder.glob("events*")):
+        data, start = path.read_bytes(), 0
+        while start < len(data):
+            size = int.from_bytes(data[start : start + 8], "little")
+            event = Event.FromString(data[start + 12 : start + 12 + size])
+            found += [(event.step, value.tag, value) for value in event.summary.value]
+            start += 16 + size
+    return found
+
+
+@pytest.mark.exhaustive
+def test_a_run_is_in_tensorboard_with_its_folds_and_its_profile(tmp_path):
+    pytest.importorskip("tensorboardX")
+    folder = tmp_path / "run"
+    watched = {"logger": ["tensorboard"], "log_folds": [*LOG_FOLDS], "profile": [2, 5], "log_every": 2, "snapshots": 2}
+    config = check(SMALL | {"run": {"folder": str(folder), "devices": 1} | watched}, "test")
+    train(config)
+    rows = read_metrics(folder)
+    expected = [(row["step"], name, number) for row in rows for name, number in numbers_of(row)]
+    events = read_events(folder / "tensorboard")
+    numbers = [(step, tag, value.simple_value) for step, tag, value in events if value.HasField("simple_value")]
+    assert [event[:2] for event in numbers] == [event[:2] for event in expected]
+    np.testing.assert_allclose([event[2] for event in numbers], [event[2] for event in expected], rtol=1e-6)
+    assert [(step, tag) for step, tag, value in events if value.HasField("image")] == [
+        (step, "filters/block_0/attention") for step in (0, 1, 6)
+    ]
+    evaluation = next(row for row in rows if row["kind"] == "evaluation")["filters"]["block_0/attention"]
+    assert {name for name, heads in evaluation.items() if heads is not None and len(heads) == 2} >= {*LOG_FOLDS}
+    assert list((folder / "profile").rglob("*.xplane.pb"))
+    train(config)
+    assert read_events(folder / "tensorboard") == events
+
+
+@pytest.mark.exhaustive
+def test_a_run_of_wandb_is_offline_and_goes_on_under_one_name(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for rows in (ROWS[:2], ROWS):
+        loggers = Loggers(config_of(logger=["wandb"]), tmp_path, rows)
+        loggers.filters(rows[-1]["step"], {"attention": np.ones((1, 2, 3, 3), np.float32)})
+        loggers.close()
+    name = json.loads((tmp_path / STATE).read_text())["wandb"]["id"]
+    files = [path.name for path in (tmp_path / "wandb").rglob("*.wandb")]
+    assert len(files) >= 1
+    assert set(files) == {f"run-{name}.wandb"}
