@@ -32,7 +32,7 @@ class Layout:
     Args:
       length: how many positions there are; what does not fill the last runs is padded.
       devices: how many devices there are.
-      runs: how many runs each device has: one where contiguous, a multiple of `devices` where striped, two in zigzag.
+      runs: how many runs each device has: a multiple of `devices` where striped, two in zigzag.
       order: how runs are dealt out.
 
     Example:
@@ -69,7 +69,9 @@ class Layout:
         """Returns the index at which a run of a device starts; a run of padding starts at `length` or after it."""
         if self.order == "zigzag":
             return (device + run * (2 * self.devices - 1 - 2 * device)) * self.run
-        return (run * self.devices + device) * self.run
+        if self.order == "striped":
+            return (run * self.devices + device) * self.run
+        return (device * self.runs + run) * self.run
 
     def rows(self, device: Any) -> Any:
         """Returns the index of each position that a device has."""

@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jattn.engine.devices import Split
 from jattn.engine.layouts import Layout, plan_on_devices, striped
-from jattn.engine.plans import DENSE_WEIGHTS, Plan, check_block_size, dense_plan
+from jattn.engine.plans import DENSE_WEIGHTS, FEWEST_ROWS, Plan, check_block_size, dense_plan
 from jattn.engine.ring import plan_route
 from jattn.engine.rows import RowProgram
 from jattn.rules.overlay import Overlay
@@ -17,6 +17,8 @@ from jattn.rules.overlay import Overlay
 STRATEGIES = ("gathered", "ring")
 GATHERED_BYTES = 2**30
 """Up to this many bytes of keys and values are gathered on every device where a ring could compute the same."""
+RUNS_OF_RING = 8
+"""Round a ring, rows that stay meet keys in up to this many runs, of which those that a mask rules out are left out."""
 WORTH_MOVING = 0.9
 """Rows are dealt out anew if that leaves less than this part of the work."""
 
@@ -88,12 +90,14 @@ def split_gathered(
     return deal if work[1] < WORTH_MOVING * work[0] else stay
 
 
-def plan_gathered(split: Split, shape: tuple[int, ...], program: RowProgram, block_size: int | None) -> Plan:
+def plan_gathered(
+    split: Split, shape: tuple[int, ...], program: RowProgram, block_size: int | None, whole_rows: bool = False
+) -> Plan:
     """Plans the rows of each device."""
     part = split.part_shape(shape)
     if math.prod(part) <= DENSE_WEIGHTS and block_size is None:
         return dense_plan(part)
-    mask = None if program.needs_whole_rows else program.mask
+    mask = None if whole_rows or program.needs_whole_rows else program.mask
     walk_heads = split.alone and jax.default_backend() == "cpu"
     return plan_on_devices(part, mask, split.queries, block_size, walk_heads)
 
@@ -104,7 +108,9 @@ def split_ring(
     """Splits a call whose keys go round: rows stay, unless a zigzag leaves clearly less work."""
     check_block_size(block_size)
     devices = mesh.shape[axis]
-    stay = Split(mesh, axis, *(Layout(length, devices) for length in shape[-2:]))
+    shortest = max(1, min(shape[-2:]) // (devices * FEWEST_ROWS))
+    runs = min(RUNS_OF_RING, shortest)
+    stay = Split(mesh, axis, *(Layout(length, devices, runs) for length in shape[-2:]))
     deal = Split(mesh, axis, *(Layout(length, devices, 2, "zigzag") for length in shape[-2:]))
     work = [plan_route(program.mask, split.queries, split.keys).work.max() for split in (stay, deal)]
     return deal if work[1] < WORTH_MOVING * work[0] else stay
