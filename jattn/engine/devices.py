@@ -66,11 +66,15 @@ def map_devices(
     keys: tuple[Float[Array, "*batch S K H"], ...],
     program: Any,
     out_specs: Any,
+    whole_keys: bool = False,
 ) -> Any:
     """Calls a function on each device with its part of the queries, of keys and values, and of arrays over the filter.
 
     Queries come laid out as `split` says, keys as they lie. Both are padded, with copies of the last of them, to as
     many as the devices can share. What has half precision comes as float32 on a CPU.
+
+    With `whole_keys` every device gets all keys, without padding. That is for the compiler to do: inside of
+    `jax.shard_map` it would gather batch and heads, too, where other axes split them.
     """
     query, keys, program = jax.tree.map(_wide_on_cpu, (query, keys, program))
     axis, lay, before = split.axis, split.queries, query.ndim - 3
@@ -89,16 +93,23 @@ def map_devices(
         return part(device, lay.deal(query, before, axis, device), keys, jax.tree.unflatten(structure, here))
 
     sequence = PartitionSpec(*_over(axis, before))
-    context = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
+    mesh = mesh if mesh.axis_names else split.mesh
     on_devices = jax.shard_map(
         on_device,
-        mesh=context if context.axis_names else split.mesh,
-        in_specs=(PartitionSpec(axis), sequence, sequence, specs),
+        mesh=mesh,
+        in_specs=(PartitionSpec(axis), sequence, PartitionSpec() if whole_keys else sequence, specs),
         out_specs=out_specs,
         axis_names={axis},
     )
-    padded = tuple(_pad(x, before, split.keys) for x in keys)
-    return on_devices(jnp.arange(split.devices, dtype=jnp.int32), _pad(query, before, lay), padded, arrays)
+    if not whole_keys:
+        keys = tuple(_pad(x, before, split.keys) for x in keys)
+    elif split.keys.padded == split.keys.length:
+        # So that their gradients, which are summed over the devices, are split as keys are.
+        free = PartitionSpec.UNCONSTRAINED
+        spec = PartitionSpec(*[free] * before, axis, free, free)
+        keys = jax.lax.with_sharding_constraint(keys, NamedSharding(mesh, spec))
+    return on_devices(jnp.arange(split.devices, dtype=jnp.int32), _pad(query, before, lay), keys, arrays)
 
 
 def without_explicit_axes(

@@ -27,21 +27,10 @@ def attend_gathered(
     shape = (*query.shape[:-3], query.shape[-2], query.shape[-3], key.shape[-3])
 
     def part(device: Int[Array, ""], query: Array, keys: tuple[Array, ...], program: RowProgram) -> Array:
-        query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, *gather_keys(keys, split)))
+        query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, *keys))
         out, _ = attend_heads_first(query, key, value, program, plan, split.place(shape, device))
         return lay.gather(jnp.swapaxes(out, -3, -2), dim, split.axis, device)
 
     sequence = PartitionSpec(*[None] * dim, split.axis)
-    out = map_devices(part, split, query, (key, value), program, sequence)
+    out = map_devices(part, split, query, (key, value), program, sequence, whole_keys=True)
     return lax.slice_in_dim(out, 0, query.shape[dim], axis=dim).astype(value.dtype)
-
-
-def gather_keys(keys: tuple[Array, ...], split: Split) -> tuple[Array, ...]:
-    """Gathers what belongs to keys, ``[*batch, S, K, ...]``, from all devices, without padding."""
-
-    def gather(x: Array) -> Array:
-        dim = x.ndim - 3
-        whole = lax.all_gather(x, split.axis, axis=dim, tiled=True)
-        return lax.slice_in_dim(whole, 0, split.keys.length, axis=dim)
-
-    return tuple(gather(x) for x in keys)

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jattn.engine.attention import as_dropout, filter_shape, repeat_batch
 from jattn.engine.devices import Split, map_devices, spec_of, without_explicit_axes
-from jattn.engine.gathered import gather_keys
 from jattn.engine.layouts import Layout
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import RowProgram, row_program
@@ -111,7 +110,7 @@ def _sweep(filter: "ShardedFilter", folds: dict[str, Fold], streams: Int[Array, 
     def part(device: Int[Array, ""], query: Array, keys: tuple[Array, ...], fitted: Any) -> dict[str, Any]:
         program, fitted = fitted
         program = _without_padding(program, split, shape, device) if of_heads else program
-        sides = {"query": jnp.swapaxes(query, -3, -2)}, {"key": jnp.swapaxes(gather_keys(keys, split)[0], -3, -2)}
+        sides = {"query": jnp.swapaxes(query, -3, -2)}, {"key": jnp.swapaxes(keys[0], -3, -2)}
         place = split.place(shape, device)
         rows, totals = ask_blocks(program, fitted, *sides, split.part_shape(shape), plan, streams, place)
         return rows | {
@@ -124,7 +123,7 @@ def _sweep(filter: "ShardedFilter", folds: dict[str, Fold], streams: Int[Array, 
         specs = {
             n: (PartitionSpec() if n in summed else PartitionSpec(split.axis)) if n in of_heads else rows for n in folds
         }
-        found = map_devices(part, split, query, (key,), program, specs)
+        found = map_devices(part, split, query, (key,), program, specs, whole_keys=True)
         for name in folds:
             if name not in of_heads:
                 found[name] = jax.tree.map(lambda x: lax.slice_in_dim(x, 0, shape[-2], axis=dim), found[name])
