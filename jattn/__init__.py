@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jattn import sharded as sharded
     from jattn.decode.cache import KVCache as KVCache, attend_cached as attend_cached
     from jattn.decode.generation import generate as generate
     from jattn.engine.attention import attend as attend
@@ -85,6 +86,7 @@ _WHERE = {
     "restore": "jattn.training.restore:restore",
     "rollout": "jattn.study.rollouts:rollout",
     "scores": "jattn.rules.scores",
+    "sharded": "jattn.sharded",
 }
 """Where each public name is: a module, or what a module has under that name."""
 

@@ -33,7 +33,7 @@ from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import check_float
 from jattn.rules.edits import EditLike
-from jattn.rules.grids import Grid, fixed_sizes, whole_grid
+from jattn.rules.grids import Grid, Place, fixed_sizes, whole_grid
 from jattn.rules.mask import MaskLike
 from jattn.rules.meshes import check_sequence
 from jattn.rules.normalizers import NormalizerLike, forbid, softmax
@@ -148,22 +148,33 @@ def attend_heads_first(
     value: Float[Array, "*batch K S V"],
     program: RowProgram,
     plan: Plan,
+    place: Place | None = None,
 ) -> tuple[Float[Array, "*batch N T V"], Float[Array, "*batch N T"]]:
-    """Attends with heads before positions.
+    """Attends with heads before positions; `place` says where queries and keys of one device lie in the whole.
 
     Returns:
       The output in the dtype of `value`. And for a softmax, without edit and dropout, the natural logarithm of what
       each row was divided by, ``ln Σ exp(s)``, in float32 or wider, and minus infinity for a row without keys; else
       zeros.
     """
-    few = plan.whole and has_few_rows(query) and program.mask is not None and walks_heads()
+    few = place is None and plan.whole and has_few_rows(query) and program.mask is not None and walks_heads()
     few = few and program.score.shows_nonfinite and program.dropout is None
     if few and not closes_over_tracers(jax.tree.structure(program)):
         return _attend_few(plan, program, query, key, value)
-    return _attend_any(plan, program, query, key, value)
+    return _attend_any(plan, program, query, key, value, place)
 
 
-def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+def _attend_any(
+    plan: Plan, program: RowProgram, query: Array, key: Array, value: Array, place: Place | None = None
+) -> tuple[Array, Array]:
+    out, log_normalizer = attend_part(plan, program, query, key, value, place)
+    return out.astype(value.dtype), log_normalizer
+
+
+def attend_part(
+    plan: Plan, program: RowProgram, query: Array, key: Array, value: Array, place: Place | None = None
+) -> tuple[Array, Array]:
+    """Attends as `attend_heads_first` does; the output is float32 or wider, to be merged with that of other keys."""
     shape = (*query.shape[:-1], key.shape[-2])
     sides = {"query": query}, {"key": key, "value": value}
     # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
@@ -172,9 +183,8 @@ def _attend_any(plan: Plan, program: RowProgram, query: Array, key: Array, value
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
     prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
-    span = _span_of_mask if is_narrowed(program, shape, plan) else None
-    out, log_normalizer = map_blocks(_attend_block, program, *sides, shape, plan, prepare, span)
-    return out.astype(value.dtype), log_normalizer
+    span = _span_of_mask if place is None and is_narrowed(program, shape, plan) else None
+    return map_blocks(_attend_block, program, *sides, shape, plan, prepare, place, span)
 
 
 def prepare_sides(

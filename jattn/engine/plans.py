@@ -7,13 +7,14 @@ the mask always rules out for all rows of the block (`Mask.allowed_span`).
 import dataclasses
 import itertools
 import math
+from typing import Protocol
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from jattn.rules.checks import check_integer
-from jattn.rules.mask import Mask
+from jattn.rules.mask import Mask, Rows, Span
 
 DENSE_WEIGHTS = 2**22
 """Up to this many weights in all, `attend` computes the filter in one block."""
@@ -37,6 +38,14 @@ MOST_STRIPS = 6
 """Rows are cut into at most this many strips; each one is compiled on its own."""
 
 
+class Spans(Protocol):
+    """What says which keys rows may attend to: a mask, or one as all devices of a mesh see it."""
+
+    def allowed_span(self, first: Rows, last: Rows, num_keys: int) -> Span:
+        """Bounds the keys that rows `first` to `last` may attend to."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Strip:
     """Rows whose blocks are alike: the same number of rows, and the same number of keys.
@@ -46,12 +55,19 @@ class Strip:
       block_size: how many rows a block holds; the last block may begin early and compute rows twice.
       num_keys: how many keys a block holds.
       first_keys: the first key of each block.
+      by_device: the same for each of several devices, where they differ; `first_keys` are those of the first device.
     """
 
     rows: tuple[int, int]
     block_size: int
     num_keys: int
     first_keys: tuple[int, ...]
+    by_device: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def together(self) -> bool:
+        """Whether all blocks hold the same keys, on each device."""
+        return all(len(set(first_keys)) == 1 for first_keys in self.by_device or (self.first_keys,))
 
     @property
     def first_rows(self) -> tuple[int, ...]:
@@ -71,8 +87,12 @@ class Strip:
         count, rest = divmod(end - first, self.block_size)
         if rest == 0:
             return (self,)
-        full = Strip((first, end - rest), self.block_size, self.num_keys, self.first_keys[:count])
-        return full, Strip((end - rest, end), rest, self.num_keys, self.first_keys[count:])
+        head, tail = ((first, end - rest), self.block_size, slice(count)), ((end - rest, end), rest, slice(count, None))
+        return self._some(*head), self._some(*tail)
+
+    def _some(self, rows: tuple[int, int], block_size: int, blocks: slice) -> "Strip":
+        by_device = None if self.by_device is None else tuple(keys[blocks] for keys in self.by_device)
+        return Strip(rows, block_size, self.num_keys, self.first_keys[blocks], by_device)
 
     def cost(self, heads: int) -> int:
         """How long it takes where a block holds this many heads, up to a factor."""
@@ -91,6 +111,11 @@ class Plan:
         """Whether all is one block, of which the backward pass may keep the weights."""
         return not self.walk_heads and len(self.strips) == 1 and len(self.strips[0].first_keys) == 1
 
+    @property
+    def num_weights(self) -> int:
+        """How many weights of one head are computed."""
+        return sum(strip.num_weights for strip in self.strips)
+
     def once(self) -> "Plan":
         """Plans the same so that no row is computed twice: what blocks do not fill becomes a strip of its own."""
         return dataclasses.replace(self, strips=tuple(part for strip in self.strips for part in strip.once()))
@@ -101,7 +126,7 @@ def dense_plan(shape: tuple[int, ...]) -> Plan:
     return Plan((Strip((0, shape[-2]), shape[-2], shape[-1], (0,)),), walk_heads=False)
 
 
-def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | None, walk_heads: bool) -> Plan:
+def blocked_plan(shape: tuple[int, ...], mask: Spans | None, block_size: int | None, walk_heads: bool) -> Plan:
     """Plans blocks of rows for a filter of shape ``(*batch, N, T, S)``.
 
     Args:
@@ -146,9 +171,9 @@ def blocked_plan(shape: tuple[int, ...], mask: Mask | None, block_size: int | No
     return Plan(best, walk_heads)
 
 
-def narrows(mask: Mask | None, num_keys: int, walk_heads: bool) -> bool:
+def narrows(mask: Spans | None, num_keys: int, walk_heads: bool) -> bool:
     """Says whether blocks leave out keys when they run, by the data of a mask."""
-    return walk_heads and mask is not None and mask.depends_on_data and num_keys >= LEAST_NARROWED
+    return walk_heads and isinstance(mask, Mask) and mask.depends_on_data and num_keys >= LEAST_NARROWED
 
 
 def check_block_size(block_size: int | None) -> None:
@@ -167,14 +192,16 @@ def walks_heads() -> bool:
 
 
 def _inside_shard_map() -> bool:
-    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+    mesh = jax.sharding.get_abstract_mesh()
+    others = [size for name, size in mesh.shape.items() if name not in mesh.manual_axes]
+    return bool(mesh.manual_axes) and math.prod(others) == 1
 
 
 def _first_rows(first: int, end: int, block_size: int) -> Int[np.ndarray, " blocks"]:
     return np.minimum(np.arange(first, end, block_size), end - block_size)
 
 
-def _make_strip(first: int, end: int, block_size: int, num_keys: int, mask: Mask | None) -> Strip:
+def _make_strip(first: int, end: int, block_size: int, num_keys: int, mask: Spans | None) -> Strip:
     first_rows = _first_rows(first, end, block_size)
     if mask is None:
         return Strip((first, end), block_size, num_keys, (0,) * len(first_rows))

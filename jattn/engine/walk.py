@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jattn.engine.narrowing import narrow
 from jattn.engine.plans import Plan, Strip
-from jattn.rules.grids import Grid, whole_grid
+from jattn.rules.grids import Grid, Place, whole_grid
 from jattn.rules.meshes import varying_axes
 from jattn.rules.overlay import Overlay
 
@@ -99,6 +99,7 @@ def map_blocks(
     shape: tuple[int, ...],
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
+    place: Place | None = None,
     span: Bounds[Program] | None = None,
 ) -> Rows:
     """Maps a function over the blocks of a filter.
@@ -112,6 +113,7 @@ def map_blocks(
       shape: ``(*batch, N, T, S)``.
       plan: which blocks there are.
       prepare: is applied to both sides of a strip, all blocks together; the backward pass keeps no result of it.
+      place: where `shape` is a part of a filter, the place of the part.
       span: takes the program and the grid of a block; returns the first key that its rows depend on, and the one after
         the last. Where heads are walked, others are not computed.
 
@@ -123,7 +125,9 @@ def map_blocks(
         return block(program, grid, query_side, key_side), ()
 
     nothing = Reduction(lambda total, parts: total, ())
-    rows, _ = fold_blocks(rows_alone, nothing, program, query_side, key_side, shape, plan, prepare, span=span)
+    rows, _ = fold_blocks(
+        rows_alone, nothing, program, query_side, key_side, shape, plan, prepare, place=place, span=span
+    )
     chex.assert_tree_shape_prefix(rows, shape[:-1])
     return rows
 
@@ -138,6 +142,7 @@ def fold_blocks(
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
     streams: Int[Array, " M"] | None = None,
+    place: Place | None = None,
     span: Bounds[Program] | None = None,
 ) -> tuple[Rows, Parts]:
     """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
@@ -147,7 +152,7 @@ def fold_blocks(
         ``[*batch, N, ...]``, or without the leading axes where heads are walked. Where `plan` counts rows twice, so do
         the parts.
       reduction: how parts become a total.
-      program, query_side, key_side, shape, plan, prepare: as in `map_blocks`.
+      program, query_side, key_side, shape, plan, prepare, place: as in `map_blocks`.
       streams: goes through these heads only, one at a time; each is an index among all of ``batch x N``.
       span: as in `map_blocks`.
 
@@ -172,12 +177,13 @@ def fold_blocks(
         return narrow(run, _keep_keys, grid, sides, *span(program_here(sides), grid))
 
     def one_stream(sides: Sides, stream: Int[Array, ""] | None) -> tuple[Rows, Parts]:
-        return _map_strips(narrowed, reduction, prepare, sides, shape, plan, stream)
+        return _map_strips(narrowed, reduction, prepare, sides, shape, plan, stream, place)
 
     if streams is not None:
         return lax.map(lambda stream: one_stream(cut_stream(sides, leading, stream), stream), streams)
     if plan.whole:
-        rows, parts = run(whole_grid(shape), Sides(*prepare(query_side, key_side), sides.laid))
+        grid = whole_grid(shape) if place is None else place.grid((0,), shape[-2], shape[-1])
+        rows, parts = run(grid, Sides(*prepare(query_side, key_side), sides.laid))
         return rows, reduction.combine(reduction.start(jax.tree.map(jax.typeof, parts)), parts)
     if not plan.walk_heads or math.prod(leading) == 0:
         return one_stream(sides, None)
@@ -244,6 +250,7 @@ def _map_strips(
     shape: tuple[int, ...],
     plan: Plan,
     stream: Int[Array, ""] | None,
+    place: Place | None,
 ) -> tuple[Rows, Parts]:
     """Goes through the strips, one after the other, of one head or of all."""
     row_axis = 0 if stream is not None else len(shape) - 2
@@ -253,7 +260,7 @@ def _map_strips(
     def one(sides: Sides, total: Parts | None, strip: Strip) -> tuple[Rows, Parts]:
         sides = _cut_rows(sides, strip, row_axis)
         sides = Sides(*prepare(sides.query, sides.key), sides.laid)
-        return _map_rows(run, reduction, sides, total, shape, strip, stream)
+        return _map_rows(run, reduction, sides, total, shape, strip, stream, place)
 
     for strip in plan.strips:
         if outs:
@@ -308,31 +315,36 @@ def _map_rows(
     shape: tuple[int, ...],
     strip: Strip,
     stream: Int[Array, ""] | None,
+    place: Place | None,
 ) -> tuple[Rows, Parts]:
     """Goes through the blocks of one strip, of one head or of all."""
     row_axis = 0 if stream is not None else len(shape) - 2
-    strip_rows = strip.rows[1] - strip.rows[0]
-    together = len(set(strip.first_keys)) == 1
+    strip_rows, together = strip.rows[1] - strip.rows[0], strip.together
     first_rows, first_keys = (jnp.array(x, jnp.int32) for x in (strip.first_rows, strip.first_keys))
+    if strip.by_device is not None and place is not None:
+        first_keys = jnp.array(strip.by_device, jnp.int32)[place.device]
 
     def cut_keys(x: Array, first_key: Array, axis: int) -> Array:
         if strip.num_keys == shape[-1]:
             return x
-        if together:
+        if together and strip.by_device is None:
             return lax.slice_in_dim(x, strip.first_keys[0], strip.first_keys[0] + strip.num_keys, axis=axis)
         return lax.dynamic_slice_in_dim(x, first_key, strip.num_keys, axis=axis)
 
     # What is cut out for each block before the loop over them, and what all of them have in common.
     mapped = Sides(
         {name: _blocks(x, strip, row_axis) for name, x in sides.query.items()},
-        {} if together else {name: _windows(x, strip, row_axis) for name, x in sides.key.items()},
+        {} if together else {name: _windows(x, strip, first_keys, row_axis) for name, x in sides.key.items()},
         [_blocks(x, strip, x.ndim - 2) for x in sides.laid if _has_rows(x)],
     )
     common = {name: cut_keys(x, first_keys[0], row_axis) for name, x in sides.key.items()} if together else {}
 
     def one_block(first_row: Int[Array, ""], first_key: Int[Array, ""], here: Sides) -> tuple[Rows, Parts]:
-        rows = first_row + jnp.arange(strip.block_size, dtype=jnp.int32)
-        grid = Grid(rows, shape, True, stream, first_key, strip.num_keys, math.gcd(*strip.first_rows))
+        if place is None:
+            rows = first_row + jnp.arange(strip.block_size, dtype=jnp.int32)
+            grid = Grid(rows, shape, True, stream, first_key, strip.num_keys, math.gcd(*strip.first_rows))
+        else:
+            grid = place.grid(strip.first_rows, strip.block_size, strip.num_keys, first_row, first_key, stream)
         of_block = iter(here.laid)
         laid = [next(of_block) if _has_rows(x) else x for x in sides.laid]
         laid = [cut_keys(x, first_key, x.ndim - 1) if _has_keys(x) else x for x in laid]
@@ -365,10 +377,13 @@ def _blocks(x: Array, strip: Strip, axis: int) -> Float[Array, "blocks ..."]:
     return jnp.moveaxis(jnp.concatenate([head, last], axis), axis, 0)
 
 
-def _windows(x: Float[Array, "... S X"], strip: Strip, axis: int) -> Float[Array, "blocks ... W X"]:
+def _windows(
+    x: Float[Array, "... S X"], strip: Strip, first_keys: Int[Array, " blocks"], axis: int
+) -> Float[Array, "blocks ... W X"]:
     """Stacks the keys of each block of a strip."""
-    first_keys = np.array(strip.first_keys, np.int32)
-    return jax.vmap(lambda first: lax.dynamic_slice_in_dim(x, first, strip.num_keys, axis=axis))(first_keys)
+    # Numbers that are known when a program is compiled make better slices.
+    starts = first_keys if strip.by_device is not None else np.array(strip.first_keys, np.int32)
+    return jax.vmap(lambda first: lax.dynamic_slice_in_dim(x, first, strip.num_keys, axis=axis))(starts)
 
 
 def _join(blocks: Float[Array, "blocks ..."], num_rows: int, row_axis: int) -> Array:

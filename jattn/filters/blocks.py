@@ -123,7 +123,7 @@ class FilterBlock:
         longest = min(size, -(-num_rows // bins))
 
         def one(bin: Array) -> Array:
-            start = jnp.minimum(jnp.searchsorted(bin_of_row, bin), size - longest)
+            start = jnp.minimum(jnp.sum(bin_of_row < bin), size - longest)
             piece = lax.dynamic_slice_in_dim(weights, start, longest, axis=-2)
             member = lax.dynamic_slice_in_dim(bin_of_row, start, longest) == bin
             return jnp.sum(jnp.where(member[:, None], piece, 0), axis=-2)

@@ -89,6 +89,8 @@ class AttentionFilter(VirtualMatrix, folds.FoldMethods):
     the questions of `jattn.folds` is a method (`entropy`, `top_k`, `pool`, ...); `summarize` asks several in one sweep.
     """
 
+    _sweep = staticmethod(sweep)
+
     def __repr__(self) -> str:
         if not all(hasattr(side, "shape") and hasattr(side, "dtype") for side in (self.query, self.key)):
             return f"AttentionFilter(query={self.query!r}, key={self.key!r})"  # as tree.map may leave it
@@ -264,10 +266,10 @@ class AttentionFilter(VirtualMatrix, folds.FoldMethods):
             fold.check(self.program)
         streams, batch = self._streams(heads), self.shape[:-3]
         if streams is not None and 0 in self.shape[:-1]:
-            found = compiled(sweep)(self, wanted)
+            found = compiled(self._sweep)(self, wanted)
             found = jax.tree.map(lambda x: jnp.take(x, np.asarray(heads, int), axis=len(batch)), found)
         else:
-            found = compiled(sweep)(self, wanted, streams) if wanted else {}
+            found = compiled(self._sweep)(self, wanted, streams) if wanted else {}
             if heads is not None:
                 found = jax.tree.map(lambda x: x.reshape(*batch, len(heads), *x.shape[1:]), found)
         return {name: found[name] for name in wanted}  # jit sorts names

@@ -13,12 +13,12 @@ from jaxtyping import Array, Float, Int
 
 from jattn.engine.attention import attend_heads_first, choose_plan, prepare_sides
 from jattn.engine.compiling import compiled
-from jattn.engine.plans import WALKED_BLOCK_WEIGHTS, WHOLE_BLOCK_WEIGHTS, walks_heads
-from jattn.engine.rows import finite, repeat_heads, taint
-from jattn.engine.walk import Prepare, Reduction, cut_stream, fold_blocks
+from jattn.engine.plans import WALKED_BLOCK_WEIGHTS, WHOLE_BLOCK_WEIGHTS, Plan, walks_heads
+from jattn.engine.rows import RowProgram, finite, repeat_heads, taint
+from jattn.engine.walk import Prepare, Reduction, Side, cut_stream, fold_blocks
 from jattn.filters.blocks import FilterBlock, Fold, HeadFold
 from jattn.filters.virtual import VirtualMatrix
-from jattn.rules.grids import Grid, fixed_sizes
+from jattn.rules.grids import Grid, Place, fixed_sizes
 from jattn.rules.meshes import gathered
 
 
@@ -36,9 +36,35 @@ def sweep(filter: VirtualMatrix, folds: dict[str, Fold], streams: Int[Array, " M
     whole_rows = any(fold.whole_rows for fold in folds.values())
     plan = choose_plan(filter.shape, filter.program, None, filter.block_size, whole_rows)
 
+    plan = plan.once() if of_heads else plan
+    sides = _sides(filter)
+    rows, totals = ask_blocks(filter.program, folds, *sides, filter.shape, plan, streams)
+    finished = {name: fold.finish(totals[name], filter.shape) for name, fold in of_heads.items()}
+    return {name: (finished if name in finished else rows)[name] for name in folds}
+
+
+def ask_blocks(
+    row_program: RowProgram,
+    folds: dict[str, Fold],
+    query_side: Side,
+    key_side: Side,
+    shape: tuple[int, ...],
+    plan: Plan,
+    streams: Int[Array, " M"] | None = None,
+    place: Place | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Asks all folds of each block; returns what is found of rows, and of heads the totals, not yet finished.
+
+    Args:
+      row_program, folds: what makes the weights, and what is asked of them, by name.
+      query_side, key_side, shape, plan, streams, place: as in `fold_blocks`.
+    """
+    of_heads = {name: fold for name, fold in folds.items() if isinstance(fold, HeadFold)}
+    prepare = functools.partial(prepare_sides, walks_heads(), row_program.mask is not None, False)
+
     def ask(program: Any, grid: Grid, query_side: Any, key_side: Any) -> tuple[Any, Any]:
-        row_program, fitted = program
-        block = FilterBlock(row_program, grid, query_side, key_side)
+        of_rows, fitted = program
+        block = FilterBlock(of_rows, grid, query_side, key_side)
         results = {name: fitted[name].evaluate(block) for name in folds}
         return {n: results[n] for n in folds if n not in of_heads}, {n: results[n] for n in of_heads}
 
@@ -46,18 +72,8 @@ def sweep(filter: VirtualMatrix, folds: dict[str, Fold], streams: Int[Array, " M
         lambda total, more: {name: fold.combine(total[name], more[name]) for name, fold in of_heads.items()},
         {name: fold.initial for name, fold in of_heads.items()},
     )
-    rows, totals = fold_blocks(
-        ask,
-        reduction,
-        (filter.program, folds),
-        *_sides(filter),
-        filter.shape,
-        plan.once() if of_heads else plan,
-        _prepare(filter),
-        streams,
-    )
-    finished = {name: fold.finish(totals[name], filter.shape) for name, fold in of_heads.items()}
-    return {name: (finished if name in finished else rows)[name] for name in folds}
+    program = row_program, folds
+    return fold_blocks(ask, reduction, program, query_side, key_side, shape, plan, prepare, streams, place)
 
 
 def multiply(filter: VirtualMatrix, x: Float[Array, "*batch S K V"]) -> Float[Array, "*batch T N V"]:

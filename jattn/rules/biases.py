@@ -198,7 +198,8 @@ def relative_buckets(
         raise TypeError(f"relative_buckets: expected distances of an integer dtype, got {distance.dtype}")
     distance = distance.astype(jnp.int32)
     steps = abs(distance) if bidirectional else jnp.maximum(-distance, 0)
-    buckets = jnp.searchsorted(jnp.asarray(edges), steps, side="right", method="compare_all").astype(jnp.int32)
+    # Not jnp.searchsorted, which cannot be traced in a shard_map.
+    buckets = jnp.sum(steps[..., None] >= edges, axis=-1, dtype=jnp.int32)
     return jnp.where(distance > 0, num_buckets // 2, 0) + buckets if bidirectional else buckets
 
 

@@ -150,6 +150,40 @@ class Grid:
         return array
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Says where the queries and keys that one device has lie in a filter that several devices share.
+
+    Args:
+      rows: the query index of each query that is there.
+      shape: the shape ``(*batch, N, T, S)`` of the whole filter.
+      device: the index of the device along its mesh axis.
+      first_key: the index of the first key that is there.
+      run: `rows` come in runs of this many neighbours.
+    """
+
+    rows: Int[Array, " R"]
+    shape: tuple[int, ...] = static()
+    device: Int[Array, ""] | int = 0
+    first_key: Int[Array, ""] | int = 0
+    run: int = static(default=1)
+
+    def grid(
+        self,
+        first_rows: tuple[int, ...],
+        size: int,
+        num_keys: int,
+        first_row: Int[Array, ""] | int = 0,
+        first_key: Int[Array, ""] | int = 0,
+        stream: Int[Array, ""] | None = None,
+    ) -> Grid:
+        """Makes the grid of the block of `size` rows from `first_row` on, which is one of `first_rows`."""
+        adjacent = all(first // self.run == (first + size - 1) // self.run for first in first_rows)
+        rows = lax.dynamic_slice_in_dim(self.rows, first_row, size)
+        return Grid(rows, self.shape, adjacent, stream, self.first_key + first_key, num_keys)
+
+
 def fixed_sizes(shape: tuple[Any, ...]) -> tuple[int, ...]:
     """Returns a shape with 1 for sizes that are symbolic, as they are while a function is exported for all of them."""
     return tuple(size if isinstance(size, int) else 1 for size in shape)

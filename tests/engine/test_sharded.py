@@ -1,0 +1,133 @@
+"""Attention of sequences that are split over devices is that of one device, in a process of eight."""
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jattn import edits, masks, normalizers, sharded
+from jattn.engine.layouts import Layout, plan_on_devices, striped
+from jattn.engine.ring import plan_route
+from tests.engine import sequences
+from tests.sampled import sampled
+from tests.variants import VARIANTS
+
+CASES = [*sequences.CHECKS, *VARIANTS]
+MESH = jax.sharding.AbstractMesh((8,), ("sequence",))
+TOKENS = jax.ShapeDtypeStruct((1, 65536, 8, 64), jnp.bfloat16)
+SMALL = jax.ShapeDtypeStruct((2, 7, 4, 6), jnp.float32)
+
+
+def run_cases(names):
+    """Runs some cases in a process of eight devices; returns what is wrong with each."""
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    code = f"from tests.engine.sequences import run; run({names!r})"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=env | {"JAX_ENABLE_X64": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def wrong(request):
+    """What is wrong with each case, by its name."""
+    ours = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    return run_cases([item.callspec.params["case"] for item in ours if "case" in item.callspec.params])
+
+
+@sampled("case", CASES, keep=["nan_on_another_device"])
+def test_it_is_what_one_device_computes(case, wrong):
+    assert not wrong[case], wrong[case]
+
+
+@pytest.mark.parametrize("layout", [Layout(7, 4), Layout(64, 4, 4, "striped"), Layout(30, 4, 2, "zigzag")])
+def test_a_layout_deals_out_every_position(layout):
+    rows = layout.rows(np.arange(4)[:, None])
+    assert rows.shape == (4, layout.rows_each)
+    assert sorted(set(rows.ravel().tolist())) == list(range(layout.length))
+    assert rows.size - layout.length == layout.padded - layout.length
+
+
+def causal_work(rows, num_keys):
+    """How many keys the queries of each device see, of a causal mask."""
+    return np.minimum(rows + 1, num_keys).sum(axis=1)
+
+
+@pytest.mark.parametrize("mask", [masks.causal(), masks.sliding_window(200), masks.causal() | masks.prefix(3000)])
+def test_every_device_computes_the_keys_that_its_queries_see(mask):
+    length, layout = 8192, striped(8192, 8)
+    plan = plan_on_devices((8, layout.rows_each, length), mask, layout, None, True)
+    rows = layout.rows(np.arange(8)[:, None])
+    for strip in plan.strips:
+        for device, first_keys in enumerate(strip.by_device or (strip.first_keys,) * 8):
+            for first_row, first_key in zip(strip.first_rows, first_keys, strict=True):
+                block = rows[device, first_row : first_row + strip.block_size]
+                begin, end = (x[0] for x in mask.allowed_span(block[:1], block[-1:], length))
+                assert first_key <= max(0, begin)
+                assert first_key + strip.num_keys >= min(length, end)
+
+
+def test_a_zigzag_balances_a_causal_ring():
+    rows, (stay, deal) = 65536, (Layout(65536, 8, *more) for more in ((), (2, "zigzag")))
+    work = plan_route(masks.causal(), deal, deal).work
+    assert (work == work[0]).all()
+    assert causal_work(deal.rows(np.arange(8)[:, None]), rows).std() == 0
+    assert work[0] < 0.6 * plan_route(masks.causal(), stay, stay).work.max()
+    assert work[0] * 8 < 1.1 * rows * (rows + 1) / 2
+
+
+def test_keys_that_no_query_sees_are_not_sent():
+    layout = Layout(65536, 8)
+    route = plan_route(masks.sliding_window(256), layout, layout)
+    assert (route.right, route.left) == (1, 0)
+    assert plan_route(None, layout, layout).right == 7
+    both = plan_route(masks.sliding_window(256, 256), layout, layout)
+    assert (both.right, both.left) == (1, 1)
+
+
+def test_it_is_explained():
+    said = str(sharded.explain_implementation(TOKENS, TOKENS, TOKENS, mesh=MESH, axis="sequence", strategy="ring"))
+    assert said.startswith("ring: each of 8 devices has 8192 of 65536 queries, computes at most 12.5% of all scores")
+    assert "receives 16.8 MB of keys and values in each of 7 steps to the right and 0 to the left" in said
+    long = jax.ShapeDtypeStruct((1, 2**20, 8, 64), jnp.bfloat16)
+    chosen = functools.partial(sharded.explain_implementation, long, long, long, mesh=MESH, axis="sequence")
+    assert chosen(mask=masks.causal()).chosen == "ring"
+    sparse = chosen(normalizer=normalizers.sparsemax())
+    assert sparse.chosen == "gathered"
+    assert sparse.reasons["ring"] == "needs a softmax, which needs no whole rows, got normalizer sparsemax()"
+
+
+WRONG = {
+    "axis: expected an axis of the mesh, one of 'sequence', got 'data'": {"axis": "data"},
+    "mesh: expected a mesh, or a call under jax.set_mesh(mesh), got None": {"mesh": None},
+    "strategy: expected one of gathered, ring or None, got 'rings'": {"strategy": "rings"},
+    "'ring' needs a softmax, which needs no whole rows, got normalizer entmax15()": {
+        "normalizer": normalizers.entmax15()
+    },
+    "'ring' needs no edit, which is given whole rows, got knock_out()": {"edit": edits.knock_out()},
+    "'ring' needs no dropout, got dropout_rate 0.5": {"dropout_rate": 0.5, "dropout_rng": jax.random.key(0)},
+    "'ring' needs no array with both queries and keys, got bias with shape (1, 1, 7, 7)": {"bias": jnp.zeros((7, 7))},
+    "'gathered' computes every call": {"mask": ~jnp.eye(7, dtype=bool) & masks.causal()},
+    "query: expected at least 3 axes": {"query": SMALL.update(shape=(7, 6))},
+    "value: expected shape [2, 7, 4, V]": {"value": SMALL.update(shape=(2, 8, 4, 6))},
+    "block_size": {"block_size": 0},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_cannot_be_is_refused(message):
+    call = {"query": SMALL, "key": SMALL, "value": SMALL, "mesh": MESH, "axis": "sequence", "strategy": "ring"}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sharded.explain_implementation(**call | WRONG[message])
+
+
+def test_a_mesh_is_a_mesh():
+    with pytest.raises(TypeError, match=r"mesh: expected a jax\.sharding\.Mesh, got str"):
+        sharded.explain_implementation(SMALL, SMALL, SMALL, mesh="sequence", axis="sequence")
