@@ -20,7 +20,7 @@ from jattn.rules.grids import Grid
 Arrays = TypeVar("Arrays")
 Out = TypeVar("Out")
 
-SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+SHARES = tuple(eighths / 8 for eighths in range(1, 8))
 """The widths that are compiled, besides all keys, as parts of them."""
 FEWEST_KEYS = 128
 """No width has fewer keys; products with fewer are slow."""

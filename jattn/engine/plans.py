@@ -32,7 +32,7 @@ EVEN_KEYS = 16
 """Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""
 LEAST_NARROWED = 512
 """With fewer keys than this, data leaves out none."""
-NARROWED_ROWS = 256
+NARROWED_ROWS = 512
 """The most rows of a block whose keys are narrowed as its data tells; more rows need more keys together."""
 MOST_STRIPS = 6
 """Rows are cut into at most this many strips; each one is compiled on its own."""

@@ -128,8 +128,8 @@ def test_a_block_computes_the_keys_of_its_own_document_alone():
     for arguments, expected in (
         ((ids,), [160] * 5),
         ((ids * 0,), [LENGTH] * 5),
-        ((ids * 0, jnp.array(0)), [160, 320, 480, LENGTH, LENGTH]),
-        ((ids // 3, jnp.array(0)), [160, 320, 480, 160, 320]),
+        ((ids * 0, jnp.array(0)), [160, 320, 400, 560, LENGTH]),
+        ((ids // 3, jnp.array(0)), [160, 320, 400, 160, 320]),
     ):
         widths.clear()
         jax.block_until_ready(attention(*arguments))
@@ -142,13 +142,13 @@ def test_a_block_computes_the_keys_of_its_own_document_alone():
 
 
 def test_widths():
-    assert widths_of(4096) == (512, 1024, 2048, 3072, 4096)
-    assert widths_of(640) == (160, 320, 480, 640)
+    assert widths_of(4096) == tuple(range(512, 4097, 512))
+    assert widths_of(640) == tuple(range(160, 641, 80))
     assert widths_of(130) == (130,)
 
 
 def test_it_is_said_that_data_may_leave_out_more():
     tokens = jax.ShapeDtypeStruct((4, LENGTH, 8, 8), jnp.float32)
     how = explain_implementation(tokens, tokens, tokens, mask=CAUSAL_DOCUMENTS).how
-    assert how.startswith("256 query rows a block, at most 1")
+    assert "query rows a block, at most 1" in how
     assert "at most" not in explain_implementation(tokens, tokens, tokens, mask=masks.causal()).how
