@@ -144,7 +144,8 @@ def test_a_block_computes_the_keys_of_its_own_document_alone():
 def test_widths():
     assert widths_of(4096) == tuple(range(512, 4097, 512))
     assert widths_of(640) == tuple(range(160, 641, 80))
-    assert widths_of(130) == (130,)
+    assert widths_of(130) == (128, 130)
+    assert widths_of(120) == (120,)
 
 
 def test_it_is_said_that_data_may_leave_out_more():
