@@ -128,7 +128,8 @@ class Reporter:
         )
         width = self._console.width if self._console.is_terminal else LONGEST
         for example in row["examples"]:
-            if example not in self._examples:
+            # All of a text that a model should go on with is hardly ever right.
+            if example not in self._examples and "perplexity" not in row:
                 self.line(in_width(example, width))
         self._examples = row["examples"]
 

@@ -110,6 +110,7 @@ def test_examples_are_printed_where_they_changed():
     for first, second in said:
         examples = [{"source": "0 1", "target": "1 0", "prediction": prediction} for prediction in (first, second)]
         report.evaluation(row | {"examples": examples})
+    report.evaluation(row | {"examples": examples[::-1], "perplexity": 2.0, "bits_per_byte": 1.0})
     lines = [line for line in out.getvalue().split("\n") if "->" in line]
     assert [line.split()[3:] for line in lines] == [
         ["0", "0", "wrong"], ["0", "0", "wrong"], ["1", "0", "right"],
