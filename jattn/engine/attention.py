@@ -18,16 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jattn.engine.averages import average_by_softmax
 from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
-from jattn.engine.plans import (
-    DENSE_WEIGHTS,
-    FEW_ROWS,
-    Plan,
-    blocked_plan,
-    check_block_size,
-    dense_plan,
-    narrows,
-    walks_heads,
-)
+from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
 from jattn.engine.rows import Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
 from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
@@ -120,7 +111,7 @@ def attend(
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
     if kernel is not None:
         return any_rank(KERNELS[kernel])(query, key, value, program)
-    plan = choose_plan(shape, program, implementation, block_size)
+    plan = choose_plan(shape, program, implementation, block_size, narrow=True)
     return compiled(average_by_rows, plan=plan)(query, key, value, program)
 
 
@@ -183,7 +174,7 @@ def attend_part(
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
     prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
-    span = _span_of_mask if place is None and is_narrowed(program, shape, plan) else None
+    span = _span_of_mask if place is None and plan.narrowed else None
     return map_blocks(_attend_block, program, *sides, shape, plan, prepare, place, span)
 
 
@@ -201,11 +192,6 @@ def prepare_sides(
     if masked and shows:
         return query_side, mark_values(key_side)
     return clean(query_side, key_side) if masked else (query_side, key_side)
-
-
-def is_narrowed(program: RowProgram, shape: tuple[int, ...], plan: Plan) -> bool:
-    """Says whether blocks leave out keys when they run."""
-    return not program.needs_whole_rows and narrows(program.mask, shape[-1], plan.walk_heads)
 
 
 def _span_of_mask(program: RowProgram, grid: Grid) -> tuple[Array, Array]:
@@ -268,8 +254,9 @@ def choose_plan(
     implementation: str | None,
     block_size: int | None,
     whole_rows: bool = False,
+    narrow: bool = False,
 ) -> Plan:
-    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed."""
+    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed; `narrow` where it is `attend_part` that does."""
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation: expected one of {', '.join(IMPLEMENTATIONS)} or None, got {implementation!r}"
@@ -287,7 +274,7 @@ def choose_plan(
             f"planned for given lengths, got {block_size!r}, {implementation!r}"
         )
     mask = None if whole_rows or program.needs_whole_rows else program.mask
-    return blocked_plan(fixed, mask, block_size, walks_heads() and fixed == shape)
+    return blocked_plan(fixed, mask, block_size, walks_heads() and fixed == shape, narrow)
 
 
 def has_few_rows(query: Float[Array, "*batch N T H"]) -> bool:

@@ -8,15 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jattn.engine.attention import (
-    IMPLEMENTATIONS,
-    as_dropout,
-    check_value,
-    choose_plan,
-    filter_shape,
-    is_narrowed,
-    repeat_batch,
-)
+from jattn.engine.attention import IMPLEMENTATIONS, as_dropout, check_value, choose_plan, filter_shape, repeat_batch
 from jattn.engine.kernels import KERNELS, choose_kernel, unmet, unwise
 from jattn.engine.plans import DENSE_WEIGHTS, Plan
 from jattn.engine.rows import row_program
@@ -100,10 +92,10 @@ def explain_implementation(
     if kernel is not None:
         chosen, how = kernel, "one fused kernel, with reverse-mode first derivatives only"
     else:
-        plan = choose_plan(shape, program, implementation, block_size)
+        plan = choose_plan(shape, program, implementation, block_size, narrow=True)
         small = math.prod(fixed_sizes(shape)) <= DENSE_WEIGHTS and block_size is None
         chosen = implementation or ("dense" if small else "blocked")
-        how = _describe(plan, shape, is_narrowed(program, shape, plan))
+        how = _describe(plan, shape, plan.narrowed)
     others = [name for name in IMPLEMENTATIONS if name != chosen]
     return Explanation(chosen, {name: _why_not(name, chosen, implementation, shape, call) for name in others}, how)
 

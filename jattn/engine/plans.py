@@ -101,10 +101,17 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a filter is computed: its strips from top to bottom, and whether heads are walked one at a time."""
+    """How a filter is computed.
+
+    Args:
+      strips: from top to bottom.
+      walk_heads: whether heads are walked one at a time.
+      narrowed: whether blocks leave out keys when they run, by the data of the mask.
+    """
 
     strips: tuple[Strip, ...]
     walk_heads: bool
+    narrowed: bool = False
 
     @property
     def whole(self) -> bool:
@@ -126,7 +133,9 @@ def dense_plan(shape: tuple[int, ...]) -> Plan:
     return Plan((Strip((0, shape[-2]), shape[-2], shape[-1], (0,)),), walk_heads=False)
 
 
-def blocked_plan(shape: tuple[int, ...], mask: Spans | None, block_size: int | None, walk_heads: bool) -> Plan:
+def blocked_plan(
+    shape: tuple[int, ...], mask: Spans | None, block_size: int | None, walk_heads: bool, narrow: bool = False
+) -> Plan:
     """Plans blocks of rows for a filter of shape ``(*batch, N, T, S)``.
 
     Args:
@@ -135,6 +144,7 @@ def blocked_plan(shape: tuple[int, ...], mask: Spans | None, block_size: int | N
       block_size: rows of each block; None chooses, from the sizes, what takes the least time within the memory that
         the constants of this module allow.
       walk_heads: whether a block holds one head, which suits a CPU's caches, or all of them.
+      narrow: whether blocks may leave out keys when they run.
     """
     num_rows, num_keys = shape[-2:]
     if num_rows == 0:
@@ -142,7 +152,7 @@ def blocked_plan(shape: tuple[int, ...], mask: Spans | None, block_size: int | N
     heads, budget = (1, WALKED_BLOCK_WEIGHTS) if walk_heads else (math.prod(shape[:-2]), WHOLE_BLOCK_WEIGHTS)
     # Blocks of all heads are two at least: the weights of a single one would be kept for the backward pass.
     most_rows = num_rows if walk_heads or block_size is not None else max(1, -(-num_rows // 2))
-    narrowed = narrows(mask, num_keys, walk_heads)
+    narrowed = narrow and walk_heads and num_keys >= LEAST_NARROWED and isinstance(mask, Mask) and mask.depends_on_data
     if narrowed:
         most_rows = min(most_rows, NARROWED_ROWS)
 
@@ -168,12 +178,7 @@ def blocked_plan(shape: tuple[int, ...], mask: Spans | None, block_size: int | N
         strips = tuple(strip(first, end) for first, end in itertools.pairwise(edges))
         if sum(strip.cost(heads) for strip in strips) < 0.95 * sum(strip.cost(heads) for strip in best):
             best = strips
-    return Plan(best, walk_heads)
-
-
-def narrows(mask: Spans | None, num_keys: int, walk_heads: bool) -> bool:
-    """Says whether blocks leave out keys when they run, by the data of a mask."""
-    return walk_heads and isinstance(mask, Mask) and mask.depends_on_data and num_keys >= LEAST_NARROWED
+    return Plan(best, walk_heads, narrowed)
 
 
 def check_block_size(block_size: int | None) -> None:

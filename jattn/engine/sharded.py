@@ -17,6 +17,7 @@ from jattn.engine.ring import attend_ring
 from jattn.engine.rows import RowProgram, row_program
 from jattn.engine.strategies import (
     STRATEGIES,
+    check_mesh,
     choose_strategy,
     describe_gathered,
     describe_ring,
@@ -101,6 +102,7 @@ def attend(
     dropout = as_dropout(dropout_rate, dropout_rng, broadcast_dropout)
     program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
     mesh = find_mesh(mesh, axis)
+    check_mesh(mesh)
     key, value = repeat_batch(query, key, value)
     if 0 in shape[-2:]:
         options = {"dropout_rate": dropout_rate, "dropout_rng": dropout_rng, "broadcast_dropout": broadcast_dropout}

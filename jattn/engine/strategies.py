@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from jattn.engine.compiling import closes_over_tracers
 from jattn.engine.devices import Split
 from jattn.engine.layouts import Layout, plan_on_devices, striped
 from jattn.engine.plans import DENSE_WEIGHTS, FEWEST_ROWS, Plan, check_block_size, dense_plan
@@ -38,6 +39,13 @@ def find_mesh(mesh: Any, axis: str) -> Mesh | AbstractMesh:
     return mesh
 
 
+def check_mesh(mesh: Mesh | AbstractMesh) -> None:
+    """Raises a ValueError unless the mesh of a call is that of `jax.set_mesh`, if there is one."""
+    here = jax.sharding.get_abstract_mesh()
+    if here.axis_names and dict(here.shape) != dict(mesh.shape):
+        raise ValueError(f"mesh: expected None or that of jax.set_mesh, {dict(here.shape)}, got {dict(mesh.shape)}")
+
+
 def choose_strategy(strategy: str | None, key: Any, value: Any, program: RowProgram) -> str:
     """Chooses how keys reach queries, or says why what was asked for cannot be done."""
     if strategy not in (None, *STRATEGIES):
@@ -66,6 +74,9 @@ def ring_needs(program: RowProgram) -> list[str]:
         if both:
             got = f"got {name} with shape {both[0]}; give a rule or a function of indices"
             reasons.append(f"no array with both queries and keys, {got}")
+    # Its own backward pass must not close over what is being traced.
+    if closes_over_tracers(jax.tree.structure(program)):
+        reasons.append("no function that refers to an array that is being traced, got one; give the array to a rule")
     return reasons
 
 

@@ -83,7 +83,7 @@ def multiply(filter: VirtualMatrix, x: Float[Array, "*batch S K V"]) -> Float[Ar
     if value.shape[-3] == query.shape[-3]:
         key = repeat_heads(key, query, axis=-3)
     value = jnp.broadcast_to(value, (*key.shape[:-1], value.shape[-1]))
-    plan = choose_plan(filter.shape, filter.program, None, filter.block_size)
+    plan = choose_plan(filter.shape, filter.program, None, filter.block_size, narrow=True)
     return jnp.swapaxes(attend_heads_first(query, key, value, filter.program, plan)[0], -3, -2)
 
 

@@ -16,7 +16,7 @@ from jattn.engine.layouts import Layout
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import RowProgram, row_program
 from jattn.engine.sharded import bare
-from jattn.engine.strategies import find_mesh, plan_gathered
+from jattn.engine.strategies import check_mesh, find_mesh, plan_gathered
 from jattn.filters.blocks import Fold, HeadFold
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.passes import ask_blocks
@@ -76,6 +76,7 @@ def attention_filter(
     program = row_program(score, bias, mask, normalizer, edit, precision, shape, dropout)
     check_block_size(block_size)
     mesh = find_mesh(mesh, axis)
+    check_mesh(mesh)
     split = Split(mesh, axis, *(Layout(length, mesh.shape[axis]) for length in shape[-2:]))
     query, key = as_own(query), as_own(key)
     return ShardedFilter(query, repeat_batch(query, key)[0], program, block_size, split=split)

@@ -44,7 +44,10 @@ def from_linen(model: Model, variables: Mapping[str, Any]) -> Model:
     changes = []
     for collection, kind in COLLECTIONS.items():
         if collection == "params" or collection in variables:
-            given = flatten_dict(meta.unbox(dict(variables.get(collection, {}))))
+            arrays = variables.get(collection, {})
+            if not isinstance(arrays, Mapping):
+                raise ValueError(f"{collection}: expected a dict of arrays, got {type(arrays).__name__}")
+            given = flatten_dict(meta.unbox(dict(arrays)))
             changes += _pairs(collection, _variables(model, kind), given)
     for variable, array in changes:
         variable.set_value(array)

@@ -268,9 +268,13 @@ class Chunked(Mask):
     def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
         if not self.size.known:
             return super().span(grid)
-        size, last = self.size.number, (grid.shape[-1] - 1) // self.size.number
-        chunks = jnp.clip((grid.query + self.offset.part(grid)) // size, -1, last + 1)
-        return jnp.min(chunks) * size, (jnp.max(chunks) + 1) * size
+        size, num_keys = self.size.number, grid.shape[-1]
+        chunks = (grid.query + self.offset.part(grid)) // size
+        # Chunks that hold no key, and ends beyond the keys, would be too large to multiply.
+        inside = num_keys // size
+        first, last = jnp.clip(jnp.min(chunks), 0, inside + 1), jnp.clip(jnp.max(chunks), -1, inside)
+        begin = jnp.where(first > inside, num_keys, first * min(size, num_keys))
+        return begin, jnp.where(last >= inside, num_keys, (last + 1) * min(size, num_keys))
 
 
 @rule(prefix)

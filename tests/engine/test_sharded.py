@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
-from jattn import edits, masks, normalizers, sharded
+from jattn import biases, edits, masks, normalizers, sharded
 from jattn.engine.layouts import Layout, plan_on_devices, striped
 from jattn.engine.ring import plan_route
+from jattn.engine.strategies import check_mesh
 from tests.engine import sequences
 from tests.sampled import sampled
 from tests.variants import VARIANTS
@@ -126,6 +128,28 @@ def test_what_cannot_be_is_refused(message):
     call = {"query": SMALL, "key": SMALL, "value": SMALL, "mesh": MESH, "axis": "sequence", "strategy": "ring"}
     with pytest.raises(ValueError, match=re.escape(message)):
         sharded.explain_implementation(**call | WRONG[message])
+
+
+def test_a_ring_is_not_taken_with_a_function_that_refers_to_what_is_traced():
+    found = []
+
+    def traced(slope):
+        bias = biases.from_function(lambda query, key: slope * (query - key))
+        found.append(sharded.explain_implementation(SMALL, SMALL, SMALL, mesh=MESH, axis="sequence", bias=bias))
+        with pytest.raises(ValueError, match="no function that refers to an array that is being traced"):
+            sharded.explain_implementation(SMALL, SMALL, SMALL, mesh=MESH, axis="sequence", bias=bias, strategy="ring")
+        return slope
+
+    jax.eval_shape(traced, 0.3)
+    assert found[0].chosen == "gathered"
+    assert "being traced" in found[0].reasons["ring"]
+
+
+def test_a_mesh_that_is_not_that_of_set_mesh_is_refused():
+    refused = pytest.raises(ValueError, match=r"mesh: expected None or that of jax.set_mesh, \{'other': 4\}, got ")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4,), ("other",))), refused:
+        check_mesh(MESH)
+    check_mesh(MESH)
 
 
 def test_a_mesh_is_a_mesh():

@@ -166,6 +166,10 @@ def test_a_program_has_as_many_operations_as_that_of_the_linen_layer():
 
 
 WRONG = {
+    "params": (
+        lambda: wing.from_linen(layer_of(), {"params": None}),
+        "params: expected a dict of arrays, got NoneType",
+    ),
     "heads": (lambda: wing.MultiHeadAttention(3, 8, rngs=RNGS), "num_heads: expected a positive divisor of the 8"),
     "kv heads": (lambda: layer_of(num_kv_heads=3), "num_kv_heads: expected a positive divisor of the 2 heads, got 3"),
     "qk norm": (lambda: layer_of(qk_norm="batch"), "qk_norm: expected 'layer' or 'rms', got 'batch'"),
