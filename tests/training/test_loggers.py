@@ -11,6 +11,7 @@ from jattn.report.record import Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training import train
 from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
+from jattn.training.profiling import Profiler
 from jattn.training.reading import ConfigError, check, differences
 from jattn.training.run_folder import RunFolderError, read_metrics
 from jattn.training.tables import LOG_FOLDS, LOGGERS
@@ -238,3 +239,24 @@ def test_a_run_of_wandb_is_offline_and_goes_on_under_one_name(tmp_path, monkeypa
     files = [path.name for path in (tmp_path / "wandb").rglob("*.wandb")]
     assert len(files) >= 1
     assert set(files) == {f"run-{name}.wandb"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "traced", "line"),
+    [
+        ([0, 100, 105, 110], ["start", "stop"], False),
+        ([105, 110, 115], ["start", "stop"], False),
+        ([110, 115], [], True),
+        ([99], [], False),
+    ],
+)
+def test_a_trace_is_of_what_is_left_of_its_steps(tmp_path, monkeypatch, steps, traced, line):
+    called, said = [], []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda path: called.append("start"))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: called.append("stop"))
+    profiler = Profiler(config_of(profile=[100, 110]), tmp_path, said.append)
+    for step in steps:
+        profiler.reached(step)
+    profiler.close()
+    assert called == traced
+    assert said == ["run.profile: nothing is traced, as steps 100 to 110 were taken before"] * line
