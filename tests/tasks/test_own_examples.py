@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -243,3 +244,23 @@ def test_a_file_belongs_to_its_run(tmp_path):
     values["run"]["overwrite"] = True
     RunFolder(check(values, "test")).close()
     read_config(folder)
+
+
+@pytest.mark.parametrize("place", ["here", "runs"])
+def test_a_run_is_read_and_resumed_with_its_file_where_it_moved(tmp_path, monkeypatch, place):
+    path, folder = written(tmp_path, GOOD, "before.jsonl"), tmp_path / "runs" / "run"
+    values = {"task": {"name": "examples", "file": path}, "run": {"folder": str(folder)}}
+    RunFolder(check(values, "test")).close()
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    moved = tmp_path / place / "before.jsonl"
+    Path(path).rename(moved)
+    assert read_config(folder).task.file == str(moved)
+    moved.write_text(GOOD + lines(ROWS[:1]))
+    with pytest.raises(RunFolderError, match=r"task\.file: .* has changed: expected the SHA-256"):
+        read_config(folder)
+    moved.unlink()
+    values["task"]["file"] = written(tmp_path / "elsewhere", GOOD, "renamed.jsonl")
+    RunFolder(check(values, "test")).close()
+    assert read_config(folder).task.file == values["task"]["file"]
