@@ -1,10 +1,26 @@
 """Files that are either old or new, never half written."""
 
 import os
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+UNREADABLE = (
+    EOFError,
+    ValueError,
+    OSError,
+    RuntimeError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy and zipfile raise of a file that is damaged, as where a bit says that it is encrypted."""
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from jattn.drawing.files import replacing
 from jattn.drawing.ink import LINEAR, ROOTED, Ink
 from jattn.report.provenance import read_provenance
 from jattn.report.rows import METRICS, read_rows
-from jattn.report.snapshots import Kept, Pooled, read_answers, read_snapshot
+from jattn.report.snapshots import Kept, Pooled, read_answers, read_snapshot, snapshot_path
 
 INPUTS = "inputs"
 """The sequence whose positions are scored: targets, scored and oracle hold one entry for each of its tokens."""
@@ -281,14 +281,14 @@ def read_record(run_dir: Path | str) -> RunRecord:
         raise FileNotFoundError(f"no config.toml in {folder}; is it the folder of a run?")
     if not (folder / "filters" / "probes.json").is_file():
         raise FileNotFoundError(f"no filters/probes.json in {folder}; has the run started?")
-    files = {int(file.stem[5:]): file for file in (folder / "filters").glob("step_*.npz") if file.stem[5:].isdigit()}
+    files = {step: snapshot_path(folder, step) for step in steps_of_snapshots(folder)}
     if not files:
         raise FileNotFoundError(f"no filter snapshots in {folder}; has the run started?")
     probes = read_probes(folder / "filters" / "probes.json")
-    least_shapes = {layer.name: _least_shape(layer, probes) for layer in probes.layers}
+    least_shapes = _least_shapes(probes)
     least_answers = len(probes.examples), max(len(example.targets) for example in probes.examples)
     snapshots, answers, problems = {}, [], []
-    for step in sorted(files):
+    for step in files:
         try:
             kept, answered = read_snapshot(files[step], least_shapes), read_answers(files[step], least_answers)
         except ValueError as error:
@@ -309,6 +309,23 @@ def read_record(run_dir: Path | str) -> RunRecord:
         answers=answers,
         provenance=read_provenance(folder),
     )
+
+
+def steps_of_snapshots(run_dir: Path | str) -> list[int]:
+    """Lists the steps of which a run folder has a snapshot, in their order."""
+    names = (file.stem.removeprefix("step_") for file in (Path(run_dir) / "filters").glob("step_*.npz"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def read_filters(run_dir: Path | str, step: int) -> dict[str, Kept]:
+    """Reads the filters of each layer at one step, of which there is a snapshot.
+
+    Raises:
+      OSError: a file is not there.
+      ValueError: a file is damaged; the message names it.
+    """
+    probes = read_probes(Path(run_dir) / "filters" / "probes.json")
+    return read_snapshot(snapshot_path(run_dir, step), _least_shapes(probes))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -334,6 +351,10 @@ def read_probes(path: Path) -> Probes:
 def _with_picture(entry: Mapping[str, Any]) -> dict[str, Any]:
     picture = entry.get("picture")
     return {**entry, "picture": picture and Picture(**picture)}
+
+
+def _least_shapes(probes: Probes) -> dict[str, tuple[int, int, int, int]]:
+    return {layer.name: _least_shape(layer, probes) for layer in probes.layers}
 
 
 def _least_shape(layer: Layer, probes: Probes) -> tuple[int, int, int, int]:

@@ -4,9 +4,6 @@ A file `filters/step_00000000.npz` holds for each layer either one array under i
 each under `name:field`; and under `:answers` what the model answered with these filters, where that is known.
 """
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jattn.drawing.files import replacing
+from jattn.drawing.files import UNREADABLE, replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +40,6 @@ class Pooled:
 
 ANSWERS = ":answers"
 """Under which name a snapshot keeps the answers; no layer has it, as a layer has a name before its colon."""
-
-UNREADABLE = (EOFError, ValueError, OSError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise of a file that is damaged, as where a bit says that it is encrypted."""
 
 Kept = np.ndarray | Pooled
 """What a snapshot keeps of the filters of one layer: weights ``[examples, heads, queries, keys]``, or pooled ones."""

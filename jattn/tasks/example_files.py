@@ -6,13 +6,15 @@ Glossary of shapes: ``N`` examples, ``S`` tokens of the longest source, ``L`` of
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+from numpy.lib.npyio import NpzFile
+
+from jattn.drawing.files import UNREADABLE
 
 LONGEST = 4096
 """The most tokens of a source or a target."""
@@ -152,9 +154,14 @@ def _padded(side: list[list[str]], numbers: dict[str, int]) -> tuple[Int[np.ndar
 
 def _read_arrays(name: str, data: bytes) -> Examples:
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        archive = np.load(io.BytesIO(data), allow_pickle=False)
+        # NumPy returns an array of a file that is no archive, and bytes of an entry that is no array.
+        if not isinstance(archive, NpzFile):
+            raise ValueError
+        arrays = {key: archive[key] for key in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError
+    except UNREADABLE:
         raise ValueError(f"file: {name}: expected an archive of NumPy arrays without objects, got none") from None
     if not {"source", "target"} <= arrays.keys() <= set(ARRAYS):
         got = ", ".join(arrays) or "none"

@@ -33,6 +33,8 @@ def read_file(file: str, sha256: str, what: str, read: Callable[[Path, bytes], R
     """
     if not file:
         raise ValueError(f"file: expected {what}, got nothing")
+    if "\0" in file:
+        raise ValueError(f"file: expected {what}, got {file!r}: no path has a NUL in it")
     path = Path(file)
     try:
         state = path.stat()

@@ -1,5 +1,6 @@
 """What is said of a run before and after: what learns what, where it is written, on which devices, and how well."""
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,14 @@ def device_line(setup: "Setup") -> str:
 def result_words(found: dict[str, Any]) -> str:
     """Words the accuracy of a test, and the filter score where the task has an oracle; of a text, the perplexity."""
     if "perplexity" in found:
-        return f"perplexity {found['perplexity']:.3f}, {found['bits_per_byte']:.3f} bits per byte"
-    score = "" if found["filter_score"] is None else f", filter score {found['filter_score']:.3f}"
+        return f"perplexity {_number(found['perplexity'])}, {_number(found['bits_per_byte'])} bits per byte"
+    score = "" if found["filter_score"] is None else f", filter score {_number(found['filter_score'])}"
     return f"{percent(found['exact_accuracy'])}% right{score}"
+
+
+def _number(value: float | None) -> str:
+    # A file of metrics has null in place of a number that is not finite.
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -39,7 +39,7 @@ class Journal:
 
     def __init__(self, setup: Setup, folder: RunFolder, reporter: Reporter, rows: list[Row]) -> None:
         self._setup, self._folder, self._reporter, self._rows = setup, folder, reporter, rows
-        self.profiler = Profiler(setup.config, folder.path)
+        self.profiler = Profiler(setup.config, folder.path, reporter.line)
         self._loggers = Loggers(setup.config, folder.path, rows)
         self._measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
         self._seconds, self._steps = 0.0, 0
@@ -71,7 +71,7 @@ class Journal:
         """
         latest = self.evaluation
         if latest is not None and "perplexity" in latest:
-            return -latest["loss"]
+            return math.nan if latest["loss"] is None else -latest["loss"]
         return 0.0 if latest is None else latest["exact_accuracy"] + (latest["filter_score"] or 0.0)
 
     @property

@@ -1,7 +1,8 @@
 """Loggers: what a run writes down, handed on to TensorBoard or Weights & Biases; `metrics.jsonl` stays the record.
 
 A logger gets every row of metrics once, also where a run was cut off and takes some steps again: a file in the run
-folder counts what each logger has. These steps give the same numbers, so nothing is missing and nothing is doubled.
+folder says which row each logger had last. These steps give the same numbers, so nothing is missing and nothing is
+doubled. A logger that comes later gets what there is: the rows, and the snapshots in the folder.
 """
 
 import importlib.util
@@ -10,6 +11,8 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +21,7 @@ import tomli_w
 
 from jattn.drawing.images import cell_pixels, palette
 from jattn.drawing.ink import LINEAR, ROOTED
+from jattn.report.record import read_filters, steps_of_snapshots
 from jattn.report.snapshots import Kept, Pooled
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError
@@ -25,7 +29,13 @@ from jattn.training.run_folder import RunFolderError
 from jattn.training.tables import LOGGERS
 
 STATE = "loggers.json"
-"""The file that counts what each logger has."""
+"""The file that says what each logger had last."""
+
+KINDS = ("train", "evaluation", "test")
+"""The kinds of rows, in the order in which those of one step are written."""
+
+NOTHING = {"step": -1, "kind": KINDS[0], "pictures": -1}
+"""What is kept of a logger that has nothing yet: step and kind of its last row, and the step of its last pictures."""
 
 SIDE = 160
 """About how many pixels wide and high the picture of a filter is."""
@@ -50,8 +60,8 @@ class TensorBoard:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
         # Two processes within a second need files of different names.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{state['rows']}")
-        if state["rows"] == 0:
+        self._writer = SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{uuid.uuid4().hex[:8]}")
+        if state["step"] < 0:
             self._writer.add_text("config", f"```toml\n{tomli_w.dumps(config.model_dump())}```", 0)
 
     def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
@@ -66,11 +76,19 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Writes a run of Weights & Biases into ``wandb/`` of the run folder; offline, unless WANDB_MODE says otherwise."""
+    """Writes a run of Weights & Biases into ``wandb/`` of the run folder; offline, unless WANDB_MODE says otherwise.
+
+    Offline, W&B cannot go on with a run: each process writes a folder of its own, and ``wandb sync`` of one replaces
+    what was sent before. So each process is given all that there is, and the last folder is whole.
+    """
 
     def __init__(self, folder: Path, config: Config, state: dict[str, Any]) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if not mode == state.get("mode") == "online":
+            state |= NOTHING
+        state["mode"] = mode
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "jattn"),
@@ -79,7 +97,7 @@ class WeightsAndBiases:
             resume="allow",
             dir=str(folder),
             config=config.model_dump(),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # pyright: ignore[reportArgumentType]
+            mode=mode,  # pyright: ignore[reportArgumentType]
             settings=wandb.Settings(silent=True),
         )
 
@@ -95,7 +113,9 @@ def check_loggers(config: Config) -> None:
     """Raises a ConfigError, with the command that helps, if the library of a logger is not installed."""
     for name in config.run.logger:
         library = LOGGERS[name].library
-        if importlib.util.find_spec(library) is None:
+        found = importlib.util.find_spec(library)
+        # A folder of that name, such as W&B makes, is found as well; it has no origin.
+        if found is None or found.origin is None:
             raise ConfigError(f"run.logger: {name!r} needs {library}, which is not there; pip install 'jattn[{name}]'")
 
 
@@ -105,30 +125,41 @@ class Loggers:
     Args:
       config: of the run.
       folder: the run's.
-      rows: what the run has written before; a logger is given those that it has not.
+      rows: what the run has written before; a logger is given those that come after the last that it had, and the
+        snapshots in the folder likewise.
 
     Raises:
-      RunFolderError: if the file that counts what each has is not as it was written.
+      RunFolderError: if the file that says what each has is not as it was written.
     """
 
     def __init__(self, config: Config, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._path, self._rows = folder / STATE, 0
+        self._path = folder / STATE
         known = _read_state(self._path)
-        self._states = {name: {"rows": 0, "pictures": -1} | known.get(name, {}) for name in config.run.logger}
+        self._states = {name: NOTHING | known.get(name, {}) for name in config.run.logger}
         self._others = {name: state for name, state in known.items() if name not in self._states}
         self._loggers: dict[str, Logger] = {}
         for name, state in self._states.items():
             self._loggers[name] = LOGGERS[name].load()(folder, config, state)
-        for row in rows:
-            self.row(row)
+        self._catch_up(folder, rows)
+
+    def _catch_up(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hands on what was written before, by step, as Weights & Biases takes no earlier step after a later one."""
+        behind = min((state["pictures"] for state in self._states.values()), default=math.inf)
+        snapshots = [(step, -1, None) for step in steps_of_snapshots(folder) if step > behind]
+        for step, _, row in sorted([*snapshots, *((*_order(row), row) for row in rows)], key=itemgetter(0, 1)):
+            if row is not None:
+                self.row(row)
+                continue
+            # A damaged snapshot is left out, as the report leaves it out.
+            with suppress(OSError, ValueError):
+                self.filters(step, read_filters(folder, step))
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Hands on the next row of metrics to those that do not have it."""
-        self._rows += 1
-        waiting = [name for name, state in self._states.items() if state["rows"] < self._rows]
+        waiting = [name for name, state in self._states.items() if _order(state) < _order(row)]
         for name in waiting:
             self._loggers[name].log(row["step"], dict(numbers_of(row)), {})
-            self._states[name]["rows"] = self._rows
+            self._states[name] |= {"step": row["step"], "kind": row["kind"]}
         self._save(waiting)
 
     def filters(self, step: int, filters: Mapping[str, Kept]) -> None:
@@ -153,13 +184,27 @@ class Loggers:
             logger.close()
 
 
+def _order(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["step"], KINDS.index(row["kind"])
+
+
 def _read_state(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError:
+        states = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError):
+        states = None
+    if not isinstance(states, dict) or not all(_is_state(state) for state in states.values()):
         raise RunFolderError(
-            f"{path}: expected JSON of what the loggers have, got none; without the file, they get all rows again"
-        ) from None
+            f"{path}: expected JSON of what each logger had last, got another text; "
+            "without the file, they get all rows again"
+        )
+    return states
+
+
+def _is_state(state: Any) -> bool:
+    if not isinstance(state, dict) or not NOTHING.keys() <= state.keys():
+        return False
+    return type(state["step"]) is type(state["pictures"]) is int and state["kind"] in KINDS
 
 
 def numbers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

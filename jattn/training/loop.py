@@ -134,8 +134,8 @@ def take_steps(
     every = (config.run.log_every, config.evaluation.every, config.run.checkpoint_every)
     step = state.number
     done, stopping = is_done(setup, step, journal), signals.received
+    journal.profiler.reached(step)
     while not done and not stopping:
-        journal.profiler.reached(step)
         # One compiled loop on the devices, up to the next step at which there is something to do here.
         until = signals.saved_by = min(
             steps, *(s for s in (*snapshots, *config.run.profile) if s > step), *((step // n + 1) * n for n in every)

@@ -1,5 +1,6 @@
 """A profile of some steps: what JAX's profiler traces of them, written into the run folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,17 +14,24 @@ class Profiler:
     Args:
       config: of the run.
       folder: the run's.
+      say: is told if these steps were taken before, without a trace.
     """
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self._first, self._last = config.run.profile or (-1, -1)
-        self._path, self._traces = folder / "profile", False
+    def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
+        self._left, self._path, self._say, self._traces = config.run.profile, folder / "profile", say, False
 
     def reached(self, step: int) -> None:
         """Begins the trace where it is to begin, or ends it; `step` steps were taken."""
-        if self._traces and step >= self._last:
+        if not self._left:
+            return
+        first, last = self._left
+        if step >= last:
+            self._left = []
+            if not self._traces and not self._path.exists():
+                self._say(f"run.profile: nothing is traced, as steps {first} to {last} were taken before")
             self.close()
-        if not self._traces and step == self._first:
+        elif step >= first and not self._traces:
+            # A run that was cut off between the two traces what is left.
             jax.profiler.start_trace(str(self._path))
             self._traces = True
 

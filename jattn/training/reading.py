@@ -222,13 +222,18 @@ def merge(
 
 
 def differences(config: Config, other: Config) -> list[str]:
-    """Lists the keys in which two configs differ, ``key: this | other``; where and how a run is written is left out."""
+    """Lists the keys in which two configs differ, ``key: this | other``.
+
+    Where and how a run is written is left out, and where the file of its task is, if both have the same SHA-256.
+    """
     ours, theirs = config.model_dump(), other.model_dump()
+    same_file = ours["task"].get("sha256") and ours["task"].get("sha256") == theirs["task"].get("sha256")
+    left_out = {*HOW_WRITTEN, "task.file"} if same_file else HOW_WRITTEN
     return [
         f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
         for table in ours
         for key in dict.fromkeys([*get_section(table, type(config)).model_fields, *theirs[table]])
-        if f"{table}.{key}" not in HOW_WRITTEN and ours[table].get(key) != theirs[table].get(key)
+        if f"{table}.{key}" not in left_out and ours[table].get(key) != theirs[table].get(key)
     ]
 
 

@@ -65,7 +65,8 @@ class RunFolder:
                 _refuse_another_config(self.path, config, there)
                 refuse_other_parts(self.path, own)
                 self._remove_temporary()
-                if goes_on(config, there):
+                # The file of the task may have moved.
+                if goes_on(config, there) or config.task.reads():
                     self._write_config(config)
             else:
                 self._empty()
@@ -174,6 +175,9 @@ def read_config(
 ) -> Config:
     """Reads the config of the run in a folder, and imports the code that it names.
 
+    The file that its task reads may have moved: one of its name in the working folder, or beside the run folder, does
+    as well, if it has the same SHA-256.
+
     Args:
       path: the folder.
       any_format: whether another format will do.
@@ -190,11 +194,22 @@ def read_config(
         values = read_toml(path / CONFIG)
         if values.keys() != Config.model_fields.keys():
             raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
+        values = _with_moved_file(values, path)
         return check(values, str(path / CONFIG), draft, places=places_of_code(path, known))
     except ChangedCode as error:
         raise RunFolderError(str(error)) from None
     except ConfigError as error:
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
+
+
+def _with_moved_file(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the values with the file that the task reads found elsewhere, where it is not where it was."""
+    file = values["task"].get("file") if isinstance(values["task"], dict) else None
+    if not isinstance(file, str) or not file or "\0" in file or Path(file).exists():
+        return values
+    places = (folder / Path(file).name for folder in (Path(), path.absolute().parent))
+    there = next((str(place.absolute()) for place in places if place.is_file()), file)
+    return values | {"task": values["task"] | {"file": there}}
 
 
 def refuse_other_parts(path: Path, own: Mapping[str, str]) -> None:

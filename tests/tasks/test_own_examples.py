@@ -2,6 +2,8 @@
 
 import io
 import json
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,21 @@ def lines(rows):
 def archive(**arrays):
     file = io.BytesIO()
     np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def entries(method=zipfile.ZIP_STORED, **contents):
+    """Returns an archive of bytes as they are."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def array_file():
+    file = io.BytesIO()
+    np.save(file, np.ones((2, 2), int))
     return file.getvalue()
 
 
@@ -98,6 +115,9 @@ def test_arrays_hold_the_same_as_lines(tmp_path):
 
 
 GOOD = lines(ROWS)
+NO_ARCHIVE = "mine.npz: expected an archive of NumPy arrays without objects, got none"
+ONE = entries(**{"source.npy": array_file()})
+PACKED = entries(zipfile.ZIP_DEFLATED, **{"source.npy": array_file()})
 MISTAKES = {
     "no file": ("none.jsonl", None, "file: expected a file of examples, .jsonl or .npz, got '{path}': No such file"),
     "a csv file": ("mine.csv", "a,b", "file: expected a name that ends in .jsonl or .npz, got 'mine.csv'"),
@@ -131,7 +151,13 @@ MISTAKES = {
         '{"source": "a b", "target": "a", "oracle": [[0, 2]]}',
         "line 1: expected oracle positions from 0 to 1, got 2",
     ),
-    "no archive": ("mine.npz", "PK", "mine.npz: expected an archive of NumPy arrays without objects, got none"),
+    "a NUL in the name": ("mine.jsonl\0", None, "file: expected a file of examples, .jsonl or .npz, got '"),
+    "no archive": ("mine.npz", "PK", NO_ARCHIVE),
+    "an array alone": ("mine.npz", array_file(), NO_ARCHIVE),
+    "an entry that is no array": ("mine.npz", entries(source="text"), NO_ARCHIVE),
+    "a header that is damaged": ("mine.npz", entries(**{"source.npy": array_file().replace(b"2)", b"2(")}), NO_ARCHIVE),
+    "an encrypted bit": ("mine.npz", ONE.replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"), NO_ARCHIVE),
+    "damaged compression": ("mine.npz", PACKED[:45] + b"\xff" * 9 + PACKED[54:], NO_ARCHIVE),
     "an archive without target": ("mine.npz", archive(source=np.ones((2, 2), int)), "three optional, got source"),
     "arrays of fractions": (
         "mine.npz",
@@ -218,3 +244,23 @@ def test_a_file_belongs_to_its_run(tmp_path):
     values["run"]["overwrite"] = True
     RunFolder(check(values, "test")).close()
     read_config(folder)
+
+
+@pytest.mark.parametrize("place", ["here", "runs"])
+def test_a_run_is_read_and_resumed_with_its_file_where_it_moved(tmp_path, monkeypatch, place):
+    path, folder = written(tmp_path, GOOD, "before.jsonl"), tmp_path / "runs" / "run"
+    values = {"task": {"name": "examples", "file": path}, "run": {"folder": str(folder)}}
+    RunFolder(check(values, "test")).close()
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    moved = tmp_path / place / "before.jsonl"
+    Path(path).rename(moved)
+    assert read_config(folder).task.file == str(moved)
+    moved.write_text(GOOD + lines(ROWS[:1]))
+    with pytest.raises(RunFolderError, match=r"task\.file: .* has changed: expected the SHA-256"):
+        read_config(folder)
+    moved.unlink()
+    values["task"]["file"] = written(tmp_path / "elsewhere", GOOD, "renamed.jsonl")
+    RunFolder(check(values, "test")).close()
+    assert read_config(folder).task.file == values["task"]["file"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jattn.tasks.own_text import text
 from jattn.training.announcing import result_words
 from jattn.training.describing import describe_probes
 from jattn.training.evaluation import add_up, make_measure, summarize
+from jattn.training.journal import Journal
 from jattn.training.reading import ConfigError, check
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
@@ -88,6 +90,13 @@ def test_perplexity_and_bits_per_byte_restated(judged):
     assert len(said) < len(said.encode())
     assert result["perplexity"] == pytest.approx(math.exp(nats.mean()), rel=1e-5)
     assert result["bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / len(said.encode()), rel=1e-5)
+
+
+def test_a_loss_beyond_what_perplexity_can_say_is_a_dash():
+    missing = {"perplexity": None, "bits_per_byte": None, "loss": None}
+    assert result_words(missing) == "perplexity –, – bits per byte"
+    assert result_words({"perplexity": math.inf, "bits_per_byte": 1024.0}) == "perplexity –, 1024.000 bits per byte"
+    assert math.isnan(Journal.score.fget(SimpleNamespace(evaluation=missing)))
 
 
 def test_a_text_has_no_filter_score_and_its_page_says_so(judged):

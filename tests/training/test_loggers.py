@@ -2,13 +2,16 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from jattn.report.snapshots import Pooled
+from jattn.report.record import Example, Layer, Probes, save_probes
+from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training import train
 from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
+from jattn.training.profiling import Profiler
 from jattn.training.reading import ConfigError, check, differences
 from jattn.training.run_folder import RunFolderError, read_metrics
 from jattn.training.tables import LOG_FOLDS, LOGGERS
@@ -63,18 +66,58 @@ def test_each_row_is_handed_on_once_however_often_a_run_is_cut_off(tmp_path, kep
     assert [numbers for _, numbers, _ in kept[:-1] if numbers] == [dict(numbers_of(row)) for row in ROWS]
     assert [(step, names) for step, _, names in kept[:-1] if names] == [(n, ["filters/attention"]) for n in (0, 5, 10)]
     assert kept[-1] == "closed"
-    assert json.loads((tmp_path / STATE).read_text()) == {"wandb": {"rows": 6, "pictures": 10, "id": "mine"}}
+    assert json.loads((tmp_path / STATE).read_text()) == {
+        "wandb": {"step": 10, "kind": "evaluation", "pictures": 10, "id": "mine"}
+    }
+
+
+def test_rows_that_come_back_at_other_steps_are_handed_on_from_the_last_step_on(tmp_path, kept):
+    def row(kind, step):
+        return {"kind": kind, "step": step, "loss": 1.0}
+
+    done = [row("train", 7), row("train", 14), row("train", 20), row("evaluation", 20), row("test", 20)]
+    Loggers(config_of(logger=["wandb"]), tmp_path, done)
+    # The checkpoint at 20 is damaged: the run goes on from 10, with more steps.
+    loggers = Loggers(config_of(logger=["wandb"]), tmp_path, done[:1])
+    for step in (14, 21, 28):
+        loggers.row(row("train", step))
+    assert [step for step, _, _ in kept] == [7, 14, 20, 20, 20, 21, 28]
 
 
 def test_a_logger_that_comes_later_gets_what_there_is(tmp_path, kept):
     Loggers(config_of(), tmp_path, ROWS).close()
     assert (kept, list(tmp_path.iterdir())) == ([], [])
+    save_probes(tmp_path, Probes([Layer("attention", 2)], [Example({"inputs": "abc"}, "abc", [True] * 3, [[]] * 3)]))
+    for step in (0, 7, 10):
+        save_snapshot(tmp_path, step, {"attention": np.ones((1, 2, 3, 3))})
+    snapshot_path(tmp_path, 10).write_bytes(b"damaged")
     Loggers(config_of(logger=["wandb"]), tmp_path, ROWS)
-    assert [step for step, _, _ in kept] == [0, 0, 5, 5, 10, 10]
+    assert [step for step, _, _ in kept] == [0, 0, 0, 5, 5, 7, 10, 10]
+    assert [step for step, _, names in kept if names == ["filters/attention"]] == [0, 7]
     assert differences(config_of(logger=["wandb"]), config_of()) == []
-    (tmp_path / STATE).write_text("{")
-    with pytest.raises(RunFolderError, match="expected JSON of what the loggers have, got none"):
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"tensorboard": 3}', '{"wandb": {"step": "5", "kind": "train", "pictures": 0}}']
+)
+def test_a_file_of_what_loggers_have_that_is_damaged_is_refused(tmp_path, kept, text):
+    (tmp_path / STATE).write_text(text)
+    with pytest.raises(RunFolderError, match="expected JSON of what each logger had last, got another text"):
         Loggers(config_of(logger=["wandb"]), tmp_path, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("modes", "steps"), [(("offline", "offline"), [0, 5, 0, 5, 10]), (("online", "online"), [0, 5, 10])]
+)
+def test_each_process_of_wandb_is_given_all_rows_unless_it_is_online(tmp_path, monkeypatch, modes, steps):
+    logged = []
+    run = SimpleNamespace(log=lambda numbers, step: logged.append(step), finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **options: run, Settings=dict, Image=list)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for mode, rows in zip(modes, (ROWS[0:3:2], ROWS[0::2]), strict=True):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        Loggers(config_of(logger=["wandb"]), tmp_path, rows).close()
+    assert logged == steps
 
 
 def test_numbers_are_named_by_the_keys_that_lead_to_them():
@@ -104,8 +147,12 @@ def test_a_picture_shows_the_heads_of_the_first_example_from_left_to_right():
     assert picture_of(Pooled(filters, nothing, nothing, nothing, nothing, nothing)).shape == picture.shape
 
 
-def test_a_library_that_is_not_there_is_one_line_with_the_command_that_helps(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_library_that_is_not_there_is_one_line_with_the_command_that_helps(monkeypatch, tmp_path, folder):
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    # A folder of that name in the working folder is no library.
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / ("wandb" if folder else "other")).mkdir()
     config = config_of(logger=["wandb"], folder=str(tmp_path / "run"))
     with pytest.raises(ConfigError) as refused:
         train(config)
@@ -192,3 +239,24 @@ def test_a_run_of_wandb_is_offline_and_goes_on_under_one_name(tmp_path, monkeypa
     files = [path.name for path in (tmp_path / "wandb").rglob("*.wandb")]
     assert len(files) >= 1
     assert set(files) == {f"run-{name}.wandb"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "traced", "line"),
+    [
+        ([0, 100, 105, 110], ["start", "stop"], False),
+        ([105, 110, 115], ["start", "stop"], False),
+        ([110, 115], [], True),
+        ([99], [], False),
+    ],
+)
+def test_a_trace_is_of_what_is_left_of_its_steps(tmp_path, monkeypatch, steps, traced, line):
+    called, said = [], []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda path: called.append("start"))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: called.append("stop"))
+    profiler = Profiler(config_of(profile=[100, 110]), tmp_path, said.append)
+    for step in steps:
+        profiler.reached(step)
+    profiler.close()
+    assert called == traced
+    assert said == ["run.profile: nothing is traced, as steps 100 to 110 were taken before"] * line
