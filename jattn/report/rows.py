@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +78,35 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             got = line[:60].decode("utf-8", "replace")
             raise ValueError(f"{path}, line {number}: {error}, got {got!r}") from None
     return rows
+
+
+def final_test(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns the row of the final test of a run; None where its training has not ended.
+
+    A test is the last row of a shorter run as well, which has been given more steps since.
+
+    Args:
+      rows: of metrics.
+      config: the nested values of the run's config.
+
+    Example:
+      >>> from jattn.report.rows import final_test
+      >>> rows = [{"kind": "test", "step": 40}]
+      >>> final_test(rows, {"training": {"steps": 40}}), final_test(rows, {"training": {"steps": 60}})
+      ({'kind': 'test', 'step': 40}, None)
+    """
+    if not rows or rows[-1]["kind"] != "test":
+        return None
+    training = config.get("training", {})
+    enough = training.get("stop_when_solved", False) and is_solved(rows, config.get("evaluation", {}))
+    return rows[-1] if rows[-1]["step"] >= training.get("steps", 0) or enough else None
+
+
+def is_solved(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> bool:
+    """Says whether the latest evaluation met what the table `evaluation` of a config calls solved, for every seed."""
+    latest = next((row for row in reversed(rows) if row["kind"] == "evaluation"), None)
+    return latest is not None and all(
+        found["exact_accuracy"] >= wanted["solved_accuracy"]
+        and (found["filter_score"] is None or found["filter_score"] >= wanted["solved_filter_score"])
+        for found in latest["replicates"]
+    )
