@@ -1,7 +1,7 @@
 """Loggers: what a run writes down, handed on to TensorBoard or Weights & Biases; `metrics.jsonl` stays the record.
 
 A logger gets every row of metrics once, also where a run was cut off and takes some steps again: a file in the run
-folder counts what each logger has. These steps give the same numbers, so nothing is missing and nothing is doubled.
+folder has the step and the kind of the last row that each logger was given. These steps give the same numbers.
 """
 
 import importlib.util
@@ -25,7 +25,13 @@ from jattn.training.run_folder import RunFolderError
 from jattn.training.tables import LOGGERS
 
 STATE = "loggers.json"
-"""The file that counts what each logger has."""
+"""The file that says how far each logger has come."""
+
+NOTHING = {"step": -1, "kind": "", "pictures": -1}
+"""What is kept of a logger that has no row and no picture."""
+
+KINDS = ("", "train", "evaluation", "test")
+"""The kinds of rows of one step, in the order in which they are written."""
 
 SIDE = 160
 """About how many pixels wide and high the picture of a filter is."""
@@ -50,8 +56,9 @@ class TensorBoard:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
         # Two processes within a second need files of different names.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{state['rows']}")
-        if state["rows"] == 0:
+        last = f".{state['step']}.{state['kind']}" if state["kind"] else ""
+        self._writer = SummaryWriter(str(folder / "tensorboard"), filename_suffix=last)
+        if not state["kind"]:
             self._writer.add_text("config", f"```toml\n{tomli_w.dumps(config.model_dump())}```", 0)
 
     def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
@@ -66,12 +73,18 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Writes a run of Weights & Biases into ``wandb/`` of the run folder; offline, unless WANDB_MODE says otherwise."""
+    """Writes a run of Weights & Biases into ``wandb/`` of the run folder; offline, unless WANDB_MODE says otherwise.
+
+    Offline a run cannot be resumed: each process writes a folder of its own, and the last that is sent replaces what
+    was sent before. So each has all the rows.
+    """
 
     def __init__(self, folder: Path, config: Config, state: dict[str, Any]) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        self._wandb = wandb
+        self._wandb, mode = wandb, os.environ.get("WANDB_MODE", "offline")
+        if mode == "offline":
+            state.update(NOTHING)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "jattn"),
             name=folder.name,
@@ -79,7 +92,7 @@ class WeightsAndBiases:
             resume="allow",
             dir=str(folder),
             config=config.model_dump(),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # pyright: ignore[reportArgumentType]
+            mode=mode,  # pyright: ignore[reportArgumentType]
             settings=wandb.Settings(silent=True),
         )
 
@@ -108,13 +121,13 @@ class Loggers:
       rows: what the run has written before; a logger is given those that it has not.
 
     Raises:
-      RunFolderError: if the file that counts what each has is not as it was written.
+      RunFolderError: if the file that says how far each has come is not as it was written.
     """
 
     def __init__(self, config: Config, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._path, self._rows = folder / STATE, 0
+        self._path = folder / STATE
         known = _read_state(self._path)
-        self._states = {name: {"rows": 0, "pictures": -1} | known.get(name, {}) for name in config.run.logger}
+        self._states = {name: NOTHING | known.get(name, {}) for name in config.run.logger}
         self._others = {name: state for name, state in known.items() if name not in self._states}
         self._loggers: dict[str, Logger] = {}
         for name, state in self._states.items():
@@ -124,11 +137,11 @@ class Loggers:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Hands on the next row of metrics to those that do not have it."""
-        self._rows += 1
-        waiting = [name for name, state in self._states.items() if state["rows"] < self._rows]
+        # The rows of a process that goes on need not be as many as before: a run that had ended has more at its end.
+        waiting = [name for name, state in self._states.items() if _place(state) < _place(row)]
         for name in waiting:
             self._loggers[name].log(row["step"], dict(numbers_of(row)), {})
-            self._states[name]["rows"] = self._rows
+            self._states[name].update(step=row["step"], kind=row["kind"])
         self._save(waiting)
 
     def filters(self, step: int, filters: Mapping[str, Kept]) -> None:
@@ -151,6 +164,11 @@ class Loggers:
         """Lets each write what is left."""
         for logger in self._loggers.values():
             logger.close()
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns what orders rows of metrics as they are written."""
+    return row["step"], KINDS.index(row["kind"])
 
 
 def _read_state(path: Path) -> dict[str, dict[str, Any]]:

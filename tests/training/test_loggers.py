@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,7 +64,34 @@ def test_each_row_is_handed_on_once_however_often_a_run_is_cut_off(tmp_path, kep
     assert [numbers for _, numbers, _ in kept[:-1] if numbers] == [dict(numbers_of(row)) for row in ROWS]
     assert [(step, names) for step, _, names in kept[:-1] if names] == [(n, ["filters/attention"]) for n in (0, 5, 10)]
     assert kept[-1] == "closed"
-    assert json.loads((tmp_path / STATE).read_text()) == {"wandb": {"rows": 6, "pictures": 10, "id": "mine"}}
+    assert json.loads((tmp_path / STATE).read_text()) == {
+        "wandb": {"step": 10, "kind": "evaluation", "pictures": 10, "id": "mine"}
+    }
+
+
+def test_a_run_that_had_ended_and_goes_on_from_before_its_end_gives_each_row_once(tmp_path, kept):
+    end = {"kind": "test", "step": 10, "loss": 3.0}
+    Loggers(config_of(logger=["wandb"]), tmp_path, [*ROWS, end])
+    kept.clear()
+    # The checkpoint of the last step was damaged; with more steps there is no evaluation and no test at step 10.
+    more = [{"kind": kind, "step": step, "loss": 1.0} for step in (12, 15) for kind in ("train", "evaluation")]
+    Loggers(config_of(logger=["wandb"]), tmp_path, [*ROWS[:5], *more])
+    assert [(step, *numbers) for step, numbers, _ in kept] == [(row["step"], f"{row['kind']}/loss") for row in more]
+
+
+@pytest.mark.parametrize(("mode", "steps"), [(None, [0, 0, 5]), ("offline", [0, 0, 5]), ("online", [5])])
+def test_offline_each_process_gives_wandb_all_rows_as_no_run_is_resumed_there(tmp_path, monkeypatch, mode, steps):
+    given = []
+    run = SimpleNamespace(log=lambda numbers, step: given.append(step), finish=lambda: None)
+    library = SimpleNamespace(init=lambda **settings: run, Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    Loggers(config_of(logger=["wandb"]), tmp_path, ROWS[:2]).close()
+    given.clear()
+    Loggers(config_of(logger=["wandb"]), tmp_path, ROWS[:3]).close()
+    assert given == steps
 
 
 def test_a_logger_that_comes_later_gets_what_there_is(tmp_path, kept):
