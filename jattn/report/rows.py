@@ -97,16 +97,17 @@ def final_test(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
     """
     if not rows or rows[-1]["kind"] != "test":
         return None
-    training = config.get("training", {})
-    enough = training.get("stop_when_solved", False) and is_solved(rows, config.get("evaluation", {}))
-    return rows[-1] if rows[-1]["step"] >= training.get("steps", 0) or enough else None
+    training, wanted = config.get("training", {}), config.get("evaluation", {})
+    done = rows[-1]["step"] >= training.get("steps", 0)
+    if not done and training.get("stop_when_solved", False):
+        done = is_solved(rows, wanted["solved_accuracy"], wanted["solved_filter_score"])
+    return rows[-1] if done else None
 
 
-def is_solved(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> bool:
-    """Says whether the latest evaluation met what the table `evaluation` of a config calls solved, for every seed."""
+def is_solved(rows: Sequence[Mapping[str, Any]], accuracy: float, filter_score: float) -> bool:
+    """Says whether the latest evaluation had this exact accuracy and filter score, or higher, for every seed."""
     latest = next((row for row in reversed(rows) if row["kind"] == "evaluation"), None)
     return latest is not None and all(
-        found["exact_accuracy"] >= wanted["solved_accuracy"]
-        and (found["filter_score"] is None or found["filter_score"] >= wanted["solved_filter_score"])
+        found["exact_accuracy"] >= accuracy and (found["filter_score"] is None or found["filter_score"] >= filter_score)
         for found in latest["replicates"]
     )

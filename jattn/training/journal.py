@@ -58,7 +58,8 @@ class Journal:
     @property
     def solved(self) -> bool:
         """Whether the latest evaluation met what the config calls solved, for every seed."""
-        return is_solved(self._rows, self._setup.config.evaluation.model_dump())
+        wanted = self._setup.config.evaluation
+        return is_solved(self._rows, wanted.solved_accuracy, wanted.solved_filter_score)
 
     @property
     def score(self) -> float:
