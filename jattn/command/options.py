@@ -52,13 +52,13 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
         raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known_configs()}")
     source, *options = (argument for argument in arguments if argument not in ("-h", "--help"))
     values, places = read_toml(Path(source)), places_beside(Path(source))
+    check(values, source, draft=True, places=places)
     if wants_help:
         changes = _read_options(options, program, config_of(source, options))
         given = merge(values, changes, "command line", places)[0] if options else values
         config = Given(given, "command line" if options else source, source, values).check()
         folder = config.run.folder or str(Path("runs") / Path(source).stem)
         _show(help_of_config(in_folder(config, Path(folder)), program, source))
-    check(values, source, draft=True, places=places)
     if not options:
         return Given(values, source, source, values)
     changes = _read_options(options, f"{program} CONFIG", config_of(source, options))
@@ -76,7 +76,7 @@ def config_of(source: str, options: Sequence[str]) -> type[Config]:
     values = read_toml(Path(source))
     for option, texts in _split([*itertools.dropwhile(lambda word: not word.startswith("--"), options)], ""):
         table, _, key = option.removeprefix("--").partition(".")
-        if f"{table}.{key}" in PARTS and len(texts) == 1:
+        if f"{table}.{key}" in PARTS and len(texts) == 1 and isinstance(values.get(table, {}), dict):
             values = values | {table: {**values.get(table, {}), key: texts[0]}}
     return class_of(values, "command line" if options else source, places_beside(Path(source)))
 

@@ -6,13 +6,14 @@ as anywhere; of n seeds it holds the median over all seeds with a probability of
 
 import csv
 import io
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jattn.drawing.files import replacing
 from jattn.drawing.plain import percent
 from jattn.report.outcomes import Outcome, Table, value_text
-from jattn.report.rows import METRICS, read_rows
+from jattn.report.rows import METRICS, final_test, read_rows
 
 MEASURES = {
     "exact_accuracy": "exact accuracy",
@@ -131,7 +132,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     keys = header.index("folder")
     outcomes = []
     for line in lines:
-        rows = read_rows(folder / line[keys] / METRICS)
-        test = rows[-1] if rows and rows[-1]["kind"] == "test" else None
+        rows, config = read_rows(folder / line[keys] / METRICS), folder / line[keys] / "config.toml"
+        test = final_test(rows, tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
         outcomes.append(Outcome(dict(zip(header[:keys], line, strict=False)), line[keys], test))
     return outcomes

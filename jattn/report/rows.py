@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +78,36 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             got = line[:60].decode("utf-8", "replace")
             raise ValueError(f"{path}, line {number}: {error}, got {got!r}") from None
     return rows
+
+
+def final_test(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns the row of the final test of a run; None where its training has not ended.
+
+    A test is the last row of a shorter run as well, which has been given more steps since.
+
+    Args:
+      rows: of metrics.
+      config: the nested values of the run's config.
+
+    Example:
+      >>> from jattn.report.rows import final_test
+      >>> rows = [{"kind": "test", "step": 40}]
+      >>> final_test(rows, {"training": {"steps": 40}}), final_test(rows, {"training": {"steps": 60}})
+      ({'kind': 'test', 'step': 40}, None)
+    """
+    if not rows or rows[-1]["kind"] != "test":
+        return None
+    training, wanted = config.get("training", {}), config.get("evaluation", {})
+    done = rows[-1]["step"] >= training.get("steps", 0)
+    if not done and training.get("stop_when_solved", False):
+        done = is_solved(rows, wanted["solved_accuracy"], wanted["solved_filter_score"])
+    return rows[-1] if done else None
+
+
+def is_solved(rows: Sequence[Mapping[str, Any]], accuracy: float, filter_score: float) -> bool:
+    """Says whether the latest evaluation had this exact accuracy and filter score, or higher, for every seed."""
+    latest = next((row for row in reversed(rows) if row["kind"] == "evaluation"), None)
+    return latest is not None and all(
+        found["exact_accuracy"] >= accuracy and (found["filter_score"] is None or found["filter_score"] >= filter_score)
+        for found in latest["replicates"]
+    )

@@ -7,8 +7,10 @@ they were executed. The copies are for a person to compare with, and are never e
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jattn.drawing.files import replacing
 from jattn.training.own import Code, Places
@@ -25,30 +27,35 @@ def record_code(folder: Path, code: Sequence[Code]) -> None:
     if not code:
         return
     (folder / COPIES).mkdir(exist_ok=True)
+    copies = _copies(folder, [one.file for one in code])
     for one in code:
-        with replacing(_copy(folder, one.file)) as file:
+        with replacing(copies[one.file]) as file:
             file.write(one.text)
     record = {one.file: {"path": str(one.path), "sha256": one.sha256} for one in code}
     with replacing(folder / RECORD) as file:
         file.write(json.dumps(record, indent=2).encode())
 
 
-def places_of_code(folder: Path, known: Mapping[str, str]) -> Places:
+def places_of_code(folder: Path, known: Mapping[str, str], needed: Iterable[str] = ()) -> Places:
     """Returns where the code of the run in a folder is, once it is known to be as it was.
 
     Args:
       folder: of the run.
       known: the path of a file by its name in the config, where it is not where it was.
+      needed: the names of the files that the config has.
 
     Raises:
-      ChangedCode: if a file is not there, or has changed.
+      ChangedCode: if a file is not there, has changed, or is not in the record; or the record cannot be read.
     """
-    path, places = folder / RECORD, {}
-    record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    record, places = _read_record(folder / RECORD), {}
+    for file in needed:
+        if file not in record:
+            raise ChangedCode(f"{folder}: the run needs {file}, of which {RECORD} does not say what it was")
+    copies = _copies(folder, record)
     for file, then in record.items():
         paths = [Path(known[file])] if file in known else [Path(then["path"]), Path(file)]
         there = next((path for path in paths if path.is_file()), None)
-        copy = f"the file as it was is {_copy(folder, file)}"
+        copy = f"the file as it was is {copies[file]}"
         if there is None:
             raise ChangedCode(f"{folder}: the run needs {file}, which is not at {then['path']}; {copy}")
         now = hashlib.sha256(there.read_bytes()).hexdigest()
@@ -61,7 +68,25 @@ def places_of_code(folder: Path, known: Mapping[str, str]) -> Places:
     return Places(known=places)
 
 
-def _copy(folder: Path, file: str) -> Path:
-    """Returns where the copy of a file is; a module is one, too."""
-    name = re.sub(r"[^\w.-]", "_", file)
-    return folder / COPIES / (name if name.endswith(".py") else f"{name}.py")
+def _read_record(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        record = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not all(map(_is_entry, record.values())):
+        raise ChangedCode(f"{path}: expected JSON of the path and the SHA-256 of each file of code, got something else")
+    return record
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("path", "sha256"))
+
+
+def _copies(folder: Path, files: Iterable[str]) -> dict[str, Path]:
+    """Returns where the copy of each file is; a module is one, too. Files whose copies had one name have a digest."""
+    names = {file: re.sub(r"[^\w.-]", "_", file).removesuffix(".py") for file in files}
+    times = Counter(name.lower() for name in names.values())
+    for file, name in names.items():
+        if times[name.lower()] > 1:
+            names[file] = f"{name}_{hashlib.sha256(file.encode()).hexdigest()[:8]}"
+    return {file: folder / COPIES / f"{name}.py" for file, name in names.items()}

@@ -43,24 +43,31 @@ def config_class(values: Mapping[str, Any], places: Places | None = None) -> typ
     found: list[tuple[str, Code, bool]] = []
     for path in PARTS:
         table, _, key = path.partition(".")
-        section = values.get(table)
-        name = section.get(key) if isinstance(section, Mapping) else None
+        name = _named(values, table, key)
         try:
             if is_own(name):
                 found.append((path, load(str(name), places), True))
             elif path == "training.optimizer" and isinstance(name, str) and name in OPTAX:
-                found.append((path, dataclasses.replace(load(OPTAX[name]), name=name), False))
+                found.append((path, _of_optax(name), False))
         except OwnError as error:
             raise OwnError(f"{path}: {error}") from error
-    # The code of a library is loaded anew each time, but is the same.
-    return _make_class(tuple((path, _same(code), recorded) for path, code, recorded in found)) if found else Config
+    return _make_class(tuple(found)) if found else Config
 
 
-_LIBRARY: dict[tuple[str, str], Code] = {}
+def files_of_code(values: Mapping[str, Any]) -> list[str]:
+    """Lists the files and modules that some values name, as they name them."""
+    named = (_named(values, table, key) for table, _, key in (path.partition(".") for path in PARTS))
+    return [name.rpartition(":")[0] for name in named if is_own(name)]
 
 
-def _same(code: Code) -> Code:
-    return _LIBRARY.setdefault((code.name, str(code.path)), code)
+def _named(values: Mapping[str, Any], table: str, key: str) -> Any:
+    section = values.get(table)
+    return section.get(key) if isinstance(section, Mapping) else None
+
+
+@functools.cache
+def _of_optax(name: str) -> Code:
+    return dataclasses.replace(load(OPTAX[name]), name=name)
 
 
 @functools.lru_cache(maxsize=64)

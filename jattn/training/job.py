@@ -47,8 +47,11 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
     report = SweepReporter(Console(stderr=True), None, announces=False)
     try:
         asked = json.load(sys.stdin)
-        places = Places(known=asked.pop("code", {}))
-        config = check(asked, "sweep", places=places)
+        then = asked.pop("code", {})
+        config = check(asked, "sweep", places=Places(known={file: path for file, (path, _) in then.items()}))
+        for code in config.code:
+            if code.sha256 != then[code.file][1]:
+                raise ConfigError(f"{code.file}: expected it as it was when the sweep began, got {code.path} changed")
         configure_jax([config])
         test = train(config, signals=signals, report=report, command=command)
     except (ConfigError, RunFolderError, TrainingFailed, OSError) as error:

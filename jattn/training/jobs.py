@@ -79,7 +79,7 @@ def _start(config: Config, slot: int, jobs: int, command: str) -> Job:
     """Starts a run in a process that hears no signal of the terminal."""
     out, err = _scratch(), _scratch()
     with _scratch() as asked:
-        asked.write(json.dumps({**config.model_dump(), "code": dict(config.places.known)}))
+        asked.write(asked_of(config))
         asked.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-m", "jattn.training.job", str(slot), str(jobs), command],
@@ -91,6 +91,12 @@ def _start(config: Config, slot: int, jobs: int, command: str) -> Job:
             start_new_session=True,
         )
     return Job(process, slot, out, err, time.monotonic())
+
+
+def asked_of(config: Config) -> str:
+    """Returns what a process of its own reads: the config, with the path and the SHA-256 of its code, by the names."""
+    code = {code.file: (str(code.path), code.sha256) for code in config.code}
+    return json.dumps({**config.model_dump(), "code": code})
 
 
 def _scratch() -> IO[str]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jattn.report.record import read_probes, save_probes
+from jattn.report.rows import is_solved
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.digests import History
@@ -57,12 +58,8 @@ class Journal:
     @property
     def solved(self) -> bool:
         """Whether the latest evaluation met what the config calls solved, for every seed."""
-        wanted, latest = self._setup.config.evaluation, self.evaluation
-        return latest is not None and all(
-            found["exact_accuracy"] >= wanted.solved_accuracy
-            and (found["filter_score"] is None or found["filter_score"] >= wanted.solved_filter_score)
-            for found in latest["replicates"]
-        )
+        wanted = self._setup.config.evaluation
+        return is_solved(self._rows, wanted.solved_accuracy, wanted.solved_filter_score)
 
     @property
     def score(self) -> float:

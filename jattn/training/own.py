@@ -1,6 +1,7 @@
 """Code of one's own that a config names: ``"my_tasks.py:zigzag"`` or ``"package.module:name"``.
 
-A file is executed once for each text that it has. Only a person's own config or command line names code.
+A file is executed once for each text that it has; a module is imported once, and refused where its file has changed
+since. Only a person's own config or command line names code.
 """
 
 import dataclasses
@@ -66,6 +67,7 @@ class Code:
 
 
 _MODULES: dict[Path, tuple[bytes, ModuleType]] = {}
+_IMPORTED: dict[Path, bytes] = {}
 _CODE: dict[tuple[str, Path, bytes], Code] = {}
 
 
@@ -100,9 +102,10 @@ def load(name: str, places: Places | None = None) -> Code:
     """
     places = places or Places()
     file, _, attribute = name.rpartition(":")
-    if not file or not attribute.isidentifier():
+    is_file = file.endswith(".py")
+    if not attribute.isidentifier() or not (is_file or all(part.isidentifier() for part in file.split("."))):
         raise OwnError(f"expected FILE.py:NAME or PACKAGE.MODULE:NAME, got {name!r}")
-    if file.endswith(".py"):
+    if is_file:
         path = _find_file(file, places)
         text, module = _execute(path, file)
     else:
@@ -175,20 +178,36 @@ def _free_name(path: Path) -> str:
 
 def _import(name: str, places: Places) -> tuple[Path, bytes, ModuleType]:
     known = places.known.get(name)
-    for folder in [Path(known).parents[name.count(".")]] if known else places.all_folders():
+    for folder in [_root(Path(known), name)] if known else places.all_folders():
         _let_import_from(folder)
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise OwnError(f"{name}: no such module; a file is named with .py, as in my_tasks.py:zigzag") from None
-        spec = sys.modules.get(name) or importlib.util.find_spec(name)
-        path = Path(getattr(spec, "origin", None) or name)
-        raise OwnError(f"{name}: {line_that_raised(error, path)}") from error
+        path = _first_file(error)
+        # A package around the module, which is imported first, may be what raised.
+        where = "" if path == path.with_stem(name.rpartition(".")[2]) else f"{path}: "
+        raise OwnError(f"{name}: {where}{line_that_raised(error, path)}") from error
     if not getattr(module, "__file__", None):
         raise OwnError(f"{name}: expected a module with a file, got a folder or a built-in module")
     path = Path(str(module.__file__)).resolve()
-    return path, path.read_bytes(), module
+    text = path.read_bytes()
+    if _IMPORTED.setdefault(path, text) != text:
+        raise OwnError(f"{name}: {path} has changed since it was imported; start Python anew")
+    return path, text, module
+
+
+def _root(path: Path, name: str) -> Path:
+    """Returns the folder that a module is imported from; that of a package is one higher than its file says."""
+    return path.parents[name.count(".") + (path.name == "__init__.py")]
+
+
+def _first_file(error: BaseException) -> Path:
+    """Returns the first file that an import executed before it raised; one that cannot be compiled was not executed."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    executed = [file for file in files if not file.startswith("<") and file not in (__file__, importlib.__file__)]
+    return Path(executed[0] if executed else getattr(error, "filename", None) or "")
 
 
 def _let_import_from(folder: Path) -> None:

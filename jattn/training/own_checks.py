@@ -125,7 +125,7 @@ _ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def check_schedule(code: Code, schedule: Any, steps: int) -> None:
-    """Raises an OwnError unless a schedule is a finite number at the first, the middle and the last step."""
+    """Raises an OwnError unless a schedule is finite at the first, middle and last step, and can be compiled."""
     if not callable(schedule):
         raise OwnError(f"{code.name}: expected it to return a function of the step, got {type(schedule).__name__}")
     for step in sorted({0, steps // 2, steps - 1}):
@@ -134,6 +134,8 @@ def check_schedule(code: Code, schedule: Any, steps: int) -> None:
         if np.shape(rate) != () or not math.isfinite(float(rate)):
             got = f"shape {np.shape(rate)}" if np.shape(rate) != () else float(rate)
             raise OwnError(f"{code.name}: expected a finite learning rate at each step, got {got} at step {step}")
+    with naming_the_line(code):
+        jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def check_optimizer(code: Code, optimizer: optax.GradientTransformation, params: Any) -> None:

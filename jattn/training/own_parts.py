@@ -59,7 +59,7 @@ def task_part(code: Code, section: type[Section]) -> OwnPart:
     if isinstance(code.made, Task):
         return OwnPart(code=code)
     _expect_function(code, "a jattn.tasks.Task, or a function that makes one")
-    options = _options(code)
+    options = _options(code, section)
     for key in options:
         if key in section.model_fields:
             raise OwnError(f"{code.name}: its parameter {key!r} has the name of a key of every task; rename it")
@@ -78,7 +78,7 @@ def model_part(code: Code, section: type[Section]) -> OwnPart:
         raise OwnError(f"{code.name}: its field 'kind' has the name of the key that names it; rename it")
     options = {}
     shared = section.model_fields
-    for key, option in _options(code, given=(*passed, *shared)).items():
+    for key, option in _options(code, section, given=(*passed, *shared)).items():
         options[key] = option
     for key in parameters:
         if key in shared and key not in passed:
@@ -101,14 +101,14 @@ def optimizer_part(code: Code, section: type[Section], recorded: bool = True) ->
     _expect_function(code, "an optax.GradientTransformation, or a function that makes one")
     parameters = tuple(_parameters(code))
     uses = RATE if "learning_rate" in parameters else ()
-    options = _options(code, given=tuple(section.model_fields))
+    options = _options(code, section, given=tuple(section.model_fields))
     return OwnPart(options=options, uses=uses, code=code, parameters=parameters, recorded=recorded)
 
 
 def schedule_part(code: Code, section: type[Section]) -> OwnPart:
     """Reads what a schedule takes: the `peak`, `steps` or other keys of every training, and options of its own."""
     _expect_function(code, "a function of peak and steps that returns a function of the step")
-    options = _options(code, given=("peak", *section.model_fields))
+    options = _options(code, section, given=("peak", *section.model_fields))
     return OwnPart(options=options, code=code, parameters=tuple(_parameters(code)))
 
 
@@ -128,12 +128,17 @@ def _parameters(code: Code) -> dict[str, inspect.Parameter]:
         raise OwnError(f"{code.name}: expected a signature that can be read, got: {error}") from None
 
 
-def _options(code: Code, given: tuple[str, ...] = ()) -> dict[str, Option]:
+def _options(code: Code, section: type[Section], given: tuple[str, ...] = ()) -> dict[str, Option]:
     _parameters(code)
     try:
-        return options_of(code.made, code.name, given)
+        options = options_of(code.made, code.name, given)
     except ValueError as error:
         raise OwnError(str(error)) from None
+    for key in options:
+        # A key of a config is an attribute of its section, which has others.
+        if key.startswith("_") or hasattr(section, key):
+            raise OwnError(f"{code.name}: its parameter {key!r} has a name that no key of a config can have; rename it")
+    return options
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from jattn.report.rows import final_test
 from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.restored import Restored
@@ -28,8 +29,8 @@ def resume(
         checkpoints.delete_old()
         state, rows = checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
         tested = rows != [] and rows[-1]["kind"] == "test"
-        longer = step < setup.config.training.steps and not setup.config.training.stop_when_solved
-        say(f"{'trained on' if tested and longer else 'already done' if tested else 'resumed'} at step {step}")
+        done = final_test(rows, setup.config.model_dump()) is not None
+        say(f"{'already done' if done else 'trained on' if tested else 'resumed'} at step {step}")
         return state, rows
     if checkpoints.any:
         raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")

@@ -16,6 +16,7 @@ from jattn.report.rows import METRICS, read_row, read_rows, write_row
 from jattn.training.code_record import COPIES, RECORD, ChangedCode, places_of_code, record_code
 from jattn.training.config import Config
 from jattn.training.digests import History, history_of
+from jattn.training.extended import files_of_code
 from jattn.training.lock import Lock, Locked
 from jattn.training.reading import ConfigError, check, differences, read_toml
 from jattn.training.training_on import goes_on, only_longer, why_not
@@ -195,7 +196,9 @@ def read_config(
         if values.keys() != Config.model_fields.keys():
             raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
         values = _with_moved_file(values, path)
-        return check(values, str(path / CONFIG), draft, places=places_of_code(path, known))
+        # A run that is to be deleted may have lost its record.
+        places = places_of_code(path, known, () if any_format else files_of_code(values))
+        return check(values, str(path / CONFIG), draft, places=places)
     except ChangedCode as error:
         raise RunFolderError(str(error)) from None
     except ConfigError as error:

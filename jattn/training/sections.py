@@ -19,7 +19,9 @@ Tables = Mapping[str, Mapping[Any, Entry]]
 class Section(pydantic.BaseModel):
     """One table of a config."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     tables: ClassVar[Tables] = {}
 

@@ -19,12 +19,13 @@ from jattn.drawing.plain import in_plain, message
 from jattn.report import render
 from jattn.report.comparison import write_comparison
 from jattn.report.outcomes import Outcome, value_text
+from jattn.report.rows import final_test
 from jattn.training.announcing import result_words
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts
 from jattn.training.jobs import run_jobs
 from jattn.training.progress import SweepReporter, clock, sweep_reporter
-from jattn.training.reading import ConfigError, Given, check, differences, get_section, in_folder, merge
+from jattn.training.reading import ConfigError, Given, check, differences, get_section, in_folder, merge, read_toml
 from jattn.training.run_folder import CONFIG, RunFolderError, check_folder, read_config, read_metrics
 
 
@@ -180,7 +181,7 @@ def _run_in_turn(
         jax.clear_caches()
 
 
-def finished_test(config: Config) -> dict[str, Any] | None:
+def finished_test(config: Config) -> Mapping[str, Any] | None:
     """Returns the row of metrics of the final test, if the run of this config has got so far; reads only."""
     folder = Path(config.run.folder)
     test = None if config.run.overwrite else written_test(folder)
@@ -188,10 +189,10 @@ def finished_test(config: Config) -> dict[str, Any] | None:
     return None if test is None or read_config(folder).training.steps < config.training.steps else test
 
 
-def written_test(folder: Path) -> dict[str, Any] | None:
+def written_test(folder: Path) -> Mapping[str, Any] | None:
     """Returns the row of metrics of the final test of the run in a folder, if there is one."""
     rows = read_metrics(folder)
-    return rows[-1] if rows and rows[-1].get("kind") == "test" else None
+    return final_test(rows, read_toml(folder / CONFIG)) if rows else None
 
 
 def _refuse_equals(combinations: Sequence[Combination]) -> None:

@@ -86,6 +86,20 @@ def test_help_of_a_config_tells_every_key_that_it_uses_in_any_width(config_file,
             assert "".join((SECTIONS[table].model_fields[key].description or "").split()) in letters
 
 
+@pytest.mark.parametrize(
+    ("read", "more"),
+    [
+        (config_from_arguments, []),
+        (config_from_arguments, ["--help"]),
+        (sweep_from_arguments, ["--sweep", "training.seed", "1", "2"]),
+    ],
+)
+def test_a_table_that_is_none_is_told_whatever_the_options_ask_for(config_file, read, more):
+    with pytest.raises(ConfigError) as refused:
+        read([config_file("model = 3\n"), "--model.kind", "gru", *more])
+    assert str(refused.value) == "mine.toml: model: expected a table [model], got 3"
+
+
 def test_help_tells_ranges_choices_and_what_a_key_is_now(config_file, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     told = help_of(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jattn.training import job, jobs
 from jattn.training.interrupts import Interrupts, Stopped, handled
+from jattn.training.own import Places
 from jattn.training.progress import SweepReporter
 from jattn.training.reading import check
 from jattn.training.step import TrainingFailed
@@ -82,6 +83,20 @@ def test_a_job_hands_on_its_error(monkeypatch, capsys, error, status, said):
     outcome = json.loads(capsys.readouterr().out)
     assert outcome.pop("error") == said
     assert ("in train" in outcome.get("traceback", "")) == isinstance(error, KeyError)
+
+
+@pytest.mark.parametrize(("edit", "said"), [("", "trained"), ("# later", "zz_job.py: expected it as it was when the")])
+def test_a_job_does_not_train_with_code_that_was_edited_after_the_sweep_began(tmp_path, monkeypatch, edit, said):
+    code = tmp_path / "zz_job.py"
+    code.write_text("import optax\nslow = optax.sgd(0.1)\n")
+    values = {"training": {"optimizer": "zz_job.py:slow"}, "run": {"folder": str(tmp_path / "run")}}
+    asked = jobs.asked_of(check(values, "test", places=Places((tmp_path,))))
+    code.write_text(code.read_text() + edit)
+    monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: None)
+    monkeypatch.setattr("jattn.training.loop.train", fail(TrainingFailed("trained")))
+    monkeypatch.setattr(jobs, "share_of_cores", lambda slot, jobs: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
+    assert job.run(0, 2, "", Interrupts())["error"].startswith(said)
 
 
 def note_processes(monkeypatch, also=lambda: None):

@@ -9,8 +9,8 @@ import pytest
 
 import jattn
 from jattn.tasks import Task
-from jattn.training.own import Places, load
-from jattn.training.reading import ConfigError, check, merge
+from jattn.training.own import OwnError, Places, load
+from jattn.training.reading import ConfigError, check, class_of, merge
 from jattn.training.setup import make_setup
 
 HEAD = """
@@ -175,6 +175,9 @@ def lost(peak):
 def wide(peak):
     return lambda step: jnp.ones(3) * peak
 
+def branches(peak):
+    return lambda step: peak if step < 10 else peak * 0.1
+
 def late(peak):
     return lambda step: {}[step]
 """
@@ -187,6 +190,8 @@ def folder(tmp_path_factory):
         (folder / f"{name}.py").write_text(HEAD + text)
     (folder / "zz_broken.py").write_text("x = 1\nx = x / 0\n")
     (folder / "zz_syntax.py").write_text("x = 1\ndef f(:\n")
+    (folder / "zz_bad").mkdir()
+    (folder / "zz_bad" / "__init__.py").write_text("x = 1\nraise RuntimeError('no')\n")
     (folder / "zz_exits.py").write_text("import sys\n\nsys.exit(3)\n")
     return folder
 
@@ -219,6 +224,10 @@ WRONG = [
         "no_such_module:task",
         "no_such_module: no such module; a file is named with .py, as in my_tasks.py:zigzag",
     ),
+    ("task.name", ".zz_tasks:ready", "expected FILE.py:NAME or PACKAGE.MODULE:NAME, got '.zz_tasks:ready'"),
+    ("task.name", "zz_bad.things:task", "zz_bad.things: {folder}/zz_bad/__init__.py: line 2 raises RuntimeError: no"),
+    ("task.name", "zz_broken:task", "zz_broken: line 2 raises ZeroDivisionError: division by zero"),
+    ("task.name", "zz_syntax:task", "zz_syntax: line 2 raises SyntaxError: invalid syntax"),
     ("task.name", T + "number", T + "number: expected a jattn.tasks.Task, or a function that makes one, got an int"),
     ("task.name", T + "nothing", T + "nothing: expected it to return a Task, got None"),
     ("task.name", T + "raises", T + f"raises: line {line_of(TASKS, '    return {}')} raises KeyError: 'size'"),
@@ -316,6 +325,12 @@ WRONG = [
     ("training.schedule", P + "lost", P + "lost: expected a finite learning rate at each step, got nan at step 0"),
     (
         "training.schedule",
+        P + "branches",
+        P + f"branches: line {line_of(OPTIMS, 'peak if step')} raises TracerBoolConversionError: "
+        "Attempted boolean conversion of traced array with shape bool[].",
+    ),
+    (
+        "training.schedule",
         P + "wide",
         P + "wide: expected a finite learning rate at each step, got shape (3,) at step 0",
     ),
@@ -330,7 +345,7 @@ def test_code_that_does_not_do_is_refused_in_one_line(folder, monkeypatch, path,
     with pytest.raises(ConfigError) as refused:
         make_setup(checked(folder, {table: {key: name}}))
     text = str(refused.value).removeprefix("exp.toml: ")
-    assert text == f"{path}: {message.format(folder=folder, here=folder.parent) if 'looked' in message else message}"
+    assert text == f"{path}: {message.replace('{folder}', str(folder)).replace('{here}', str(folder.parent))}"
     assert not (folder.parent / "runs").exists()
 
 
@@ -436,6 +451,40 @@ def test_a_module_is_imported_from_the_folder_of_the_config(tmp_path):
     code = load("zz_package.things:thing", Places((tmp_path,)))
     assert (code.made, code.file) == (4, "zz_package.things")
     assert code.path == tmp_path / "zz_package" / "things.py"
+
+
+PART_KEYS = [("task", "name"), ("model", "kind"), ("training", "optimizer"), ("training", "schedule")]
+
+
+@pytest.mark.parametrize(("table", "key"), PART_KEYS)
+def test_a_parameter_with_a_name_that_no_key_can_have_is_refused(folder, table, key):
+    for name in ("missing", "unused", "tables", "copy", "model_fields", "_hidden"):
+        (folder / "zz_names.py").write_text(f"def part(*, {name}: int = 1):\n    pass\n")
+        with pytest.raises(ConfigError) as refused:
+            checked(folder, {table: {key: "zz_names.py:part"}})
+        assert str(refused.value) == (
+            f"exp.toml: {table}.{key}: zz_names.py:part: its parameter {name!r} has a name that no key of a config can "
+            "have; rename it"
+        )
+    (folder / "zz_names.py").write_text("def part(*, model_dump_every: int = 1):\n    pass\n")
+    assert class_of({table: {key: "zz_names.py:part"}}, "test", Places((folder,))).parts
+
+
+def test_a_package_that_names_itself_is_imported_from_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "zz_root").mkdir()
+    path = tmp_path / "zz_root" / "__init__.py"
+    path.write_text("thing = 5\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert load("zz_root:thing", Places(known={"zz_root": str(path)})).made == 5
+
+
+def test_a_module_whose_file_changed_after_its_import_is_refused(tmp_path):
+    path = tmp_path / "zz_edited.py"
+    path.write_text("thing = 1\n")
+    assert load("zz_edited:thing", Places((tmp_path,))).made == 1
+    path.write_text("thing = 2\n")
+    with pytest.raises(OwnError, match=r"^zz_edited: .*zz_edited.py has changed since it was imported; start Python"):
+        load("zz_edited:thing", Places((tmp_path,)))
 
 
 def test_another_choice_leaves_out_the_options_of_code(folder):

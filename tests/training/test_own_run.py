@@ -13,6 +13,8 @@ import pytest
 from jattn.command.commands import answer
 from jattn.command.main import main
 from jattn.training import train
+from jattn.training.code_record import ChangedCode, places_of_code, record_code
+from jattn.training.own import Code
 from jattn.training.reading import check, places_beside, read_toml
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolderError
@@ -161,6 +163,30 @@ def test_changed_code_is_refused_and_what_was_there_is_named(whole, tmp_path, ca
     (folder / "zz_mine.py").unlink()
     with pytest.raises(RunFolderError, match=r"the run needs zz_mine\.py, which is not at "):
         restore(folder / "run")
+
+
+@pytest.mark.parametrize("text", [None, "{}", "{", "[]", '{"zz_mine.py": 3}'])
+def test_code_without_a_whole_record_is_refused(whole, tmp_path, monkeypatch, text):
+    folder = Path(shutil.copytree(whole / "run", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints")))
+    (folder / "code.json").unlink()
+    if text is not None:
+        (folder / "code.json").write_text(text)
+    (tmp_path / "zz_mine.py").write_text("raise AssertionError('executed')")
+    monkeypatch.chdir(tmp_path)
+    missing = r"the run needs zz_mine\.py, of which code\.json does not say what it was"
+    with pytest.raises(RunFolderError, match=missing if text in (None, "{}") else "expected JSON of the path and the"):
+        restore(folder)
+
+
+def test_copies_of_files_whose_names_differ_in_signs_alone_are_apart(tmp_path):
+    texts = {"a/t.py": b"1", "a_t.py": b"2", "pk.t": b"3", "pk.t.py": b"4", "b.py": b"5"}
+    record_code(tmp_path, [Code(f"{file}:x", tmp_path / "none.py", text, None) for file, text in texts.items()])
+    copies = sorted((tmp_path / "code").iterdir())
+    assert sorted(path.read_bytes() for path in copies) == [*texts.values()]
+    assert copies[-3].name == "b.py"
+    with pytest.raises(ChangedCode) as refused:
+        places_of_code(tmp_path, {})
+    assert Path(str(refused.value).rpartition(" ")[2]).read_bytes() == b"1"
 
 
 def test_a_finished_run_is_trained_on_to_the_state_of_a_longer_one(whole, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import closing
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -11,7 +12,7 @@ import pytest
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.digests import history_of
 from jattn.training.reading import check
-from jattn.training.restore import restore
+from jattn.training.restore import restore, resume
 from jattn.training.run_folder import RunFolder, RunFolderError
 from jattn.training.setup import make_setup
 from jattn.training.step import TrainState, initial_state
@@ -110,3 +111,26 @@ def test_what_is_no_run_or_has_no_checkpoint_is_told(tmp_path):
     (tmp_path / "begun" / "config.toml").write_text("[task]\nold_key = 1\n")
     with pytest.raises(RunFolderError, match="expected the folder of a run"):
         restore(tmp_path / "begun")
+
+
+@pytest.mark.parametrize(
+    ("training", "accuracy", "kind", "said"),
+    [
+        ({"steps": 4}, 0.0, "test", "already done"),
+        ({"steps": 6}, 1.0, "test", "trained on"),
+        ({"steps": 6, "stop_when_solved": True}, 0.0, "test", "trained on"),
+        ({"steps": 6, "stop_when_solved": True}, 1.0, "test", "already done"),
+        ({"steps": 6, "stop_when_solved": True}, 1.0, "evaluation", "resumed"),
+    ],
+)
+def test_what_is_said_of_a_run_that_goes_on_is_what_it_does(monkeypatch, training, accuracy, kind, said):
+    found = [{"exact_accuracy": accuracy, "filter_score": None}]
+    rows = [{"kind": one, "step": 4, "replicates": found} for one in ("evaluation", kind)]
+    checkpoints = SimpleNamespace(
+        latest_step=lambda: 4, delete_old=lambda: None, restore=lambda state, step: state, history=lambda step: None
+    )
+    folder = SimpleNamespace(rewind=lambda step, history, say: rows)
+    monkeypatch.setattr("jattn.training.restore.initial_state", lambda setup: None)
+    told = []
+    resume(SimpleNamespace(config=check({"training": training}, "test")), folder, checkpoints, told.append)  # pyright: ignore[reportArgumentType]
+    assert told == [f"{said} at step 4"]

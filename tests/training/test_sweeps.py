@@ -15,6 +15,7 @@ import pytest
 from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
 from jattn.command.sweeps import sweep_from_arguments
+from jattn.report.comparison import read_outcomes
 from jattn.training import sweeps
 from jattn.training.jobs import share_of_cores
 from jattn.training.progress import SweepReporter
@@ -74,7 +75,7 @@ def runs(monkeypatch):
         begun.append(name)
         if name in failing:
             raise TrainingFailed("the loss is not finite at step 3")
-        test = {"kind": "test", "step": 4, "examples": 8, "by_length": {}}
+        test = {"kind": "test", "step": config.training.steps, "examples": 8, "by_length": {}}
         test |= dict.fromkeys(("token_accuracy", "exact_accuracy", "filter_score"), 0.5)
         folder = RunFolder(config)
         folder.append(test)
@@ -389,6 +390,22 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(runs, capsys):
     failing.clear()
     assert sweep(*SWEEP) == 0
     assert begun == ["num_heads=1", "num_heads=2", "num_heads=1"]
+
+
+def test_a_run_that_is_given_more_steps_is_not_done_before_they_are_taken(runs):
+    begun, failing = runs
+    longer = [*SWEEP, "--training.schedule", "constant", "--training.warmup-steps", "0"]
+    assert sweep(*longer) == 0
+    failing.add("num_heads=1")
+    for one in combinations(*longer, "--training.steps", "6"):
+        # The process died here before the first row of the new steps.
+        RunFolder(one.config).close()
+        assert sweeps.finished_test(one.config) is None
+    assert sweep(*longer, "--training.steps", "6") == 1
+    assert begun[2:] == ["num_heads=1", "num_heads=2"]
+    assert [row["status"] for row in table()] == ["failed", "done"]
+    outcomes = read_outcomes(Path("runs/mine_sweep"))
+    assert [one.test and one.test["step"] for one in outcomes] == [None, 6]
 
 
 def test_more_values_and_keys_extend_a_sweep(runs):
