@@ -68,8 +68,8 @@ def attention_filter(
       >>> mesh = jax.make_mesh((jax.device_count(),), ("sequence",), axis_types=(jax.sharding.AxisType.Auto,))
       >>> zeros = jnp.zeros((4, 1, 2))
       >>> filter = sharded.attention_filter(zeros, zeros, mesh=mesh, axis="sequence", mask=masks.causal())
-      >>> filter.summarize("received")["received"].round(2).tolist()
-      [[2.08, 1.08, 0.58, 0.25]]
+      >>> [round(weight, 2) for weight in filter.summarize("received")["received"][0].tolist()]
+      [2.08, 1.08, 0.58, 0.25]
     """
     shape = filter_shape(*map(bare, (query, key)))
     dropout = as_dropout(dropout_rate, dropout_rng, broadcast_dropout)
