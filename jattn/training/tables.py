@@ -85,7 +85,7 @@ OPTAX = {
         name: f"optax:{name}"
         for name in (
             "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adan", "amsgrad", "fromage",
-            "lamb", "lars", "lion", "nadam", "nadamw", "noisy_sgd", "novograd", "optimistic_gradient_descent", "radam",
+            "lamb", "lars", "lion", "nadam", "nadamw", "novograd", "optimistic_gradient_descent", "radam",
             "rmsprop", "sign_sgd", "yogi",
         )
     },

@@ -117,7 +117,7 @@ def both(call, query, key, value):
 def in_blocks(monkeypatch):
     """Computes small filters as large ones: in ragged blocks of rows."""
     monkeypatch.setattr(attention, "DENSE_WEIGHTS", 0)
-    monkeypatch.setattr(attention, "blocked_plan", lambda shape, mask, _, walk: blocked_plan(shape, mask, 3, walk))
+    monkeypatch.setattr(attention, "blocked_plan", lambda shape, mask, _, *how: blocked_plan(shape, mask, 3, *how))
 
 
 def test_the_signature_is_that_of_jax():
