@@ -266,8 +266,10 @@ class _Ring:
 
         def one(state: Any, pair: Array) -> tuple[Any, None]:
             run, key_run = pair
-            start = split.keys.start(source, key_run)
-            met = lambda state: visit(state, run, key_run, start)  # noqa: E731
+
+            def met(state: Any) -> Any:
+                return visit(state, run, key_run, split.keys.start(source, key_run))
+
             return lax.cond(meets[run, key_run], met, lambda state: state, state), None
 
         pairs = np.indices((split.queries.runs, split.keys.runs), np.int32).reshape(2, -1).T

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jattn.engine.attention import as_dropout, attend as attend_on_one, check_value, filter_shape, repeat_batch
 from jattn.engine.compiling import compiled
-from jattn.engine.devices import spec_of, without_explicit_axes
+from jattn.engine.devices import Split, spec_of, without_explicit_axes
 from jattn.engine.gathered import attend_gathered
 from jattn.engine.implementations import Explanation
 from jattn.engine.ring import attend_ring
@@ -113,8 +113,9 @@ def attend(
     return compiled(_attend, strategy=chosen, split=split, block_size=block_size)(query, key, value, program)
 
 
-def _attend(query: Array, key: Array, value: Array, program: RowProgram, **static: Any) -> Array:
-    strategy, split, block_size = static["strategy"], static["split"], static["block_size"]
+def _attend(
+    query: Array, key: Array, value: Array, program: RowProgram, *, strategy: str, split: Split, block_size: int | None
+) -> Array:
     shape = filter_shape(*map(bare, (query, key)))
 
     def call(query: Array, key: Array, value: Array, program: RowProgram) -> Array:

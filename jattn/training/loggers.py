@@ -112,11 +112,11 @@ class WeightsAndBiases:
 def check_loggers(config: Config) -> None:
     """Raises a ConfigError, with the command that helps, if the library of a logger is not installed."""
     for name in config.run.logger:
-        library = LOGGERS[name].library
-        found = importlib.util.find_spec(library)
+        package = LOGGERS[name].package
+        found = importlib.util.find_spec(package)
         # A folder of that name, such as W&B makes, is found as well; it has no origin.
         if found is None or found.origin is None:
-            raise ConfigError(f"run.logger: {name!r} needs {library}, which is not there; pip install 'jattn[{name}]'")
+            raise ConfigError(f"run.logger: {name!r} needs {package}, which is not there; pip install 'jattn[{name}]'")
 
 
 class Loggers:

@@ -96,14 +96,14 @@ OPTAX = {
 
 @dataclasses.dataclass(frozen=True)
 class LoggerEntry(Entry):
-    """A logger; `library` is what it needs installed, which the extra of its name brings."""
+    """A logger; `package` is what it needs installed, which the extra of its name brings."""
 
-    library: str = ""
+    package: str = ""
 
 
 LOGGERS: dict[str, LoggerEntry] = {
-    "tensorboard": LoggerEntry("jattn.training.loggers:TensorBoard", library="tensorboardX"),
-    "wandb": LoggerEntry("jattn.training.loggers:WeightsAndBiases", library="wandb"),
+    "tensorboard": LoggerEntry("jattn.training.loggers:TensorBoard", package="tensorboardX"),
+    "wandb": LoggerEntry("jattn.training.loggers:WeightsAndBiases", package="wandb"),
 }
 """What rows of metrics are handed on to."""
 
