@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jattn.engine.layouts import Layout
+from jattn.engine.dealing import Dealing
 from jattn.engine.rows import RowProgram
 from jattn.rules.grids import Place
 from jattn.rules.overlay import Overlay
@@ -32,8 +32,8 @@ class Split:
 
     mesh: Mesh | AbstractMesh
     axis: str
-    queries: Layout
-    keys: Layout
+    queries: Dealing
+    keys: Dealing
 
     @property
     def devices(self) -> int:
@@ -77,20 +77,21 @@ def map_devices(
     `jax.shard_map` it would gather batch and heads, too, where other axes split them.
     """
     query, keys, program = jax.tree.map(_wide_on_cpu, (query, keys, program))
-    axis, lay, before = split.axis, split.queries, query.ndim - 3
+    axis, dealing, before = split.axis, split.queries, query.ndim - 3
     leaves, structure = jax.tree.flatten(program, is_leaf=_is_overlay)
-    arrays = [_pad(leaf.array, leaf.array.ndim - 2, lay) if _has_rows(leaf, lay) else leaf for leaf in leaves]
+    arrays = [_pad(leaf.array, leaf.array.ndim - 2, dealing) if _has_rows(leaf, dealing) else leaf for leaf in leaves]
     specs = [
-        PartitionSpec(*_over(axis, leaf.array.ndim - 2)) if _has_rows(leaf, lay) else PartitionSpec() for leaf in leaves
+        PartitionSpec(*_over(axis, leaf.array.ndim - 2)) if _has_rows(leaf, dealing) else PartitionSpec()
+        for leaf in leaves
     ]
 
     def on_device(index: Array, query: Array, keys: tuple[Array, ...], arrays: list[Any]) -> Any:
         device = index[0]
         here = [
-            Overlay(lay.deal(x, x.ndim - 2, axis, device)) if _has_rows(leaf, lay) else x
+            Overlay(dealing.deal(x, x.ndim - 2, axis, device)) if _has_rows(leaf, dealing) else x
             for leaf, x in zip(leaves, arrays, strict=True)
         ]
-        return part(device, lay.deal(query, before, axis, device), keys, jax.tree.unflatten(structure, here))
+        return part(device, dealing.deal(query, before, axis, device), keys, jax.tree.unflatten(structure, here))
 
     sequence = PartitionSpec(*_over(axis, before))
     mesh = jax.sharding.get_abstract_mesh()
@@ -109,7 +110,7 @@ def map_devices(
         free = PartitionSpec.UNCONSTRAINED
         spec = PartitionSpec(*[free] * before, axis, free, free)
         keys = jax.lax.with_sharding_constraint(keys, NamedSharding(mesh, spec))
-    return on_devices(jnp.arange(split.devices, dtype=jnp.int32), _pad(query, before, lay), keys, arrays)
+    return on_devices(jnp.arange(split.devices, dtype=jnp.int32), _pad(query, before, dealing), keys, arrays)
 
 
 def without_explicit_axes(
@@ -145,11 +146,11 @@ def _is_overlay(leaf: Any) -> bool:
     return isinstance(leaf, Overlay)
 
 
-def _has_rows(leaf: Any, lay: Layout) -> bool:
-    return isinstance(leaf, Overlay) and leaf.array.shape[-2] == lay.length != 1
+def _has_rows(leaf: Any, dealing: Dealing) -> bool:
+    return isinstance(leaf, Overlay) and leaf.array.shape[-2] == dealing.length != 1
 
 
-def _pad(x: Array, dim: int, lay: Layout) -> Array:
+def _pad(x: Array, dim: int, dealing: Dealing) -> Array:
     widths = [(0, 0)] * x.ndim
-    widths[dim] = (0, lay.padded - lay.length)
-    return jnp.pad(x, widths, mode="edge") if lay.padded != lay.length else x
+    widths[dim] = (0, dealing.padded - dealing.length)
+    return jnp.pad(x, widths, mode="edge") if dealing.padded != dealing.length else x

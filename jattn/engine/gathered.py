@@ -23,13 +23,13 @@ def attend_gathered(
     plan: Plan,
 ) -> Float[Array, "*batch T N V"]:
     """Attends; `plan` says how each device computes its rows."""
-    dim, lay = query.ndim - 3, split.queries
+    dim, dealing = query.ndim - 3, split.queries
     shape = (*query.shape[:-3], query.shape[-2], query.shape[-3], key.shape[-3])
 
     def part(device: Int[Array, ""], query: Array, keys: tuple[Array, ...], program: RowProgram) -> Array:
         query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, *keys))
         out, _ = attend_heads_first(query, key, value, program, plan, split.place(shape, device))
-        return lay.gather(jnp.swapaxes(out, -3, -2), dim, split.axis, device)
+        return dealing.gather(jnp.swapaxes(out, -3, -2), dim, split.axis, device)
 
     sequence = PartitionSpec(*[None] * dim, split.axis)
     out = map_devices(part, split, query, (key, value), program, sequence, whole_keys=True)

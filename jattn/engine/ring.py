@@ -26,8 +26,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jattn.engine.attention import attend_part, choose_plan
+from jattn.engine.dealing import Dealing
 from jattn.engine.devices import Split, map_devices
-from jattn.engine.layouts import Layout
 from jattn.engine.plans import Plan, walks_heads
 from jattn.engine.rows import RowProgram, finite
 from jattn.engine.walk import Side, map_blocks
@@ -62,7 +62,7 @@ class Route:
         return self.meets.sum(axis=(0, 2, 3)) * self.meeting
 
 
-def plan_route(mask: Mask | None, queries: Layout, keys: Layout) -> Route:
+def plan_route(mask: Mask | None, queries: Dealing, keys: Dealing) -> Route:
     """Plans the fewest steps in which keys meet all the queries that may attend to them."""
     n = queries.devices
     device, runs, key_runs = np.arange(n), np.arange(queries.runs), np.arange(keys.runs)
@@ -93,9 +93,9 @@ def attend_ring(
     block_size: int | None,
 ) -> Float[Array, "*batch T N V"]:
     """Attends; the program is a plain softmax, without arrays that have both queries and keys."""
-    dim, lay = query.ndim - 3, split.queries
+    dim, dealing = query.ndim - 3, split.queries
     shape = (*query.shape[:-3], query.shape[-2], query.shape[-3], key.shape[-3])
-    route = plan_route(program.mask, lay, split.keys)
+    route = plan_route(program.mask, dealing, split.keys)
     if split.keys.padded != split.keys.length:
         no_padding = masks.prefix(split.keys.length).fit(shape)
         program = dataclasses.replace(program, mask=no_padding if program.mask is None else program.mask & no_padding)
@@ -105,7 +105,7 @@ def attend_ring(
         query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, *dealt))
         ring = _Ring(split, route, shape, block_size, device)
         out = ring.attend(query, key, value, program).astype(value.dtype)
-        return lay.gather(jnp.swapaxes(out, -3, -2), dim, split.axis, device)
+        return dealing.gather(jnp.swapaxes(out, -3, -2), dim, split.axis, device)
 
     sequence = PartitionSpec(*[None] * dim, split.axis)
     out = map_devices(part, split, query, (key, value), program, sequence)
@@ -355,8 +355,8 @@ def _is_overlay(leaf: Any) -> bool:
     return isinstance(leaf, Overlay)
 
 
-def _stack(x: Float[Array, "*batch N L H"], lay: Layout) -> Float[Array, "runs *batch N C H"]:
-    return jnp.moveaxis(x.reshape(*x.shape[:-2], lay.runs, lay.run, x.shape[-1]), -3, 0)
+def _stack(x: Float[Array, "*batch N L H"], dealing: Dealing) -> Float[Array, "runs *batch N C H"]:
+    return jnp.moveaxis(x.reshape(*x.shape[:-2], dealing.runs, dealing.run, x.shape[-1]), -3, 0)
 
 
 def _at(stacked: Any, run: Array) -> Any:

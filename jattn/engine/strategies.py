@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from jattn.engine.compiling import closes_over_tracers
+from jattn.engine.dealing import Dealing, plan_on_devices, striped
 from jattn.engine.devices import Split
-from jattn.engine.layouts import Layout, plan_on_devices, striped
 from jattn.engine.plans import DENSE_WEIGHTS, FEWEST_ROWS, Plan, check_block_size, dense_plan
 from jattn.engine.ring import plan_route
 from jattn.engine.rows import RowProgram
@@ -92,8 +92,8 @@ def split_gathered(
     check_block_size(block_size)
     devices = mesh.shape[axis]
     stay, deal = (
-        Split(mesh, axis, queries, Layout(shape[-1], devices))
-        for queries in (Layout(shape[-2], devices), striped(shape[-2], devices))
+        Split(mesh, axis, queries, Dealing(shape[-1], devices))
+        for queries in (Dealing(shape[-2], devices), striped(shape[-2], devices))
     )
     if deal.queries.padded != stay.queries.padded:
         return stay
@@ -121,8 +121,8 @@ def split_ring(
     devices = mesh.shape[axis]
     shortest = max(1, min(shape[-2:]) // (devices * FEWEST_ROWS))
     runs = min(RUNS_OF_RING, shortest)
-    stay = Split(mesh, axis, *(Layout(length, devices, runs) for length in shape[-2:]))
-    deal = Split(mesh, axis, *(Layout(length, devices, 2, "zigzag") for length in shape[-2:]))
+    stay = Split(mesh, axis, *(Dealing(length, devices, runs) for length in shape[-2:]))
+    deal = Split(mesh, axis, *(Dealing(length, devices, 2, "zigzag") for length in shape[-2:]))
     work = [plan_route(program.mask, split.queries, split.keys).work.max() for split in (stay, deal)]
     return deal if work[1] < WORTH_MOVING * work[0] else stay
 
@@ -163,9 +163,11 @@ def why_not(name: str, strategy: str | None, size: int, program: RowProgram) -> 
 
 
 def _rows(split: Split) -> str:
-    lay = split.queries
-    order = {"contiguous": "", "striped": f", striped in runs of {lay.run}", "zigzag": ", in a zigzag"}[lay.order]
-    return f"each of {lay.devices} devices has {lay.rows_each} of {lay.length} queries{order}"
+    dealing = split.queries
+    order = {"contiguous": "", "striped": f", striped in runs of {dealing.run}", "zigzag": ", in a zigzag"}[
+        dealing.order
+    ]
+    return f"each of {dealing.devices} devices has {dealing.rows_each} of {dealing.length} queries{order}"
 
 
 def _megabytes(size: float) -> str:

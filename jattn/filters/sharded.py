@@ -11,8 +11,8 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jattn.engine.attention import as_dropout, filter_shape, repeat_batch
+from jattn.engine.dealing import Dealing
 from jattn.engine.devices import Split, map_devices, spec_of, without_explicit_axes
-from jattn.engine.layouts import Layout
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import RowProgram, row_program
 from jattn.engine.sharded import bare
@@ -77,7 +77,7 @@ def attention_filter(
     check_block_size(block_size)
     mesh = find_mesh(mesh, axis)
     check_mesh(mesh)
-    split = Split(mesh, axis, *(Layout(length, mesh.shape[axis]) for length in shape[-2:]))
+    split = Split(mesh, axis, *(Dealing(length, mesh.shape[axis]) for length in shape[-2:]))
     query, key = as_own(query), as_own(key)
     return ShardedFilter(query, repeat_batch(query, key)[0], program, block_size, split=split)
 
@@ -144,12 +144,12 @@ def _sweep(filter: "ShardedFilter", folds: dict[str, Fold], streams: Int[Array, 
 
 def _without_padding(program: RowProgram, split: Split, shape: tuple[int, ...], device: Int[Array, ""]) -> RowProgram:
     """Lets rows of padding have no weights, and no keys that are counted."""
-    lay, part = split.queries, split.part_shape(shape)
-    if lay.padded == lay.length:
+    dealing, part = split.queries, split.part_shape(shape)
+    if dealing.padded == dealing.length:
         return program
-    real = (device * lay.rows_each + jnp.arange(lay.rows_each) < lay.length)[:, None]
+    real = (device * dealing.rows_each + jnp.arange(dealing.rows_each) < dealing.length)[:, None]
     mask = as_mask(real).fit(part)
-    empty = edits.knock_out(jnp.broadcast_to(1.0 - real, (*[1] * (len(part) - 2), lay.rows_each, 1))).fit(part)
+    empty = edits.knock_out(jnp.broadcast_to(1.0 - real, (*[1] * (len(part) - 2), dealing.rows_each, 1))).fit(part)
     return dataclasses.replace(
         program,
         mask=mask if program.mask is None else program.mask & mask,

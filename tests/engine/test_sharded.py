@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jattn import biases, edits, masks, normalizers, sharded
-from jattn.engine.layouts import Layout, plan_on_devices, striped
+from jattn.engine.dealing import Dealing, plan_on_devices, striped
 from jattn.engine.ring import plan_route
 from jattn.engine.strategies import check_mesh
 from tests.engine import sequences
@@ -49,12 +49,12 @@ def test_it_is_what_one_device_computes(case, wrong):
     assert not wrong[case], wrong[case]
 
 
-@pytest.mark.parametrize("layout", [Layout(7, 4), Layout(64, 4, 4, "striped"), Layout(30, 4, 2, "zigzag")])
-def test_a_layout_deals_out_every_position(layout):
-    rows = layout.rows(np.arange(4)[:, None])
-    assert rows.shape == (4, layout.rows_each)
-    assert sorted(set(rows.ravel().tolist())) == list(range(layout.length))
-    assert rows.size - layout.length == layout.padded - layout.length
+@pytest.mark.parametrize("dealing", [Dealing(7, 4), Dealing(64, 4, 4, "striped"), Dealing(30, 4, 2, "zigzag")])
+def test_every_position_is_dealt_out(dealing):
+    rows = dealing.rows(np.arange(4)[:, None])
+    assert rows.shape == (4, dealing.rows_each)
+    assert sorted(set(rows.ravel().tolist())) == list(range(dealing.length))
+    assert rows.size - dealing.length == dealing.padded - dealing.length
 
 
 def causal_work(rows, num_keys):
@@ -64,9 +64,9 @@ def causal_work(rows, num_keys):
 
 @pytest.mark.parametrize("mask", [masks.causal(), masks.sliding_window(200), masks.causal() | masks.prefix(3000)])
 def test_every_device_computes_the_keys_that_its_queries_see(mask):
-    length, layout = 8192, striped(8192, 8)
-    plan = plan_on_devices((8, layout.rows_each, length), mask, layout, None, True)
-    rows = layout.rows(np.arange(8)[:, None])
+    length, dealing = 8192, striped(8192, 8)
+    plan = plan_on_devices((8, dealing.rows_each, length), mask, dealing, None, True)
+    rows = dealing.rows(np.arange(8)[:, None])
     for strip in plan.strips:
         for device, first_keys in enumerate(strip.by_device or (strip.first_keys,) * 8):
             for first_row, first_key in zip(strip.first_rows, first_keys, strict=True):
@@ -77,7 +77,7 @@ def test_every_device_computes_the_keys_that_its_queries_see(mask):
 
 
 def test_a_zigzag_balances_a_causal_ring():
-    rows, (stay, deal) = 65536, (Layout(65536, 8, *more) for more in ((), (2, "zigzag")))
+    rows, (stay, deal) = 65536, (Dealing(65536, 8, *more) for more in ((), (2, "zigzag")))
     work = plan_route(masks.causal(), deal, deal).work
     assert (work == work[0]).all()
     assert causal_work(deal.rows(np.arange(8)[:, None]), rows).std() == 0
@@ -86,11 +86,11 @@ def test_a_zigzag_balances_a_causal_ring():
 
 
 def test_keys_that_no_query_sees_are_not_sent():
-    layout = Layout(65536, 8)
-    route = plan_route(masks.sliding_window(256), layout, layout)
+    dealing = Dealing(65536, 8)
+    route = plan_route(masks.sliding_window(256), dealing, dealing)
     assert (route.right, route.left) == (1, 0)
-    assert plan_route(None, layout, layout).right == 7
-    both = plan_route(masks.sliding_window(256, 256), layout, layout)
+    assert plan_route(None, dealing, dealing).right == 7
+    both = plan_route(masks.sliding_window(256, 256), dealing, dealing)
     assert (both.right, both.left) == (1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Layouts: which positions of a sequence each device of a mesh axis works on, and how arrays get there and back.
+"""Dealing: which positions of a sequence each device of a mesh axis works on, and how arrays get there and back.
 
 A causal mask leaves the first queries of a sequence little to do and the last ones much. So neighbours are dealt out:
 
@@ -26,7 +26,7 @@ RUNS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Dealing:
     """Deals out the positions of a sequence to devices, in runs of neighbours.
 
     Args:
@@ -36,7 +36,7 @@ class Layout:
       order: how runs are dealt out.
 
     Example:
-      >>> Layout(8, 2, 2, "zigzag").rows(np.arange(2)[:, None]).tolist()
+      >>> Dealing(8, 2, 2, "zigzag").rows(np.arange(2)[:, None]).tolist()
       [[0, 1, 6, 7], [2, 3, 4, 5]]
     """
 
@@ -79,7 +79,7 @@ class Layout:
         return self.row(device, kind.arange(self.rows_each, dtype=np.int32))
 
     def deal(self, x: Array, dim: int, axis: str, device: Int[Array, ""]) -> Array:
-        """Moves an axis of an array from contiguous to this layout, inside `jax.shard_map`: each position once."""
+        """Moves an axis of an array from contiguous to how it is dealt, inside `jax.shard_map`: each position once."""
         before, after, n = x.shape[:dim], x.shape[dim + 1 :], self.devices
         if self.order == "striped":
             x = x.reshape(*before, self.runs // n, n, self.run, *after)
@@ -118,12 +118,12 @@ class SpansOfDevices:
     """A mask as the rows of all devices see it: spans that start with the first device and are wide enough for all."""
 
     mask: Mask
-    layout: Layout
+    dealing: Dealing
 
     def of_each(self, first: Rows, last: Rows, num_keys: int) -> tuple[np.ndarray, np.ndarray]:
         """Bounds the keys of some blocks of rows on each device: two arrays ``[devices, blocks]``."""
-        device = np.arange(self.layout.devices)[:, None]
-        first_row, last_row = (self.layout.row(device, x[None]).ravel() for x in (first, last))
+        device = np.arange(self.dealing.devices)[:, None]
+        first_row, last_row = (self.dealing.row(device, x[None]).ravel() for x in (first, last))
         spans = self.mask.allowed_span(first_row, last_row, num_keys)
         begins, ends = (np.clip(x, 0, num_keys).reshape(-1, first.size) for x in spans)
         return begins, np.maximum(begins, ends)
@@ -136,18 +136,18 @@ class SpansOfDevices:
 
 
 def plan_on_devices(
-    shape: tuple[int, ...], mask: Mask | None, layout: Layout, block_size: int | None, walk_heads: bool
+    shape: tuple[int, ...], mask: Mask | None, dealing: Dealing, block_size: int | None, walk_heads: bool
 ) -> Plan:
     """Plans blocks of the rows that each device has; all devices compute the same number of scores.
 
     Args:
       shape: ``(*batch, N, R, S)`` of the part of the filter with the `R` rows of one device.
       mask, block_size, walk_heads: as in `blocked_plan`; rows of the mask are those of the whole filter.
-      layout: of the queries.
+      dealing: of the queries.
     """
     if mask is None:
         return blocked_plan(shape, None, block_size, walk_heads)
-    spans = SpansOfDevices(mask, layout)
+    spans = SpansOfDevices(mask, dealing)
     plan = blocked_plan(shape, spans, block_size, walk_heads)
     return dataclasses.replace(plan, strips=tuple(_by_device(strip, spans, shape[-1]) for strip in plan.strips))
 
@@ -165,7 +165,7 @@ def _by_device(strip: Strip, spans: SpansOfDevices, num_keys: int) -> Strip:
     return dataclasses.replace(strip, first_keys=tuple(keys[0].tolist()), by_device=by_device)
 
 
-def striped(length: int, devices: int) -> Layout:
-    """Makes the striped layout of a sequence: about `RUNS` runs on each device, of at least `FEWEST_ROWS` rows."""
+def striped(length: int, devices: int) -> Dealing:
+    """Deals out a sequence in stripes: about `RUNS` runs on each device, of at least `FEWEST_ROWS` rows."""
     most = max(1, length // (devices * devices * FEWEST_ROWS))
-    return Layout(length, devices, devices * min(most, -(-RUNS // devices)), "striped")
+    return Dealing(length, devices, devices * min(most, -(-RUNS // devices)), "striped")
