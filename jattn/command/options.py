@@ -9,8 +9,8 @@ from typing import Any, NoReturn, get_origin
 
 from jattn.command.helping import help_of_config, help_of_train
 from jattn.training.config import Config
-from jattn.training.extended import PARTS
 from jattn.training.meant import hint, meant_by
+from jattn.training.own.keys import PARTS
 from jattn.training.reading import (
     ConfigError,
     Given,

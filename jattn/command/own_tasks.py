@@ -6,7 +6,7 @@ from jattn.command.helping import kind_words, value_words
 from jattn.drawing.plain import in_plain
 from jattn.tasks import draw
 from jattn.tasks.catalogue import description_of
-from jattn.training.own_checks import check_task
+from jattn.training.own.checks import check_task
 from jattn.training.reading import check, get_section
 
 

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationInfo
 
 from jattn.tasks.catalogue import CATALOGUE, FROM_FILES, make_task
 from jattn.training.config_problems import choice_problems, fitting_problems, missing_problems, unused_problems
-from jattn.training.own import Code, Places
-from jattn.training.own_parts import OwnPart
+from jattn.training.own.code import Code, Places
+from jattn.training.own.parts import OwnPart
 from jattn.training.sections import Section, with_options
 from jattn.training.tables import (
     ATTENTION,

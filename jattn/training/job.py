@@ -34,7 +34,7 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
     from jattn.training.evaluation import OF_TEXT
     from jattn.training.jobs import RESULT, share_of_cores
     from jattn.training.loop import train
-    from jattn.training.own import Places
+    from jattn.training.own.code import Places
     from jattn.training.progress import SweepReporter
     from jattn.training.reading import ConfigError, check
     from jattn.training.run_folder import RunFolderError

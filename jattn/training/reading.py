@@ -13,9 +13,9 @@ import pydantic
 
 from jattn.drawing.plain import in_plain
 from jattn.training.config import DRAFT, Config
-from jattn.training.extended import config_class
 from jattn.training.meant import hint, meant_by
-from jattn.training.own import OwnError, Places
+from jattn.training.own.code import OwnError, Places
+from jattn.training.own.keys import config_class
 from jattn.training.shipped import configs_folder, find_config
 
 HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock", "run.logger", "run.profile")

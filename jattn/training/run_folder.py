@@ -13,11 +13,11 @@ import tomli_w
 
 from jattn.drawing.files import named, replacing
 from jattn.report.rows import METRICS, read_row, read_rows, write_row
-from jattn.training.code_record import COPIES, RECORD, ChangedCode, places_of_code, record_code
 from jattn.training.config import Config
 from jattn.training.digests import History, history_of
-from jattn.training.extended import files_of_code
 from jattn.training.lock import Lock, Locked
+from jattn.training.own.keys import files_of_code
+from jattn.training.own.record import COPIES, RECORD, ChangedCode, places_of_code, record_code
 from jattn.training.reading import ConfigError, check, differences, read_toml
 from jattn.training.training_on import goes_on, only_longer, why_not
 

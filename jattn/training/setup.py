@@ -16,9 +16,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.tasks.options import Entry
 from jattn.training.config import Config, ModelConfig, TrainingConfig
-from jattn.training.own import OwnError
-from jattn.training.own_checks import check_call, check_optimizer, check_schedule, check_task, naming_the_line, takes
-from jattn.training.own_parts import OwnPart
+from jattn.training.own.checks import check_call, check_optimizer, check_schedule, check_task, naming_the_line, takes
+from jattn.training.own.code import OwnError
+from jattn.training.own.parts import OwnPart
 from jattn.training.reading import ConfigError
 from jattn.training.schedules import with_warmup
 from jattn.training.sections import Section

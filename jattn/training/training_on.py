@@ -1,7 +1,7 @@
 """Which runs can be trained on beyond their last step: those whose first steps are those of a longer run."""
 
 from jattn.training.config import Config
-from jattn.training.own_parts import OwnPart
+from jattn.training.own.parts import OwnPart
 from jattn.training.reading import differences
 from jattn.training.tables import ENDLESS
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jattn.training import job, jobs
 from jattn.training.interrupts import Interrupts, Stopped, handled
-from jattn.training.own import Places
+from jattn.training.own.code import Places
 from jattn.training.progress import SweepReporter
 from jattn.training.reading import check
 from jattn.training.step import TrainingFailed

@@ -9,7 +9,7 @@ import pytest
 
 import jattn
 from jattn.tasks import Task
-from jattn.training.own import OwnError, Places, load
+from jattn.training.own.code import OwnError, Places, load
 from jattn.training.reading import ConfigError, check, class_of, merge
 from jattn.training.setup import make_setup
 

@@ -13,8 +13,8 @@ import pytest
 from jattn.command.commands import answer
 from jattn.command.main import main
 from jattn.training import train
-from jattn.training.code_record import ChangedCode, places_of_code, record_code
-from jattn.training.own import Code
+from jattn.training.own.code import Code
+from jattn.training.own.record import ChangedCode, places_of_code, record_code
 from jattn.training.reading import check, places_beside, read_toml
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolderError

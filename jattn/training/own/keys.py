@@ -10,8 +10,8 @@ import pydantic
 from jattn.tasks.catalogue import CATALOGUE
 from jattn.tasks.options import Entry, Option
 from jattn.training.config import Config, ModelKeys, TaskKeys, TrainingKeys
-from jattn.training.own import Code, OwnError, Places, is_own, load
-from jattn.training.own_parts import RATE, OwnPart, model_part, optimizer_part, schedule_part, task_part
+from jattn.training.own.code import Code, OwnError, Places, is_own, load
+from jattn.training.own.parts import RATE, OwnPart, model_part, optimizer_part, schedule_part, task_part
 from jattn.training.sections import Section, with_options
 from jattn.training.tables import KINDS, NORMALIZERS, OPTAX, OPTIMIZERS, SCHEDULES, SCORES
 
@@ -35,7 +35,7 @@ def config_class(values: Mapping[str, Any], places: Places | None = None) -> typ
       OwnError: if code cannot be used; its text begins with the key that names it.
 
     Example:
-      >>> from jattn.training.extended import config_class
+      >>> from jattn.training.own.keys import config_class
       >>> kind = config_class({"training": {"optimizer": "lion"}})
       >>> kind.model_fields["training"].annotation.model_fields["b2"].annotation
       <class 'float'>

@@ -75,7 +75,7 @@ def is_own(name: Any) -> bool:
     """Says whether a name in a config is that of code.
 
     Example:
-      >>> from jattn.training.own import is_own
+      >>> from jattn.training.own.code import is_own
       >>> is_own("my_tasks.py:zigzag"), is_own("reverse")
       (True, False)
     """
@@ -93,12 +93,12 @@ def load(name: str, places: Places | None = None) -> Code:
       OwnError: if there is no such file, module or name in it, or importing it raises, naming the line.
 
     Example:
-      >>> from jattn.training.own import load
+      >>> from jattn.training.own.code import load
       >>> load("jattn.tasks.aligned:reverse").made.__name__
       'reverse'
       >>> load("my_tasks.py:zigzag")    # doctest: +ELLIPSIS
       Traceback (most recent call last):
-      jattn.training.own.OwnError: my_tasks.py: no such file; looked in ...
+      jattn.training.own.code.OwnError: my_tasks.py: no such file; looked in ...
     """
     places = places or Places()
     file, _, attribute = name.rpartition(":")
@@ -122,7 +122,7 @@ def line_that_raised(error: BaseException, path: Path) -> str:
 
     Example:
       >>> from pathlib import Path
-      >>> from jattn.training.own import line_that_raised
+      >>> from jattn.training.own.code import line_that_raised
       >>> line_that_raised(KeyError("size"), Path("my_tasks.py"))
       "raises KeyError: 'size'"
     """

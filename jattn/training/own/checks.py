@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 
 from jattn.tasks import Sequence, Task
-from jattn.training.own import Code, OwnError, line_that_raised
+from jattn.training.own.code import Code, OwnError, line_that_raised
 
 EXAMPLES = 16
 """How many examples of a task are looked at."""

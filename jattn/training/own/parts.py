@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from jattn.tasks.options import Option
-from jattn.training.own import Code, OwnError, line_that_raised
+from jattn.training.own.code import Code, OwnError, line_that_raised
+from jattn.training.own.signatures import options_of, parameters_of
 from jattn.training.sections import Section
-from jattn.training.signatures import options_of, parameters_of
 from jattn.training.tables import LAYOUTS, Kind
 
 RATE = ("learning_rate", "schedule", "warmup_steps")

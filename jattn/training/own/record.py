@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jattn.drawing.files import replacing
-from jattn.training.own import Code, Places
+from jattn.training.own.code import Code, Places
 
 RECORD, COPIES = "code.json", "code"
 

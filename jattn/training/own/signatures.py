@@ -31,7 +31,7 @@ def options_of(function: Callable[..., Any], name: str, given: Sequence[str] = (
     Example:
       >>> from typing import Annotated
       >>> from pydantic import Field
-      >>> from jattn.training.signatures import options_of
+      >>> from jattn.training.own.signatures import options_of
       >>> def zigzag(stride: Annotated[int, Field(ge=1)] = 2, symbols=10, table=None):
       ...     '''Reads in zigzag.
       ...
@@ -78,7 +78,7 @@ def config_type(annotation: Any) -> Any:
 
     Example:
       >>> from typing import Literal
-      >>> from jattn.training.signatures import config_type
+      >>> from jattn.training.own.signatures import config_type
       >>> config_type(int | None), config_type(list[float]), config_type(dict)
       (<class 'int'>, tuple[float, ...], None)
     """
