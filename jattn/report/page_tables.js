@@ -8,7 +8,7 @@ function showPredictions(section, step) {
   const past = predictions.filter((row) => row.step <= step && row.examples.length).at(-1);
   section.dataset.step = past ? past.step : "";
   section.querySelector(".note").textContent = past
-    ? `At step ${past.step.toLocaleString("en")}, on fresh sequences. Wrong tokens are underlined.`
+    ? `At step ${past.step.toLocaleString("en")}, on sequences of the evaluation. Wrong tokens are underlined.`
     : "There was no evaluation by this step.";
   const rows = (past?.examples ?? []).map(({ source, target, prediction }) => {
     const row = element("tr");
