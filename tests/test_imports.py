@@ -1,6 +1,7 @@
 """Imports go one way, between the wings and inside them, as CONTRIBUTING.md lists them, and take no private names."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -51,14 +52,16 @@ def imports_of(path):
     return found
 
 
-IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
+@functools.cache
+def all_imports():
+    return {name: imports_of(path) for name, path in MODULES.items()}
 
 
 def reached_from(module):
     """Lists all modules of jattn that importing a module may lead to."""
     found, left = set(), [module]
     while left:
-        new = IMPORTS[left.pop()] & MODULES.keys() - found
+        new = all_imports()[left.pop()] & MODULES.keys() - found
         found |= new
         left += new
     return found
@@ -72,7 +75,7 @@ def rank(module):
 def test_no_wing_imports_upwards():
     upwards = [
         f"{module} imports {other}"
-        for module, others in IMPORTS.items()
+        for module, others in all_imports().items()
         for other in others
         if other.split(".")[0] == "jattn" and rank(other) > rank(module)
     ]
@@ -88,7 +91,7 @@ def test_what_draws_knows_no_jax_and_no_model():
         f"{module} imports {other}"
         for module in MODULES
         if rank(module) in map(WINGS.index, WITHOUT_JAX)
-        for other in IMPORTS[module]
+        for other in all_imports()[module]
         if re.match(r"(jax|jaxlib|jaxtyping|flax|optax|chex)\b", other)
         or (other.split(".")[0] == "jattn" and rank(other) not in map(WINGS.index, WITHOUT_JAX))
     ]

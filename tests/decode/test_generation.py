@@ -113,6 +113,7 @@ def test_a_model_that_holds_an_array_is_compiled_each_time():
     assert_array_equal(tokens[0], slowly(model, VARIABLES, PROMPT[0].tolist(), 3))
 
 
+@pytest.mark.exhaustive
 def test_generation_under_jit():
     options = {"max_new_tokens": 6, "end_token": 8}
     run = jax.jit(lambda prompt, lengths: generate(MODEL, VARIABLES, prompt, lengths=lengths, **options))

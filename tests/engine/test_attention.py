@@ -115,6 +115,7 @@ def test_lengths_of_several_batch_axes(heads):
     close(compiled(mask=masks.padding(lengths), block_size=2)(query, key, value), expected)
 
 
+@pytest.mark.exhaustive
 @sampled("heads", ["walked", "at once"], keep=1, indirect=True)
 def test_gradients_do_not_depend_on_blocks(heads):
     call = join(

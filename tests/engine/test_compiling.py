@@ -220,7 +220,7 @@ CLOSING = {
 
 
 @sampled("way", ["bare", "jit around grad", "grad around jit"], keep=1)
-@pytest.mark.parametrize("num_rows", [1, 5])
+@sampled("num_rows", [1, 5], keep=1)
 @sampled("kind", CLOSING, keep=1)
 def test_what_a_function_closes_over_has_its_gradient_for_any_number_of_rows(kind, num_rows, way):
     draw = np.random.default_rng(1).standard_normal

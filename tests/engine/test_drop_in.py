@@ -172,7 +172,7 @@ def test_jax_agrees_in_blocks(in_blocks):
     ids=["axes of one entry", "axes of one batch", "lengths of one batch"],
     keep=1,
 )
-@pytest.mark.parametrize("with_batch", [(False, False, False), (True, False, False), (False, True, True)])
+@sampled("with_batch", [(False, False, False), (True, False, False), (False, True, True)], keep=1)
 def test_jax_agrees_without_a_batch(call, with_batch):
     arguments = [x[None] if batch else x for x, batch in zip(alike(batch=()), with_batch, strict=True)]
     ours = dot_product_attention(*arguments, **call, return_residual=True)

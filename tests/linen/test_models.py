@@ -53,6 +53,7 @@ def test_logits_are_float32_one_per_token_of_the_vocabulary(kind, dtype):
     assert_allclose(logits, made(kind)[1](*inputs(kind)), atol=0.1)
 
 
+@pytest.mark.exhaustive
 @sampled("kind", KINDS, keep=1)
 def test_any_batch_axes(kind):
     _, apply = made(kind)
@@ -262,6 +263,7 @@ def test_answers_from_one_vector_know_their_place(positions):
 # Images
 
 
+@pytest.mark.exhaustive
 @sampled("kind", READERS, keep=1)
 def test_a_source_may_be_patches_of_an_image(kind):
     image = jax.random.uniform(jax.random.key(0), (2, 4, 5))
@@ -321,6 +323,7 @@ def test_reading_with_a_cache_predicts_what_reading_all_predicts(options):
     assert logits[0].dtype == jnp.float32
 
 
+@pytest.mark.exhaustive
 @sampled("options", POSITIONED, ids=str, keep=1)
 def test_entries_of_a_batch_may_be_at_different_positions(options):
     _, apply = made(Decoder, **options)

@@ -139,6 +139,7 @@ def test_a_prediction_depends_on_exactly_the_tokens_up_to_its_own(kind):
     assert_array_equal(np.abs(jacobian).max(axis=(1, 3))[:, :5] > 0, np.tri(5, dtype=bool))
 
 
+@pytest.mark.exhaustive
 @sampled(("cell", "size"), [("gru", 16), ("lstm", 32)], keep=1)
 def test_without_attention_a_state_of_fixed_size_is_all_the_decoder_gets(cell, size):
     model, variables, apply = made({"cell": cell, "attention": False, "num_layers": 2})
@@ -209,6 +210,7 @@ def test_models_are_mapped_over_parameters(kind):
     assert np.abs(mapped[0] - mapped[1]).max() > 1e-2
 
 
+@pytest.mark.exhaustive
 def test_any_batch_axes():
     _, _, apply = made(WITH_ATTENTION)
     expected = apply(SOURCE, TOKENS, LENGTHS)

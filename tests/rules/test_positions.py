@@ -56,7 +56,7 @@ def test_rotary_keeps_lengths_and_position_zero():
     assert_array_equal(rotated[0], x[0])
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@sampled("dtype", [jnp.bfloat16, jnp.float16, jnp.float32], keep=1)
 def test_rotary_keeps_the_dtype_and_computes_in_float32(dtype):
     x = jax.random.normal(jax.random.key(0), (500, 1, 8), dtype)
     rotated = positions.rotary(x, jnp.arange(500))

@@ -390,6 +390,7 @@ def test_heads_made_of_queries_and_keys_get_their_names():
     assert head_portraits(filter, tokens).names() == {"attention": list(vectors)}
 
 
+@pytest.mark.exhaustive
 @sampled("name", ["itself", "previous token", "induction", "same token", "first token", "local band"], keep=1)
 def test_a_head_that_does_it_half_of_the_time_still_gets_its_name(name):
     length, tokens = 500, tokens_of(500)
@@ -443,6 +444,7 @@ def test_of_a_few_queries_random_heads_get_no_name_either():
         assert set(portraits.names()["attention"]) == {"mixed"}
 
 
+@pytest.mark.exhaustive
 def test_one_query_is_no_evidence_and_the_same_query_of_many_entries_is():
     tokens = np.array([[1, 2, 3, 1, 4, 5]])
     for entries, name in ((1, "mixed"), (8, "duplicate token")):

@@ -62,6 +62,7 @@ def test_the_first_layer_that_breaks_is_named_not_the_first_by_its_name():
     assert failure(setup_of(Breaks("layer"))) == "step 0: the output of layer zeta is not finite"
 
 
+@pytest.mark.exhaustive
 def test_a_parameter_that_is_broken_is_named():
     setup = setup_of(Breaks("nowhere"))
     state = initial_state(setup)
@@ -108,6 +109,7 @@ def test_it_takes_one_device():
         check({"run": {"debug": True, "devices": 2}}, "test")
 
 
+@pytest.mark.exhaustive
 def test_the_loop_of_a_run_is_traced_once():
     for setup in (setup_of(), setup_of()):
         chunk, state = make_train_chunk(setup), initial_state(setup)

@@ -15,10 +15,12 @@ from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 from tests.sampled import sampled
 
+SMALL = {"num_layers": 1, "width": 8, "hidden": 8}
+
 
 def setup_of(layout):
     task = {"layout": layout, "min_length": 2, "max_length": 5}
-    return make_setup(check({"task": task, "model": {"num_heads": 2, "num_layers": 2, "width": 8}}, "test"))
+    return make_setup(check({"task": task, "model": SMALL | {"num_heads": 2}}, "test"))
 
 
 def test_means_are_sums_over_counts_and_the_best_head_is_the_filter_score():
@@ -70,7 +72,7 @@ def test_mass_hit_rate_lift_and_entropy_restated_in_loops(layout):
     setup = setup_of(layout)
     params, rng = initial_state(setup).params, setup.rng("test")
     found = summarize(add_up([make_measure(setup, 5, 6)(params, rng, 0).sums]))
-    batch = setup.training_batch(rng, jnp.arange(6))
+    batch = jax.jit(setup.training_batch)(rng, jnp.arange(6))
     _, filters = jax.jit(lambda: capture_filters(setup.model, {"params": params}, **batch.inputs))()
     judged = [name for name in filters if name.endswith("cross_attention") or layout != "encoder_decoder"]
     for name in judged:
@@ -106,10 +108,10 @@ def test_a_model_is_judged_on_the_pairs_that_training_never_sees():
     task = {"name": "modular_addition", "modulus": 5, "train_share": 0.5}
     trained, judged = set(), set()
     for seed in (0, 1):
-        setup = make_setup(check({"task": task, "model": {"width": 8}, "training": {"seed": seed}}, "test"))
+        setup = make_setup(check({"task": task, "model": SMALL, "training": {"seed": seed}}, "test"))
         params, measure, rng = initial_state(setup).params, make_measure(setup, 3, 64), setup.rng("training")
-        trained |= {*map(tuple, setup.training_batch(rng, jnp.arange(400)).inputs["tokens"].tolist())}
-        judged |= {*map(tuple, setup.judging_batch(rng, jnp.arange(400)).inputs["tokens"].tolist())}
+        for make, found in ((setup.training_batch, trained), (setup.judging_batch, judged)):
+            found |= {*map(tuple, jax.jit(make)(rng, jnp.arange(400)).inputs["tokens"].tolist())}
         for lengths in ((), (3, 3)):
             measured = measure(params, rng, 0, *lengths)
             assert {*map(tuple, measured.batch.inputs["tokens"].tolist())} <= judged
@@ -118,8 +120,8 @@ def test_a_model_is_judged_on_the_pairs_that_training_never_sees():
 
 def test_a_model_trained_on_every_next_token_is_judged_on_the_answer():
     task = {"name": "induction", "layout": "causal", "generator": "safari", "min_length": 6, "max_length": 6}
-    setup = make_setup(check({"task": task, "model": {"width": 8}}, "test"))
-    assert setup.training_batch(setup.rng("training"), jnp.arange(4)).scored.sum() == 24
+    setup = make_setup(check({"task": task, "model": SMALL}, "test"))
+    assert jax.jit(setup.training_batch)(setup.rng("training"), jnp.arange(4)).scored.sum() == 24
     measured = make_measure(setup, 6, 8)(initial_state(setup).params, setup.rng("test"), 0)
     assert (int(measured.sums["tokens"]), int(measured.sums["examples"])) == (8, 8)
 

@@ -65,6 +65,7 @@ def test_a_model_without_attention_has_no_filter_and_a_report_that_says_so(looke
     assert "filter" not in data["result"]
 
 
+@pytest.mark.exhaustive
 @sampled("screen", [256, 16], keep=1)
 def test_the_attention_of_a_recurrent_model_is_judged_by_the_oracle(looked_at, screen):
     result, folder = looked_at("gru", True, screen)

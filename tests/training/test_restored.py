@@ -9,13 +9,14 @@ from jattn.tasks import LAYOUTS
 from jattn.training.reading import check
 from jattn.training.restored import Restored
 from jattn.training.setup import make_setup
+from tests.sampled import sampled
 
 
 def restored(name="reverse", layout="encoder", **options):
     """A model that has learned nothing."""
     task = {"name": name, "layout": layout} | options
     setup = make_setup(check({"task": task, "model": {"width": 8}, "run": {"devices": 1}}, "test"))
-    batch = setup.training_batch(jax.random.key(0), jnp.arange(1))
+    batch = jax.jit(setup.training_batch)(jax.random.key(0), jnp.arange(1))
     return Restored(setup, jax.jit(setup.init)(batch))
 
 
@@ -63,7 +64,7 @@ def test_words_that_are_said_one_after_the_other_are_those_that_teacher_forcing_
     assert likeliest[batch.scored].tolist() == said.tolist()
 
 
-@pytest.mark.parametrize(("read_at", "layout", "place"), [("end", "causal", 11), ("it", "encoder", 8)])
+@sampled(("read_at", "layout", "place"), [("end", "causal", 11), ("it", "encoder", 8)], keep=1)
 def test_an_answer_is_read_where_the_task_reads_it(read_at, layout, place):
     model = restored("pronoun", layout, read_at=read_at)
     text = "the animal did not cross the street because it was too tired"

@@ -108,7 +108,7 @@ def test_the_loop_ends_at_a_loss_that_is_not_finite_and_says_at_which_step():
     assert (int(state.broken_step), int(state.step)) == (3, 4)
 
 
-@pytest.mark.parametrize("part", ["params", "opt_state"])
+@sampled("part", ["params", "opt_state"], keep=1)
 def test_a_divergence_in_the_last_update_is_seen(part):
     setup = setup_of()
     state = initial_state(setup)
