@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from jattn.tasks.options import Option
 from jattn.training.own.code import Code, OwnError, line_that_raised
-from jattn.training.own.signatures import options_of, parameters_of
+from jattn.training.own.signatures import is_nnx, options_of, parameters_of
 from jattn.training.sections import Section
 from jattn.training.tables import LAYOUTS, Kind
 
@@ -67,12 +67,12 @@ def task_part(code: Code, section: type[Section]) -> OwnPart:
 
 
 def model_part(code: Code, section: type[Section]) -> OwnPart:
-    """Reads the fields of a linen module, or the parameters of a function that makes one.
+    """Reads the fields of a linen module, or the parameters of an NNX module or of a function that makes one.
 
     Those that are keys of every model keep their meaning and range; a default of one's own takes the place of theirs.
     """
-    _expect_function(code, "a linen module class, or a function that makes a module")
-    passed = ("vocabulary", "dtype", "layout", "score", "normalizer")
+    _expect_function(code, "a linen or NNX module class, or a function that makes a module")
+    passed = ("vocabulary", "dtype", "layout", "score", "normalizer", "rngs")
     parameters = _parameters(code)
     if "kind" in parameters:
         raise OwnError(f"{code.name}: its field 'kind' has the name of the key that names it; rename it")
@@ -113,7 +113,7 @@ def schedule_part(code: Code, section: type[Section]) -> OwnPart:
 
 
 def _is_function(made: Any) -> bool:
-    return callable(made) and (inspect.isclass(made) or not hasattr(made, "init"))
+    return callable(made) and (inspect.isclass(made) or not (hasattr(made, "init") or is_nnx(made)))
 
 
 def _expect_function(code: Code, expected: str) -> None:
