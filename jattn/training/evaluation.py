@@ -89,7 +89,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             "layers": {name: _layer_sums(setup, name, layer, batch) for name, layer in filters.items()},
         }
         if setup.task.symbol_bytes:
-            sizes = jnp.array(setup.task.symbol_bytes, jnp.int32)[batch.targets]
+            sizes = jnp.array(setup.task.symbol_bytes, jnp.float32)[batch.targets]
             sums["bytes"] = jnp.sum(jnp.where(batch.scored, sizes, 0))
         few = min(setup.config.run.probes, size)
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))
