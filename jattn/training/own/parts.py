@@ -16,6 +16,10 @@ RATE = ("learning_rate", "schedule", "warmup_steps")
 """The keys of a schedule, of which an optimizer that takes no learning rate has no use."""
 
 
+LOGGER_METHODS = ("log", "close")
+"""What a logger can do; see `jattn.training.loggers.Logger`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnPart(Kind):
     """What a name of code in a config stands for.
@@ -110,6 +114,20 @@ def schedule_part(code: Code, section: type[Section]) -> OwnPart:
     _expect_function(code, "a function of peak and steps that returns a function of the step")
     options = _options(code, section, given=("peak", *section.model_fields))
     return OwnPart(options=options, code=code, parameters=tuple(_parameters(code)))
+
+
+def logger_part(code: Code) -> OwnPart:
+    """Checks that a logger is made of a folder, a config and what is kept of it, and has the methods of one."""
+    _expect_function(code, "a class of loggers")
+    taken = list(_parameters(code))
+    lacks = [name for name in LOGGER_METHODS if inspect.isclass(code.made) and not hasattr(code.made, name)]
+    if len(taken) != 3 or lacks:
+        got = f"one without {' and '.join(lacks)}" if lacks else f"({', '.join(taken)})"
+        raise OwnError(
+            f"{code.name}: expected a class made of (folder, config, state), with log(step, numbers, pictures) and "
+            f"close(), got {got}"
+        )
+    return OwnPart(code=code, parameters=tuple(taken))
 
 
 def _is_function(made: Any) -> bool:
