@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from jattn.rules.scores import soft_cap
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.tasks.options import Entry
 from jattn.training.config import Config, ModelConfig, TrainingConfig
@@ -254,6 +255,8 @@ def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) ->
     for key, table in (("score", SCORES), ("normalizer", NORMALIZERS)):
         if key in options:
             options[key] = _make(table[options[key]], config)
+    if "soft_cap" in options:
+        options["score"] = soft_cap(options["score"], options["soft_cap"])
     options |= {"vocabulary": vocabulary, "cell": config.kind, "dtype": jnp.dtype(dtype), "layout": layout}
     if isinstance(kind, OwnPart):
         return make_functional(kind, options) if makes_nnx(kind) else kind.make(nn.Module, **options)
@@ -290,7 +293,8 @@ def make_optimizer(config: TrainingConfig, schedule: optax.Schedule | None) -> o
 
 def _make(made: Entry, section: Section, *arguments: Any) -> Any:
     """Makes what a section of the config chose, with the options it has there."""
-    return made.load()(*arguments, **{key: getattr(section, key) for key in made.options})
+    given = {option.argument or key: getattr(section, key) for key, option in made.options.items()}
+    return made.load()(*arguments, **given)
 
 
 def make_mesh(config: Config) -> Mesh:
