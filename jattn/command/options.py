@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_origin
 from jattn.command.helping import help_of_config, help_of_train
 from jattn.training.config import Config
 from jattn.training.meant import hint, meant_by
-from jattn.training.own.keys import PARTS
+from jattn.training.own.keys import LOGGER, PARTS
 from jattn.training.reading import (
     ConfigError,
     Given,
@@ -76,8 +76,9 @@ def config_of(source: str, options: Sequence[str]) -> type[Config]:
     values = read_toml(Path(source))
     for option, texts in _split([*itertools.dropwhile(lambda word: not word.startswith("--"), options)], ""):
         table, _, key = option.removeprefix("--").partition(".")
-        if f"{table}.{key}" in PARTS and len(texts) == 1 and isinstance(values.get(table, {}), dict):
-            values = values | {table: {**values.get(table, {}), key: texts[0]}}
+        path, there = f"{table}.{key}", values.get(table, {})
+        if (path == LOGGER or (path in PARTS and len(texts) == 1)) and isinstance(there, dict):
+            values = values | {table: {**there, key: texts if path == LOGGER else texts[0]}}
     return class_of(values, "command line" if options else source, places_beside(Path(source)))
 
 

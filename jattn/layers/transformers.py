@@ -26,6 +26,8 @@ class DecoderSizes(Protocol):
 
     num_layers: Any
     num_heads: Any
+    num_kv_heads: Any
+    window: Any
     width: Any
     positions: Any
     max_length: Any
@@ -64,6 +66,27 @@ def padding(lengths: Int[Array, "*batch"] | None) -> masks.Mask | None:
     return None if lengths is None else masks.padding(lengths)
 
 
+def self_mask(window: int | None, lengths: Int[Array, "*batch"] | None, is_causal: bool) -> masks.Mask | None:
+    """Makes the mask of self-attention: of padding, of a window and of what is later; None where all may be seen.
+
+    Raises:
+      ValueError: if the window holds no token.
+    """
+    if window is not None and window < 1:
+        raise ValueError(f"window: expected at least 1 token, got {window}")
+    if window is not None:
+        span = masks.sliding_window(window - 1, 0 if is_causal else window - 1)
+    else:
+        span = masks.causal() if is_causal else None
+    real = padding(lengths)
+    return real if span is None else span if real is None else span & real
+
+
+def rotary_options(positions: str, base: float, scaling: float) -> bool | dict[str, float]:
+    """Returns how self-attention rotates queries and keys; False where positions are given some other way."""
+    return {"base": base, "scaling": scaling} if positions == "rotary" else False
+
+
 def learned_places(
     table: Float[Array, "max_length D"], length: int, at: Int[Array, "*batch T"] | None = None
 ) -> Float[Array, "*batch T D"]:
@@ -92,8 +115,11 @@ def empty_caches(model: DecoderSizes, batch: Sequence[int], slots: int) -> tuple
     """
     if model.positions == "learned" and slots > model.max_length:
         raise ValueError(f"slots: expected at most max_length {model.max_length} for learned positions, got {slots}")
-    heads, dtype = (model.num_heads, model.width // model.num_heads), model.dtype or jnp.float32
-    return tuple(KVCache.empty(batch, slots, *heads, dtype=dtype) for _ in range(model.num_layers))
+    kv_heads = model.num_heads if model.num_kv_heads is None else model.num_kv_heads
+    heads, dtype = (kv_heads, model.width // model.num_heads), model.dtype or jnp.float32
+    # A window that holds all tokens is none.
+    window = None if model.window is None or model.window > slots else model.window
+    return tuple(KVCache.empty(batch, slots, *heads, dtype=dtype, window=window) for _ in range(model.num_layers))
 
 
 def check_caches(model: DecoderSizes, cache: Any, tokens: Array, lengths: Array | None) -> None:

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from flax.core.scope import union_filters
 
-from jattn.decode.protocol import as_inspectable
+from jattn.decode.protocol import Inspectable, as_inspectable
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
 from jattn.linen.multi_head import COLLECTION, EDITS
@@ -58,6 +58,9 @@ def capture_filters(
       >>> filters
       {'attention': AttentionFilter(shape=(2, 5, 5), dtype=float32)}
     """
+    if isinstance(module, Inspectable):
+        # Such as the NNX module of a run, in its functional form.
+        return module.capture(variables, *args, **kwargs)
     if not hasattr(module, "apply"):
         raise TypeError(
             f"module: expected a linen module, got {type(module).__name__}; jattn.nnx.capture_filters takes NNX modules"

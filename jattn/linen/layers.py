@@ -124,6 +124,9 @@ class Block(nn.Module):
       dropout_rate: of each step's output, of weights and inside the feed-forward layer, where not `deterministic`.
       dtype: of the computation.
       sequences: the names of what ``x`` and `context` are made of; attention says them of its filters.
+      num_kv_heads: key/value heads of each attention; `num_heads` by default.
+      qk_norm: the norm of queries and keys, ``"layer"`` or ``"rms"``; None for none.
+      filter_dropout_rate: of weights; `dropout_rate` by default.
     """
 
     num_heads: int
@@ -135,6 +138,9 @@ class Block(nn.Module):
     dropout_rate: float = 0.0
     dtype: Any = None
     sequences: tuple[str, str] = ("tokens", "source")
+    num_kv_heads: int | None = None
+    qk_norm: str | None = None
+    filter_dropout_rate: float | None = None
 
     @nn.compact
     def __call__(
@@ -176,9 +182,12 @@ class Block(nn.Module):
         attention = functools.partial(
             MultiHeadAttention,
             num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            normalize_qk=self.qk_norm is not None,
+            qk_norm=self.qk_norm or "layer",
             score=self.score,
             normalizer=self.normalizer,
-            dropout_rate=self.dropout_rate,
+            dropout_rate=self.dropout_rate if self.filter_dropout_rate is None else self.filter_dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
         )

@@ -12,10 +12,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jattn.decode.cache import KVCache
-from jattn.layers.transformers import QUERIES, check_caches, check_choice, empty_caches, padding
+from jattn.layers.transformers import QUERIES, check_caches, check_choice, empty_caches, padding, self_mask
 from jattn.linen.layers import FeedForward, MultiHeadAttention
 from jattn.linen.transformer import Transformer
-from jattn.rules import masks, positions
+from jattn.rules import positions
 
 
 class Encoder(Transformer):
@@ -47,7 +47,8 @@ class Encoder(Transformer):
             if places is None:
                 raise ValueError(f"queries: 'positions' needs sinusoidal or learned positions, got {self.positions!r}")
             x, attended = jnp.broadcast_to(places.astype(x.dtype), x.shape), x
-        told = {"bias": self.bias("block"), "mask": padding(lengths), "deterministic": deterministic}
+        mask = self_mask(self.window, lengths, is_causal=False)
+        told = {"bias": self.bias("block"), "mask": mask, "deterministic": deterministic}
         return self.read_out(self.stack(x, tokens=attended, **told))
 
 
@@ -94,7 +95,7 @@ class Decoder(Transformer):
             jit, where lengths are not known, logits beyond the last learned position are NaN.
         """
         if cache is None:
-            mask = masks.causal() if lengths is None else masks.causal() & masks.padding(lengths)
+            mask = self_mask(self.window, lengths, is_causal=True)
             x, bias = self.embed(tokens, "embedding", deterministic), self.bias("block", bidirectional=False)
             return self.read_out(self.stack(x, mask=mask, bias=bias, deterministic=deterministic))
         check_caches(self, cache, tokens, lengths)
@@ -151,16 +152,15 @@ class EncoderDecoder(Transformer):
         Returns:
           Logits, float32.
         """
-        source_mask = padding(source_lengths)
-        context = self.read(source, source_mask, deterministic)
+        context = self.read(source, source_lengths, deterministic)
         x = self.embed(tokens, "embedding", deterministic)
         x = self.stack(
             x,
             "decoder",
             context=context,
-            mask=masks.causal(),
+            mask=self_mask(self.window, None, is_causal=True),
             bias=self.bias("decoder", bidirectional=False),
-            context_mask=source_mask,
+            context_mask=padding(source_lengths),
             deterministic=deterministic,
         )
         return self.read_out(x)
@@ -216,20 +216,22 @@ class PooledEncoder(Transformer):
     @nn.compact
     def _pass(self, source: Array, places: int, lengths: Array | None, deterministic: bool) -> tuple[Array, Array]:
         """Returns the vector and the logits at as many places."""
-        mask = padding(lengths)
-        context = self.read(source, mask, deterministic)
+        context = self.read(source, lengths, deterministic)
         query = self.param("query", nn.initializers.normal(self.width**-0.5), (1, self.width))
         pooling = MultiHeadAttention(
             num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            normalize_qk=self.qk_norm is not None,
+            qk_norm=self.qk_norm or "layer",
             score=self.score,
             normalizer=self.normalizer,
-            dropout_rate=self.dropout_rate,
+            dropout_rate=self.dropout_rate if self.filter_dropout_rate is None else self.filter_dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
             relates=("vector", "source"),
             name="pooling",
         )
-        vector = pooling(jnp.broadcast_to(query, (*context.shape[:-2], 1, self.width)), context, mask=mask)
+        vector = pooling(jnp.broadcast_to(query, (*context.shape[:-2], 1, self.width)), context, mask=padding(lengths))
         told = self.places(places, "embedding")
         told = positions.sinusoidal(jnp.arange(places), self.width) if told is None else told
         x = vector + told.astype(vector.dtype)

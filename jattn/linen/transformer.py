@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jattn.layers.transformers import POSITIONS, add_places, check_choice
+from jattn.layers.transformers import POSITIONS, add_places, check_choice, rotary_options, self_mask
 from jattn.linen.layers import Block, LearnedPositions, PatchEmbedding, Projection, RelativePositions, TokenEmbedding
-from jattn.rules import biases, masks, positions
+from jattn.rules import biases, positions
 from jattn.rules.biases import Bias
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
@@ -35,6 +35,12 @@ class Transformer(nn.Module):
       normalizer: what makes weights of scores.
       dropout_rate: of embeddings, weights and feed-forward layers, where not `deterministic`.
       dtype: of the computation; parameters and logits are float32.
+      num_kv_heads: how many key/value heads, each serving as many query heads; `num_heads` by default.
+      window: how many tokens back a query of self-attention sees, its own included, and as many ahead where it sees
+        later ones; None for all.
+      qk_norm: the norm of queries and keys, ``"layer"`` or ``"rms"``; None for none.
+      rotary_base, rotary_scaling: of rotary positions, as `positions.rotary` takes them.
+      filter_dropout_rate: of weights alone; `dropout_rate` by default.
     """
 
     vocabulary: int
@@ -49,6 +55,12 @@ class Transformer(nn.Module):
     normalizer: NormalizerLike = softmax()
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+    num_kv_heads: int | None = None
+    window: int | None = None
+    qk_norm: str | None = None
+    rotary_base: float = 10_000.0
+    rotary_scaling: float = 1.0
+    filter_dropout_rate: float | None = None
 
     def embed(
         self, tokens: Int[Array, "*batch T"], name: str, deterministic: bool, at: Int[Array, "*batch T"] | None = None
@@ -124,7 +136,10 @@ class Transformer(nn.Module):
                 norm=self.norm,
                 score=self.score,
                 normalizer=self.normalizer,
-                rotary=self.positions == "rotary",
+                rotary=rotary_options(self.positions, self.rotary_base, self.rotary_scaling),
+                num_kv_heads=self.num_kv_heads,
+                qk_norm=self.qk_norm,
+                filter_dropout_rate=self.filter_dropout_rate,
                 dropout_rate=self.dropout_rate,
                 dtype=self.dtype,
                 sequences=(sequence, "source"),
@@ -136,12 +151,16 @@ class Transformer(nn.Module):
     def read(
         self,
         source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
-        mask: masks.Mask | None,
+        lengths: Int[Array, "*batch"] | None,
         deterministic: bool,
     ) -> Float[Array, "*batch S D"]:
-        """Embeds a source and passes it through a stack that sees all of it."""
+        """Embeds a source and passes it through a stack that sees all of it, or a window of it."""
         x = self.embed_source(source, deterministic)
-        call = {"mask": mask, "bias": self.bias("encoder"), "deterministic": deterministic}
+        call = {
+            "mask": self_mask(self.window, lengths, is_causal=False),
+            "bias": self.bias("encoder"),
+            "deterministic": deterministic,
+        }
         return self.stack(x, "encoder", sequence="source", **call)
 
     def last_norm(self, x: Float[Array, "*batch T D"], name: str) -> Float[Array, "*batch T D"]:

@@ -13,10 +13,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jattn.decode.cache import KVCache
-from jattn.layers.transformers import POSITIONS, QUERIES, add_places, check_caches, check_choice, empty_caches, padding
+from jattn.layers.transformers import (
+    POSITIONS,
+    QUERIES,
+    add_places,
+    check_caches,
+    check_choice,
+    empty_caches,
+    rotary_options,
+    self_mask,
+)
 from jattn.nnx.layers import Block, LearnedPositions, RelativePositions, TokenEmbedding, dropout
 from jattn.nnx.multi_head import Projection, uncast
-from jattn.rules import biases, masks, positions as placing
+from jattn.rules import biases, positions as placing
 from jattn.rules.biases import Bias
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
@@ -29,7 +38,7 @@ class Transformer(nnx.Module):
 
     Args:
       vocabulary, num_layers, num_heads, width, hidden, norm, positions, max_length, score, normalizer, dropout_rate,
-        dtype: as in `jattn.Encoder`.
+        dtype, num_kv_heads, window, qk_norm, rotary_base, rotary_scaling, filter_dropout_rate: as in `jattn.Encoder`.
       rngs: of the parameters, and of dropout.
 
     Raises:
@@ -56,12 +65,19 @@ class Transformer(nnx.Module):
         normalizer: NormalizerLike = softmax(),
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
+        num_kv_heads: int | None = None,
+        window: int | None = None,
+        qk_norm: str | None = None,
+        rotary_base: float = 10_000.0,
+        rotary_scaling: float = 1.0,
+        filter_dropout_rate: float | None = None,
         *,
         rngs: nnx.Rngs,
     ):
         check_choice("positions", positions, POSITIONS)
         self.vocabulary, self.num_layers, self.num_heads = vocabulary, num_layers, num_heads
         self.width, self.positions, self.max_length, self.dtype = width, positions, max_length, dtype
+        self.num_kv_heads, self.window = num_kv_heads, window
         self.embedding = TokenEmbedding(vocabulary, width, dtype, rngs=rngs)
         if positions == "learned":
             self.embedding_positions = LearnedPositions(max_length, width, rngs=rngs)
@@ -71,7 +87,10 @@ class Transformer(nnx.Module):
             "norm": norm,
             "score": score,
             "normalizer": normalizer,
-            "rotary": positions == "rotary",
+            "rotary": rotary_options(positions, rotary_base, rotary_scaling),
+            "num_kv_heads": num_kv_heads,
+            "qk_norm": qk_norm,
+            "filter_dropout_rate": filter_dropout_rate,
         }
         block |= {"dropout_rate": dropout_rate, "dtype": dtype, "rngs": rngs}
         for layer in range(num_layers):
@@ -166,7 +185,7 @@ class Encoder(Transformer):
             learned = self.queries_positions if self.positions == "learned" else None
             places = self.places(tokens.shape[-1], learned)
             x, attended = add_places(jnp.zeros_like(x), places), x
-        call |= {"mask": padding(lengths), "bias": self.bias()}
+        call |= {"mask": self_mask(self.window, lengths, is_causal=False), "bias": self.bias()}
         for layer, block in enumerate(self.blocks()):
             x = block(x, tokens=attended if layer == 0 else None, **call)
         return self.read_out(x)
@@ -213,7 +232,7 @@ class Decoder(Transformer):
         call: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
         if cache is None:
             x, bias = self.embed(tokens, **call), self.bias()
-            mask = masks.causal() if lengths is None else masks.causal() & masks.padding(lengths)
+            mask = self_mask(self.window, lengths, is_causal=True)
             for block in self.blocks():
                 x = block(x, mask=mask, bias=bias, **call)
             return self.read_out(x)

@@ -125,23 +125,24 @@ class _Empty(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Edited:
-    """The state of a module, and edits of its filters by the names of the layers."""
+    """The variables of a module, and edits of its filters by the names of the layers."""
 
     state: Any
     edits: Mapping[str, Edit]
 
 
-@dataclasses.dataclass(frozen=True)
-class NNXModel:
-    """What `nnx.split` leaves of a module beside its state, as a model whose filters can be seen and edited."""
-
-    graphdef: nnx.GraphDef
+class Inspected:
+    """An NNX module that is made whole at each call, as a model whose filters can be seen and edited."""
 
     LOST_EDIT: ClassVar[str] = "is called under a transformation that keeps edits from it"
 
+    def whole(self, variables: Any) -> Any:
+        """Makes the module of its variables."""
+        raise NotImplementedError
+
     def apply(self, variables: Any, *args: Any, cache: Any = None, **kwargs: Any) -> Any:
-        """Calls a copy of the module; `variables` are its state."""
-        model = self._merge(variables)
+        """Calls the module made of its variables."""
+        model = self._edited(variables)
         if isinstance(cache, _Empty):
             cache = model.empty_cache(*cache)
         return model(*args, **kwargs) if cache is None else model(*args, cache=cache, **kwargs)
@@ -152,7 +153,7 @@ class NNXModel:
 
     def capture(self, variables: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, AttentionFilter]]:
         """Captures the filters of a call; later calls of the same layer are ``"path#1"``, ``"path#2"``."""
-        output, captured = nnx.capture(self._merge(variables), Filter)(*args, **kwargs)
+        output, captured = nnx.capture(self._edited(variables), Filter)(*args, **kwargs)
         filters = {}
         for path, variable in nnx.to_flat_state(captured):
             name = _name(path[:-1])
@@ -161,17 +162,28 @@ class NNXModel:
         return output, in_order(filters)
 
     def with_edits(self, variables: Any, edits: Mapping[str, Edit]) -> _Edited:
-        """Returns the state with edits."""
+        """Returns the variables with edits."""
         return _Edited(variables, dict(edits))
 
-    def _merge(self, variables: Any) -> Any:
+    def _edited(self, variables: Any) -> Any:
         edited = variables if isinstance(variables, _Edited) else _Edited(variables, {})
-        model = nnx.merge(self.graphdef, edited.state, copy=True)
+        model = self.whole(edited.state)
         for path, layer in nnx.iter_modules(model):
             edit = edited.edits.get(_name(path))
             if isinstance(layer, MultiHeadAttention) and edit is not None:
                 layer.edit = nnx.data(edit if layer.edit is None else in_turn(layer.edit, edit))
         return model
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXModel(Inspected):
+    """What `nnx.split` leaves of a module beside its state, which are the variables."""
+
+    graphdef: nnx.GraphDef
+
+    def whole(self, variables: Any) -> Any:
+        """Makes a copy of the module."""
+        return nnx.merge(self.graphdef, variables, copy=True)
 
 
 @as_inspectable.register(nnx.Module)

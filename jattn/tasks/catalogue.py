@@ -139,6 +139,7 @@ FROM_FILES: dict[str, Entry] = {
         units=Option("characters", "what a symbol of a text is", choices=("characters", "bytes")),
         test_share=TEST_SHARE.by_default(0.1),
         sha256=SHA256,
+        tokenizer=Option("", "a tokenizer.json of the package tokenizers, whose tokens are the symbols of a text"),
     ),
 }
 """The tasks that read a file of your own; they need one, so no table of examples walks them."""

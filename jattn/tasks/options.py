@@ -22,6 +22,7 @@ class Option:
       choices: all that a text may be.
       kind: the type of its values, ranges included; None where default and choices say it.
       required: whether it has no default.
+      argument: its name where it is made, if that is another.
     """
 
     default: Any
@@ -33,6 +34,7 @@ class Option:
     choices: tuple[str, ...] = ()
     kind: Any = None
     required: bool = False
+    argument: str = ""
 
     def by_default(self, default: Any) -> "Option":
         """Returns the same option with another default."""

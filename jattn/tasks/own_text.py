@@ -1,8 +1,11 @@
-"""A text of a person's own: each character, or byte, from those before it; the end of the text is held out."""
+"""A text of a person's own: each symbol from those before it; the end of the text is held out."""
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +30,12 @@ class Text:
 
     tokens: Int[np.ndarray, " n"]
     symbols: tuple[str, ...]
-    symbol_bytes: tuple[int, ...]
+    symbol_bytes: tuple[float, ...]
 
 
-def text(file: str = "", units: str = "characters", test_share: float = 0.1, sha256: str = "") -> Task:
+def text(
+    file: str = "", units: str = "characters", test_share: float = 0.1, sha256: str = "", tokenizer: str = ""
+) -> Task:
     """Predicts each symbol of a text from those before it in a window; the end of the text is never trained on.
 
     A source is a window of the text, the target the same window one symbol later. A blank is written ``␣``, the end of
@@ -43,11 +48,15 @@ def text(file: str = "", units: str = "characters", test_share: float = 0.1, sha
       units: what a symbol is: ``"characters"`` or ``"bytes"``. The vocabulary is all that occur, sorted.
       test_share: the share of the text, at its end, whose windows evaluation and test draw; training draws from what
         comes before. With 0 all draw from the whole text.
-      sha256: the digest that the file must have, in hexadecimal; empty where it may be any.
+      sha256: the digest that the file must have, in hexadecimal; with a tokenizer, that of both digests, one after the
+        other; empty where it may be any.
+      tokenizer: the path of a ``tokenizer.json`` of the package ``tokenizers``. Its tokens, without those that it adds
+        at the ends, are the symbols then, and all of them the vocabulary; each counts as the mean bytes of a token of
+        the text.
 
     Raises:
       ValueError: if there is no such file, it is no text of these units, it has another digest, or a side of the split
-        has fewer than two symbols.
+        has fewer than two symbols; if there is no such tokenizer, or units are given besides.
 
     Example:
       >>> import pathlib, tempfile
@@ -61,13 +70,19 @@ def text(file: str = "", units: str = "characters", test_share: float = 0.1, sha
     check_share(test_share)
     if units not in UNITS:
         raise ValueError(f"units: expected 'characters' or 'bytes', got {units!r}")
-    found, digest = read_file(file, sha256, "a file of text", _READERS[units])
+    if tokenizer and units != "characters":
+        raise ValueError(f"units: expected none with a tokenizer, whose tokens are the units, got {units!r}")
+    found, digest, split = _read_tokens(file, tokenizer) if tokenizer else (*_read_units(file, units), _SPLITS[units])
+    if sha256 and sha256 != digest:
+        which = f"{file} or {tokenizer}" if tokenizer else file
+        raise ValueError(f"file: {which} has changed: expected the SHA-256 {sha256}, got {digest}")
     count = round(test_share * len(found.tokens))
     train, test = np.split(found.tokens, [len(found.tokens) - count])
+    what = "tokens" if tokenizer else units
     least = min(len(part) for part in (train, test if test_share else train))
     if least < 2:
         raise ValueError(
-            f"test_share: expected at least 2 {units} to train on and to hold out of the {len(found.tokens)} in "
+            f"test_share: expected at least 2 {what} to train on and to hold out of the {len(found.tokens)} in "
             f"{Path(file).name}, got {len(train)} and {count}"
         )
     longest = min(LONGEST, least - 1)
@@ -80,7 +95,7 @@ def text(file: str = "", units: str = "characters", test_share: float = 0.1, sha
         length=min(LENGTH, longest),
         layouts=("causal",),
         has_oracle=False,
-        split=_split_characters if units == "characters" else _split_bytes,
+        split=split,
         sha256=digest,
         symbol_bytes=found.symbol_bytes,
     )
@@ -98,16 +113,20 @@ def _sampler(tokens: Int[np.ndarray, " n"]) -> Callable[..., Sequence]:
     return sample
 
 
-def _read_characters(path: Path, data: bytes) -> Text:
+def _decoded(path: Path, data: bytes, hint: str) -> str:
     try:
         letters = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"file: {path.name}, line {line}: expected UTF-8, got byte {data[error.start]:#04x}; "
-            "task.units = 'bytes' reads any file"
+            f"file: {path.name}, line {line}: expected UTF-8, got byte {data[error.start]:#04x}{hint}"
         ) from None
     _check_length(path, data)
+    return letters
+
+
+def _read_characters(path: Path, data: bytes) -> Text:
+    letters = _decoded(path, data, "; task.units = 'bytes' reads any file")
     codes, tokens = np.unique(np.frombuffer(letters.encode("utf-32-le"), np.uint32), return_inverse=True)
     characters = [chr(code) for code in codes.tolist()]
     return Text(_small(tokens), tuple(map(_written, characters)), tuple(len(c.encode("utf-8")) for c in characters))
@@ -120,6 +139,54 @@ def _read_bytes(path: Path, data: bytes) -> Text:
 
 
 _READERS = {"characters": _read_characters, "bytes": _read_bytes}
+
+
+def _read_units(file: str, units: str) -> tuple[Text, str]:
+    return read_file(file, "", "a file of text", _READERS[units])
+
+
+def _read_tokens(file: str, tokenizer: str) -> tuple[Text, str, Callable[[str], list[str]]]:
+    """Reads a text by a tokenizer; returns it, the digest of both files, and what splits a text in the same way."""
+    try:
+        found, of_tokenizer = read_file(tokenizer, "", "a file of the package tokenizers", _read_tokenizer)
+    except ValueError as error:
+        raise ValueError(f"tokenizer:{str(error).partition(':')[2]}") from None
+    read, of_text = read_file(file, "", "a file of text", _reader_by(found))
+    both = hashlib.sha256(f"{of_text}{of_tokenizer}".encode()).hexdigest()
+    return read, both, lambda words: found.encode(words, add_special_tokens=False).tokens
+
+
+def _read_tokenizer(path: Path, data: bytes) -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise ValueError(
+            "file: expected the package 'tokenizers', which is not installed; the extra 'pretrained' of jattn has it"
+        ) from None
+    try:
+        found = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:  # of whatever kind the package raises
+        reason = " ".join(str(error).split())
+        raise ValueError(f"file: {path.name}: expected a file of the package tokenizers, got: {reason}") from None
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _reader_by(tokenizer: Any) -> Callable[[Path, bytes], Text]:
+    """Makes what reads a text by a tokenizer, the same for the same tokenizer, so that a text is read once."""
+
+    def read(path: Path, data: bytes) -> Text:
+        letters = _decoded(path, data, "")
+        tokens = np.array(tokenizer.encode(letters, add_special_tokens=False).ids, np.int64)
+        if not tokens.size:
+            raise ValueError(f"file: {path.name}: expected a text, got one without a token")
+        size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        symbols = tuple(tokenizer.id_to_token(token) or f"<{token}>" for token in range(size))
+        return Text(_small(tokens), symbols, (len(data) / len(tokens),) * size)
+
+    return read
 
 
 def _check_length(path: Path, data: bytes) -> None:
@@ -138,6 +205,9 @@ def _split_characters(words: str) -> list[str]:
 
 def _split_bytes(words: str) -> list[str]:
     return [_written_byte(byte) for byte in words.encode("utf-8")]
+
+
+_SPLITS = {"characters": _split_characters, "bytes": _split_bytes}
 
 
 def _written_byte(byte: int) -> str:

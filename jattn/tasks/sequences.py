@@ -81,7 +81,7 @@ class Task:
     judged: Callable[[PRNGKeyArray, Int[Array, ""], int], Sequence] | None = None
     has_oracle: bool = True
     split: Callable[[str], list[str]] = str.split
-    symbol_bytes: tuple[int, ...] = ()
+    symbol_bytes: tuple[float, ...] = ()
     sha256: str = ""
     layout_reason: str = ""
 

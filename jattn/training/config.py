@@ -259,7 +259,9 @@ class Config(Section):
         vars(self.task).update({"min_length": task.length, "max_length": task.length} | self.task.given())
         if self.task.reads():
             # What a run has read belongs to it, wherever it is resumed from.
-            vars(self.task).update(file=os.path.abspath(getattr(self.task, "file")), sha256=task.sha256)  # noqa: B009
+            paths = {key: getattr(self.task, key, "") for key in ("file", "tokenizer")}
+            found = {key: os.path.abspath(path) for key, path in paths.items() if path}
+            vars(self.task).update(found, sha256=task.sha256)
 
     def longest(self) -> int:
         """The longest source of training and test."""

@@ -88,19 +88,23 @@ def _watching_problems(config: Config) -> list[str]:
     return problems
 
 
+def _not_a_divisor(key: str, value: int | None, whole_key: str, whole: int) -> list[str]:
+    """Says that a number does not divide another, and which one near it does."""
+    if value is None or whole % value == 0:
+        return []
+    nearest = min((n for n in range(1, whole + 1) if whole % n == 0), key=lambda n: abs(n - value))
+    return [f"{key}: expected a divisor of {whole_key} {whole}, got {value}; nearest: {nearest}"]
+
+
 def _model_problems(config: Config) -> list[str]:
     """Lists sizes of a model that do not fit one another."""
     task, model, problems = config.task, config.model, []
     if "model.kind" in config.parts:
         return []
-    if model.num_heads and model.width % model.num_heads:
-        divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - model.num_heads))
-        problems.append(
-            f"model.num_heads: expected a divisor of model.width {model.width}, got {model.num_heads}; "
-            f"nearest: {nearest}"
-        )
-    elif model.positions == "rotary" and (model.width // model.num_heads) % 2:
+    problems += _not_a_divisor("model.num_heads", model.num_heads, "model.width", model.width)
+    kv_heads = getattr(model, "num_kv_heads", None)
+    problems += _not_a_divisor("model.num_kv_heads", kv_heads, "model.num_heads", model.num_heads)
+    if not problems and model.positions == "rotary" and (model.width // model.num_heads) % 2:
         key = _given(config, "model.num_heads", "model.width")
         problems.append(
             f"{key}: rotary positions need an even model.width / model.num_heads, "

@@ -16,9 +16,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jattn.decode.protocol import as_inspectable
 from jattn.filters.filter import AttentionFilter, folds
 from jattn.filters.names import in_order
-from jattn.linen.capture import capture_filters
 from jattn.rules.grids import static, whole_grid
 from jattn.rules.mask import Mask
 from jattn.tasks import Batch, make_batch
@@ -78,7 +78,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             batch = setup.judging_batch(rng, indices)
         else:
             batch = make_batch(setup.task.as_judged(), setup.layout, rng, indices, (shortest, longest), room)
-        logits, filters = capture_filters(setup.model, {"params": params}, allow_none=True, **batch.inputs)
+        logits, filters = as_inspectable(setup.model).capture({"params": params}, **batch.inputs)
         correct = is_correct(logits, batch)
         sums = {
             "loss": jnp.sum(cross_entropy(logits, batch)),
@@ -89,7 +89,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             "layers": {name: _layer_sums(setup, name, layer, batch) for name, layer in filters.items()},
         }
         if setup.task.symbol_bytes:
-            sizes = jnp.array(setup.task.symbol_bytes, jnp.int32)[batch.targets]
+            sizes = jnp.array(setup.task.symbol_bytes, jnp.float32)[batch.targets]
             sums["bytes"] = jnp.sum(jnp.where(batch.scored, sizes, 0))
         few = min(setup.config.run.probes, size)
         batch, predictions, filters = jax.tree.map(lambda x: x[:few], (batch, jnp.argmax(logits, axis=-1), filters))

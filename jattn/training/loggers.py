@@ -11,7 +11,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from jattn.drawing.ink import LINEAR, ROOTED
 from jattn.report.record import read_filters, steps_of_snapshots
 from jattn.report.snapshots import Kept, Pooled
 from jattn.training.config import Config
+from jattn.training.own.code import Code, line_that_raised
 from jattn.training.reading import ConfigError
 from jattn.training.run_folder import RunFolderError
 from jattn.training.tables import LOGGERS
@@ -111,7 +112,7 @@ class WeightsAndBiases:
 
 def check_loggers(config: Config) -> None:
     """Raises a ConfigError, with the command that helps, if the library of a logger is not installed."""
-    for name in config.run.logger:
+    for name in (name for name in config.run.logger if name in LOGGERS):
         package = LOGGERS[name].package
         found = importlib.util.find_spec(package)
         # A folder of that name, such as W&B makes, is found as well; it has no origin.
@@ -139,7 +140,7 @@ class Loggers:
         self._others = {name: state for name, state in known.items() if name not in self._states}
         self._loggers: dict[str, Logger] = {}
         for name, state in self._states.items():
-            self._loggers[name] = LOGGERS[name].load()(folder, config, state)
+            self._loggers[name] = _made(name, folder, config, state)
         self._catch_up(folder, rows)
 
     def _catch_up(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -182,6 +183,39 @@ class Loggers:
         """Lets each write what is left."""
         for logger in self._loggers.values():
             logger.close()
+
+
+def _made(name: str, folder: Path, config: Config, state: dict[str, Any]) -> Any:
+    """Makes a logger of a name; one of a person's own says what is wrong with it in one line."""
+    if name in LOGGERS:
+        return LOGGERS[name].load()(folder, config, state)
+    code = config.parts[f"run.logger {name}"].code
+    return _Own(code, folder, config, state)
+
+
+class _Own:
+    """A logger of a person's own; what it raises names its line."""
+
+    def __init__(self, code: Code, folder: Path, config: Config, state: dict[str, Any]) -> None:
+        self._code = code
+        with self._naming():
+            self._logger = code.made(folder, config, state)
+
+    def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
+        with self._naming():
+            self._logger.log(step, numbers, pictures)
+
+    def close(self) -> None:
+        with self._naming():
+            self._logger.close()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            said = line_that_raised(error, self._code.path)
+            raise ConfigError(f"run.logger: {self._code.name}: {said}") from error
 
 
 def _order(row: Mapping[str, Any]) -> tuple[int, int]:

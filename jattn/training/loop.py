@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from jattn.report import render
 from jattn.tasks import Task
@@ -32,7 +31,7 @@ def train(
     config: Config,
     *,
     task: Task | None = None,
-    model: nn.Module | None = None,
+    model: Any = None,
     optimizer: optax.GradientTransformation | None = None,
     signals: Interrupts | None = None,
     report: Reporter | None = None,
@@ -43,8 +42,9 @@ def train(
     Args:
       config: of the run; its folder is held until the end.
       task: an own task in place of ``config.task``'s; layout and lengths are still the config's.
-      model: an own linen module in place of ``config.model``'s. It is called as ``model(**batch.inputs,
-        deterministic=...)`` and returns logits over the task's symbols and the layout's special tokens.
+      model: an own linen module in place of ``config.model``'s, or an NNX module, which stays as it is: training
+        begins with its parameters, for every seed. It is called as ``model(**batch.inputs, deterministic=...)`` and
+        returns logits over the task's symbols and the layout's special tokens.
       optimizer: an own optimizer in place of ``config.training``'s; rows of metrics then have no learning rate.
       signals: of `jattn.training.interrupts.interrupts`, in whose time this runs; None handles no signals.
       report: of `jattn.training.progress`, which shows the run and was shown what is asked for; None makes one.

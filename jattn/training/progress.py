@@ -202,6 +202,9 @@ def sweep_reporter(steps: int) -> Iterator[SweepReporter]:
 @contextmanager
 def _console_and_status(steps: int) -> Iterator[tuple[Console, Status | None]]:
     console = Console()
+    if console.is_jupyter:
+        # In a notebook a display of each line is too much, and a last line that moves cannot be had.
+        console = Console(force_jupyter=False, force_terminal=False)
     if not console.is_terminal or console.is_dumb_terminal:
         yield console, None
         return

@@ -114,12 +114,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _with_file_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the values with the file that a task reads found beside the config, else left as it is."""
+    """Returns the values with the files that a task reads found beside the config, else left as they are."""
     task = values.get("task")
-    file = task.get("file") if isinstance(task, dict) else None
-    if not isinstance(file, str) or not file or not (folder / file).is_file():
+    if not isinstance(task, dict):
         return values
-    return values | {"task": values["task"] | {"file": os.path.abspath(folder / file)}}
+    named = {key: task[key] for key in ("file", "tokenizer") if isinstance(task.get(key), str) and task[key]}
+    found = {key: os.path.abspath(folder / name) for key, name in named.items() if (folder / name).is_file()}
+    return values | {"task": task | found} if found else values
 
 
 def places_beside(file: Path) -> Places:
@@ -228,7 +229,7 @@ def differences(config: Config, other: Config) -> list[str]:
     """
     ours, theirs = config.model_dump(), other.model_dump()
     same_file = ours["task"].get("sha256") and ours["task"].get("sha256") == theirs["task"].get("sha256")
-    left_out = {*HOW_WRITTEN, "task.file"} if same_file else HOW_WRITTEN
+    left_out = {*HOW_WRITTEN, "task.file", "task.tokenizer"} if same_file else HOW_WRITTEN
     return [
         f"{table}.{key}: {ours[table].get(key)!r} | {theirs[table].get(key)!r}"
         for table in ours

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import optax
-from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from jattn.report.rows import final_test
@@ -45,7 +44,7 @@ def restore(
     best: bool = False,
     *,
     task: Task | None = None,
-    model: nn.Module | None = None,
+    model: Any = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Restored:
     """Reads the model of a run: its parts, and the parameters of its latest checkpoint or of its best.

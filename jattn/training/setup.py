@@ -13,12 +13,15 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from jattn.rules.scores import soft_cap
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.tasks.options import Entry
 from jattn.training.config import Config, ModelConfig, TrainingConfig
 from jattn.training.own.checks import check_call, check_optimizer, check_schedule, check_task, naming_the_line, takes
 from jattn.training.own.code import OwnError
+from jattn.training.own.nnx_modules import as_functional, make_functional, makes_nnx
 from jattn.training.own.parts import OwnPart
+from jattn.training.own.signatures import is_nnx
 from jattn.training.reading import ConfigError
 from jattn.training.schedules import with_warmup
 from jattn.training.sections import Section
@@ -34,7 +37,8 @@ class Setup:
 
     Attributes:
       config: of the run.
-      task, layout, model, optimizer: what is learned, how the model sees it, what learns and how.
+      task, layout, model, optimizer: what is learned, how the model sees it, what learns and how; an NNX module is in
+        its functional form, with the methods of a linen one.
       schedule: the learning rate by step; None where an own optimizer has its own.
       mesh: the devices, on one axis ``data``.
       own: what stands in place of the config's task and model, by name and in words.
@@ -43,7 +47,7 @@ class Setup:
     config: Config
     task: Task
     layout: Layout
-    model: nn.Module
+    model: Any
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule | None
     mesh: Mesh
@@ -113,7 +117,7 @@ class Setup:
 def make_setup(
     config: Config,
     task: Task | None = None,
-    model: nn.Module | None = None,
+    model: Any = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Setup:
     """Makes the parts of a run; nothing is compiled yet.
@@ -133,9 +137,11 @@ def make_setup(
         ("model", model, nn.Module),
         ("optimizer", optimizer, optax.GradientTransformation),
     ):
-        if part is not None and not isinstance(part, kind):
+        if part is not None and not isinstance(part, kind) and not (name == "model" and _is_nnx_module(part)):
             raise TypeError(f"{name}: expected a {kind.__name__}, got {type(part).__name__}")
-    own = {"task": task and task.name, "model": model and _in_one_line(model)}
+    own = {"task": task and task.name}
+    if model is not None:
+        model, own["model"] = as_functional(model) if is_nnx(model) else (model, _in_one_line(model))
     if task is not None:
         _check_task(task, config)
     parts = own_parts(config, task, model, optimizer)
@@ -221,6 +227,10 @@ def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: t
         )
 
 
+def _is_nnx_module(model: Any) -> bool:
+    return is_nnx(model) and not isinstance(model, type)
+
+
 def _in_one_line(model: nn.Module) -> str:
     return " ".join(word for word in repr(model).replace("# attributes", "").split())
 
@@ -238,16 +248,18 @@ def _check_task(task: Task, config: Config) -> None:
         )
 
 
-def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> nn.Module:
+def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> Any:
     """Makes the model of a kind that reads a layout, from what the config says of it."""
     kind = config.chosen("kind")
     options: dict[str, Any] = config.model_dump()
     for key, table in (("score", SCORES), ("normalizer", NORMALIZERS)):
         if key in options:
             options[key] = _make(table[options[key]], config)
+    if "soft_cap" in options:
+        options["score"] = soft_cap(options["score"], options["soft_cap"])
     options |= {"vocabulary": vocabulary, "cell": config.kind, "dtype": jnp.dtype(dtype), "layout": layout}
     if isinstance(kind, OwnPart):
-        return kind.make(nn.Module, **options)
+        return make_functional(kind, options) if makes_nnx(kind) else kind.make(nn.Module, **options)
     model = kind.maker(layout)
     return model(**{field.name: options[field.name] for field in dataclasses.fields(model) if field.name in options})
 
@@ -281,7 +293,8 @@ def make_optimizer(config: TrainingConfig, schedule: optax.Schedule | None) -> o
 
 def _make(made: Entry, section: Section, *arguments: Any) -> Any:
     """Makes what a section of the config chose, with the options it has there."""
-    return made.load()(*arguments, **{key: getattr(section, key) for key in made.options})
+    given = {option.argument or key: getattr(section, key) for key, option in made.options.items()}
+    return made.load()(*arguments, **given)
 
 
 def make_mesh(config: Config) -> Mesh:

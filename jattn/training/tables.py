@@ -10,6 +10,25 @@ from typing import Any
 from jattn.tasks.options import Entry, Option, entry
 
 STACK = ("num_layers", "num_heads", "width", "hidden", "norm", "positions", "score", "normalizer", "dropout_rate")
+CHOICES = {
+    "num_kv_heads": Option(
+        None, "heads of keys and values; must divide num_heads, which it is by default", kind=int, least=1, most=256
+    ),
+    "window": Option(
+        None,
+        "tokens that self-attention sees to a side, its own included; all by default",
+        kind=int,
+        least=1,
+        most=65_536,
+    ),
+    "qk_norm": Option(None, "norm of queries and keys; none by default", choices=("layer", "rms")),
+    "soft_cap": Option(None, "bound c of scores, c tanh(score / c); none by default", kind=float, above=0, most=1e38),
+    "filter_dropout_rate": Option(
+        None, "chance of each weight to be dropped; dropout_rate by default", kind=float, least=0, below=1
+    ),
+}
+"""What the attention of a transformer may have besides."""
+
 CELLS = ("attention", "num_layers", "width", "dropout_rate")
 
 
@@ -27,6 +46,7 @@ class Kind(Entry):
 KINDS: dict[str, Kind] = {
     "transformer": Kind(
         uses=STACK,
+        options=CHOICES,
         models={
             "encoder": "jattn.linen.models:Encoder",
             "causal": "jattn.linen.models:Decoder",
@@ -36,7 +56,7 @@ KINDS: dict[str, Kind] = {
     ),
     "gru": Kind(uses=CELLS, models={"encoder_decoder": "jattn.linen.recurrent:RecurrentEncoderDecoder"}),
     "lstm": Kind(uses=CELLS, models={"encoder_decoder": "jattn.linen.recurrent:RecurrentEncoderDecoder"}),
-    "pooled": Kind(uses=STACK, models={"encoder_decoder": "jattn.linen.models:PooledEncoder"}),
+    "pooled": Kind(uses=STACK, options=CHOICES, models={"encoder_decoder": "jattn.linen.models:PooledEncoder"}),
 }
 """The kinds of model, with the keys of the config that each uses."""
 
@@ -53,7 +73,10 @@ ATTENTION: dict[bool, Entry] = {False: entry(), True: entry("", "num_heads")}
 POSITIONS: dict[str, Entry] = {
     "sinusoidal": entry(),
     "learned": entry(max_length=Option(512, "the longest length of learned positions", least=1, most=65_536)),
-    "rotary": entry(),
+    "rotary": entry(
+        rotary_base=Option(10_000.0, "the longest wavelength over 2 pi", above=1, most=1e38),
+        rotary_scaling=Option(1.0, "what positions are divided by", above=0, most=1e38),
+    ),
     "alibi": entry(),
     "relative": entry(),
     "none": entry(),
@@ -62,15 +85,29 @@ POSITIONS: dict[str, Entry] = {
 SCORES: dict[str, Entry] = {
     "scaled_dot": entry("jattn.rules.scores:scaled_dot"),
     "cosine": entry("jattn.rules.scores:cosine", temperature=Option(0.1, "what divides cosines", above=0, most=1e38)),
+    "negative_squared_distance": entry(
+        "jattn.rules.scores:negative_squared_distance",
+        distance_scale=Option(1.0, "what multiplies squared distances", above=0, most=1e38, argument="scale"),
+    ),
 }
 """How queries and keys are compared; the options are arguments of the function."""
 
 NORMALIZERS: dict[str, Entry] = {
     "softmax": entry("jattn.rules.normalizers:softmax"),
-    "softmax_plus_one": entry("jattn.rules.normalizers:softmax_plus_one"),
-    "sigmoid": entry("jattn.rules.normalizers:sigmoid"),
+    "softmax_plus_one": entry(
+        "jattn.rules.normalizers:softmax_plus_one",
+        sink=Option(0.0, "score of the sink, which takes weight and has no value", least=-1e38, most=1e38),
+    ),
+    "sigmoid": entry(
+        "jattn.rules.normalizers:sigmoid",
+        sigmoid_bias=Option(0.0, "what is added to scores before the sigmoid", least=-1e38, most=1e38, argument="bias"),
+    ),
     "entmax15": entry("jattn.rules.normalizers:entmax15"),
     "sparsemax": entry("jattn.rules.normalizers:sparsemax"),
+    "top_k": entry(
+        "jattn.rules.normalizers:top_k",
+        top_k=Option(8, "how many keys have weight", argument="k", least=1, most=65_536),
+    ),
 }
 """What makes weights of scores."""
 

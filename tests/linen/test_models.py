@@ -492,3 +492,45 @@ def test_each_layer_says_which_sequences_its_filter_relates(kind):
     model, given = kind(vocabulary=7), (TOKENS,) if kind in (Encoder, Decoder) else (SOURCE, TOKENS)
     _, filters = jax.eval_shape(lambda: capture_filters(model, model.init(jax.random.key(0), *given), *given))
     assert {name: filter.relates for name, filter in filters.items()} == SIDES[kind]
+
+
+def test_self_attention_has_grouped_heads_a_window_and_norms_of_queries_and_keys():
+    options = {"num_kv_heads": 1, "window": 2, "qk_norm": "rms", "positions": "rotary", "rotary_base": 50.0}
+    model = Decoder(**SIZES | options)
+    variables = drawn_like(model, TOKENS)
+    own = variables["params"]["block_0"]["attention"]
+    assert own["key"]["kernel"].shape == own["value"]["kernel"].shape == (8, 1, 4)
+    assert own["query_ln"]["scale"].shape == own["key_ln"]["scale"].shape == (4,)
+    logits, filters = jax.jit(lambda: capture_filters(model, variables, TOKENS))()
+    distance = np.arange(6)[:, None] - np.arange(6)
+    weights = filters["block_0/attention"].weights()
+    assert_array_equal(weights > 0, np.broadcast_to((distance >= 0) & (distance < 2), weights.shape))
+    assert filters["block_0/attention"].key.shape[-2] == 1
+    read = jax.jit(model.apply)
+    _, cache = read(variables, TOKENS[:, :4], cache=model.empty_cache(batch=(2,), slots=6))
+    later, _ = read(variables, TOKENS[:, 4:], cache=cache)
+    close(later, logits[:, 4:])
+    assert cache[0].key.shape == (2, 1, 6, 4)
+
+
+def test_a_window_has_two_sides_where_later_tokens_are_seen():
+    model, lengths = Encoder(**SIZES, window=2), jnp.array([6, 3])
+    variables = drawn_like(model, TOKENS)
+    _, filters = jax.jit(lambda: capture_filters(model, variables, TOKENS, lengths))()
+    distance = abs(np.arange(6)[:, None] - np.arange(6))
+    weights = np.asarray(filters["block_0/attention"].weights())
+    assert_array_equal(weights[0, 0] > 0, distance < 2)
+    assert_array_equal(weights[1, 0] > 0, (distance < 2) & (np.arange(6) < 3))
+    with pytest.raises(ValueError, match=r"^window: expected at least 1 token, got 0"):
+        jax.eval_shape(Encoder(**SIZES, window=0).init, jax.random.key(0), TOKENS)
+
+
+@pytest.mark.parametrize(("rate", "of_filters", "drops"), [(0.0, 0.5, True), (0.5, 0.0, False), (0.5, None, True)])
+def test_filters_have_a_dropout_of_their_own(rate, of_filters, drops):
+    model = Encoder(**SIZES, dropout_rate=rate, filter_dropout_rate=of_filters)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+
+    def look():
+        return capture_filters(model, model.init(rngs, TOKENS), TOKENS, deterministic=False, rngs=rngs)[1]
+
+    assert (jax.eval_shape(look)["block_0/attention"].program.dropout is not None) == drops

@@ -29,6 +29,11 @@ MODELS = {
     "encoder, positions, post": ("Encoder", {"queries": "positions", "norm": "post"}),
     "decoder": ("Decoder", {}),
     "decoder, rotary": ("Decoder", {"positions": "rotary"}),
+    "decoder, grouped window": (
+        "Decoder",
+        {"num_kv_heads": 1, "window": 2, "qk_norm": "rms", "positions": "rotary", "rotary_base": 50.0},
+    ),
+    "encoder, window": ("Encoder", {"window": 2, "qk_norm": "layer", "filter_dropout_rate": 0.5}),
     "decoder, learned": ("Decoder", {"positions": "learned", "max_length": 12, "dtype": jnp.bfloat16}),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -20,7 +21,7 @@ from jattn.training.announcing import result_words
 from jattn.training.describing import describe_probes
 from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.journal import Journal
-from jattn.training.reading import ConfigError, check
+from jattn.training.reading import ConfigError, check, differences
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 
@@ -150,3 +151,66 @@ def test_a_text_is_never_solved(tmp_path):
     task = {"name": "text", "file": written(tmp_path, ALPHABET * 4), **SMALL}
     with pytest.raises(ConfigError, match="stop_when_solved: task 'text' is judged by its loss, which solves nothing"):
         check({"task": task, "training": {"stop_when_solved": True}}, "test")
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory):
+    """Writes a text, and a tokenizer of words with one token that the text lacks."""
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = tmp_path_factory.mktemp("tokenized")
+    vocabulary = {"[UNK]": 0, "la": 1, "le": 2, "lu": 3, "[END]": 5}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 5)])
+    made.save(str(folder / "tokenizer.json"))
+    return written(folder, "la le la é " * 10), str(folder / "tokenizer.json")
+
+
+def test_the_tokens_of_a_tokenizer_are_the_symbols(tokenized):
+    task = text(tokenized[0], test_share=0.25, tokenizer=tokenized[1])
+    assert task.symbols == ("[UNK]", "la", "le", "lu", "<4>", "[END]")
+    assert task.split("le la lo") == ["le", "la", "[UNK]"]
+    assert task.symbol_bytes == (12 / 4,) * 6
+    assert (task.longest, task.length) == (9, 9)
+    ring = ["la", "le", "la", "[UNK]"] * 3
+    assert windows(task, task.judged, 2, 9) == {
+        ("".join(ring[i : i + 2]), "".join(ring[i + 1 : i + 3])) for i in range(4)
+    }
+
+
+def test_a_tokenizer_belongs_to_the_run(tokenized, tmp_path):
+    file, tokenizer = tokenized
+
+    def config(**more):
+        given = {"name": "text", "layout": "causal", "file": file, "tokenizer": tokenizer} | more
+        return check({"task": given, "run": {"folder": str(tmp_path)}}, "test")
+
+    then = config()
+    moved = tmp_path / "tokenizer.json"
+    moved.write_bytes(Path(tokenizer).read_bytes())
+    assert differences(config(tokenizer=str(moved)), then) == []
+    digest = then.task.model_dump()["sha256"]
+    assert config(sha256=digest).task.model_dump() == then.task.model_dump()
+    moved.write_text(moved.read_text().replace('"lu"', '"lo"'))
+    changed = differences(config(tokenizer=str(moved)), then)
+    assert {line.partition(":")[0] for line in changed} >= {"task.sha256"}
+    with pytest.raises(ConfigError, match=r"task\.file: .* or .*tokenizer\.json has changed: expected the SHA-256"):
+        config(tokenizer=str(moved), sha256=digest)
+
+
+WRONG_TOKENIZERS = {
+    "none": (None, {}, "task.tokenizer: expected a file of the package tokenizers, got "),
+    "no JSON": (b"la le", {}, "task.tokenizer: mine.txt: expected a file of the package tokenizers, got: "),
+    "units": (b"", {"units": "bytes"}, "task.units: expected none with a tokenizer, whose tokens are the units, got"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_TOKENIZERS)
+def test_what_is_no_tokenizer_is_answered_in_one_line(tokenized, tmp_path, mistake):
+    content, options, words = WRONG_TOKENIZERS[mistake]
+    tokenizer = str(tmp_path / "nothing.json") if content is None else written(tmp_path, content)
+    given = {"name": "text", "layout": "causal", "file": tokenized[0], "tokenizer": tokenizer} | options
+    with pytest.raises(ConfigError) as refused:
+        check({"task": given}, "test")
+    assert str(refused.value).startswith(f"test: {words}")
+    assert "\n" not in str(refused.value)

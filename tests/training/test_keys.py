@@ -26,7 +26,7 @@ OTHER_VALUES = {
     "kind": ["gru", "lstm", "pooled", "transformer"],
     "attention": [True, False],
     "num_layers": [2],
-    "num_heads": [2],
+    "num_heads": [4],
     "width": [12],
     "hidden": [9],
     "norm": ["post"],
@@ -37,6 +37,17 @@ OTHER_VALUES = {
     "temperature": [0.7],
     "normalizer": [*tables.NORMALIZERS],
     "dropout_rate": [0.25],
+    "num_kv_heads": [1],
+    "window": [2],
+    "qk_norm": ["layer", "rms"],
+    "soft_cap": [3.0],
+    "filter_dropout_rate": [0.5],
+    "rotary_base": [500.0],
+    "rotary_scaling": [2.0],
+    "distance_scale": [0.5],
+    "sink": [-1.0],
+    "sigmoid_bias": [-1.0],
+    "top_k": [2],
 }
 """Values of each key of a model that are not its default, or all that there are."""
 
@@ -46,6 +57,8 @@ BASES = [
     *({"kind": kind, "layout": layout} for kind, layout in KINDS),
     {"kind": "transformer", "layout": "encoder", "positions": "learned"},
     {"kind": "transformer", "layout": "encoder_decoder", "score": "cosine"},
+    {"kind": "transformer", "layout": "encoder", "positions": "rotary"},
+    {"kind": "transformer", "layout": "decoder", "score": "negative_squared_distance"},
     {"kind": "gru", "layout": "encoder_decoder", "attention": False},
     {"kind": "pooled", "layout": "encoder_decoder", "score": "cosine", "positions": "learned"},
     *({"kind": "transformer", "layout": "causal", "normalizer": name} for name in tables.NORMALIZERS),
@@ -55,7 +68,8 @@ BASES = [
 
 
 def values_of(base, **changes):
-    model = {"width": 8} | {key: value for key, value in (base | changes).items() if key != "layout"}
+    heads = {} if (base | changes).get("attention") is False else {"num_heads": 2}
+    model = {"width": 8} | heads | {key: value for key, value in (base | changes).items() if key != "layout"}
     name = "induction" if base["layout"] == "causal" else "copy"
     task = {"name": name, "layout": base["layout"], "min_length": 3, "max_length": 3, "symbols": 3}
     return {"task": task, "model": model, "training": {"batch_size": 2}, "run": {"devices": 1}}
@@ -63,7 +77,7 @@ def values_of(base, **changes):
 
 @functools.cache
 def computed(values):
-    """Returns, as text, what the model that a config asks for computes in training."""
+    """Returns, as text and constants, what the model that a config asks for computes in training."""
     setup = make_setup(check({table: dict(entries) for table, entries in values}, "test"))
     rng = jax.random.key(0)
 
@@ -72,7 +86,8 @@ def computed(values):
         return setup.apply(params, batch, deterministic=False, rngs={"dropout": rng})
 
     batch = jax.eval_shape(lambda: setup.training_batch(rng, jnp.arange(2)))
-    return str(jax.make_jaxpr(loss)(jax.eval_shape(setup.init, batch), rng))
+    traced = jax.make_jaxpr(loss)(jax.eval_shape(setup.init, batch), rng)
+    return str(traced), [jnp.asarray(constant).tolist() for constant in traced.consts if constant.size < 100]
 
 
 def problem_of(values):
@@ -102,7 +117,7 @@ def test_every_key_of_a_model_is_used_or_refused(base):
     assert used | refused == set(ModelConfig.model_fields)
     assert {"width", "num_layers", "dropout_rate"} <= used
     written = check(values_of(base), "test").model_dump()["model"]
-    assert used - {"kind"} <= set(written) <= used | {"kind", "positions", "queries", "score"}
+    assert used - {"kind", *tables.CHOICES} <= set(written) <= used | {"kind", "positions", "queries", "score"}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -123,7 +138,7 @@ OTHER_OPTIONS = {
     "names": 20, "hops": 2, "max_count": 18, "base": 7, "modulus": 11, "depth": 1, "operators": 2,
     "split": "train", "read_at": "end", "facts": 2, "image": 16, "patch": 3, "shape": 3, "symbols": 6,
     "train_share": 0.5, "split_seed": 1, "generator": "chomsky", "file": "a", "units": "bytes", "test_share": 0.5,
-    "sha256": "a",
+    "sha256": "a", "tokenizer": "a",
 }  # fmt: skip
 
 GENERATORS = {"selective_copy": "mad", "associative_recall": "safari", "mqar": "zoology", "induction": "safari"}

@@ -11,8 +11,9 @@ from jattn.report.record import Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training import train
 from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
+from jattn.training.own.keys import files_of_code
 from jattn.training.profiling import Profiler
-from jattn.training.reading import ConfigError, check, differences
+from jattn.training.reading import ConfigError, check, differences, places_beside
 from jattn.training.run_folder import RunFolderError, read_metrics
 from jattn.training.tables import LOG_FOLDS, LOGGERS
 
@@ -260,3 +261,75 @@ def test_a_trace_is_of_what_is_left_of_its_steps(tmp_path, monkeypatch, steps, t
     profiler.close()
     assert called == traced
     assert said == ["run.profile: nothing is traced, as steps 100 to 110 were taken before"] * line
+
+
+OWN = """
+class Losses:
+    def __init__(self, folder, config, state):
+        self.path, state["runs"] = folder / "losses.txt", state.get("runs", 0) + 1
+
+    def log(self, step, numbers, pictures):
+        with open(self.path, "a") as file:
+            file.writelines(f"{step} {name}\\n" for name in (*numbers, *pictures))
+
+    def close(self):
+        1 / 0
+
+
+class Mute:
+    def __init__(self, folder, config, state):
+        pass
+
+    def close(self):
+        pass
+
+
+class Alone:
+    def log(self, step, numbers, pictures):
+        pass
+
+    def close(self):
+        pass
+
+
+made = 3
+"""
+
+
+def own_config(folder, *names):
+    (folder / "zz_logger.py").write_text(OWN)
+    places = places_beside(folder / "exp.toml")
+    return check({"run": {"logger": [f"zz_logger.py:{name}" for name in names]}}, "test", places=places)
+
+
+def test_a_logger_of_ones_own_gets_each_row_once_and_belongs_to_the_run(tmp_path):
+    config, run = own_config(tmp_path, "Losses"), tmp_path / "run"
+    run.mkdir()
+    for rows in ([], ROWS[:3]):
+        loggers = Loggers(config, run, rows)
+        for row in ROWS[len(rows) : 5]:
+            loggers.row(row)
+    loggers.filters(5, {"attention": np.ones((1, 2, 3, 3), np.float32)})
+    with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Losses: line 11 raises ZeroDivisionError: "):
+        loggers.close()
+    lines = (run / "losses.txt").read_text().splitlines()
+    assert lines == [*(f"{row['step']} {row['kind']}/loss" for row in ROWS[:5]), "5 filters/attention"]
+    assert json.loads((run / STATE).read_text())["zz_logger.py:Losses"]["runs"] == 2
+    check_loggers(config)
+    assert [code.name for code in config.code] == ["zz_logger.py:Losses"]
+    assert files_of_code(config.model_dump()) == ["zz_logger.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [
+        ("Mute", "got one without log"),
+        ("Alone", r"got \(\)"),
+        ("made", "got an int"),
+        ("Loses", "did you mean 'Losses'?"),
+    ],
+)
+def test_what_is_no_logger_is_refused_in_one_line(tmp_path, name, got):
+    with pytest.raises(ConfigError, match=rf"^test: run\.logger: zz_logger\.py:.*{got}") as refused:
+        own_config(tmp_path, name)
+    assert "\n" not in str(refused.value)

@@ -265,7 +265,7 @@ WRONG = [
     (
         "model.kind",
         M + "instance",
-        M + "instance: expected a linen module class, or a function that makes a module, got a Mixer",
+        M + "instance: expected a linen or NNX module class, or a function that makes a module, got a Mixer",
     ),
     ("model.kind", M + "returns_text", M + "returns_text: expected it to return a Module, got a str"),
     ("model.kind", M + "raises", M + f"raises: line {line_of(MODELS, 'raise KeyError')} raises KeyError: 'weights'"),

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from jattn.tasks import Sequence, Task
 from jattn.training.own.code import Code, OwnError, line_that_raised
@@ -100,18 +99,23 @@ def _outside(values: np.ndarray, least: int, most: int) -> int:
     return int(values[(values < least) | (values > most)][0])
 
 
-def takes(model: nn.Module, argument: str) -> bool:
+def call_of(model: Any) -> inspect.Signature:
+    """Returns how a model is called: a linen module, or an NNX module in its functional form."""
+    return inspect.signature(getattr(model, "module_class", type(model)).__call__)
+
+
+def takes(model: Any, argument: str) -> bool:
     """Says whether a model can be called with an argument of some name."""
-    parameters = inspect.signature(type(model).__call__).parameters
+    parameters = call_of(model).parameters
     return argument in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
-def check_call(name: str, model: nn.Module, layout: str) -> None:
+def check_call(name: str, model: Any, layout: str) -> None:
     """Raises an OwnError unless a model can be called with the inputs of a layout, with lengths and without."""
     inputs, lengths = (
         (("tokens", "source"), "source_lengths") if layout == "encoder_decoder" else (("tokens",), "lengths")
     )
-    _, *parameters = inspect.signature(type(model).__call__).parameters.values()
+    _, *parameters = call_of(model).parameters.values()
     needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _ANY}
     if not all(takes(model, argument) for argument in (*inputs, lengths)) or not needed <= {*inputs, "deterministic"}:
         shown = (str(one).partition(":")[0] if one.default is one.empty else f"{one.name}=..." for one in parameters)

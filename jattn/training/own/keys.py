@@ -2,18 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pydantic
 
 from jattn.tasks.catalogue import CATALOGUE
 from jattn.tasks.options import Entry, Option
-from jattn.training.config import Config, ModelKeys, TaskKeys, TrainingKeys
+from jattn.training.config import Config, ModelKeys, RunConfig, TaskKeys, TrainingKeys
 from jattn.training.own.code import Code, OwnError, Places, is_own, load
-from jattn.training.own.parts import RATE, OwnPart, model_part, optimizer_part, schedule_part, task_part
+from jattn.training.own.parts import RATE, OwnPart, logger_part, model_part, optimizer_part, schedule_part, task_part
 from jattn.training.sections import Section, with_options
-from jattn.training.tables import KINDS, NORMALIZERS, OPTAX, OPTIMIZERS, SCHEDULES, SCORES
+from jattn.training.tables import KINDS, LOGGERS, NORMALIZERS, OPTAX, OPTIMIZERS, SCHEDULES, SCORES
 
 PARTS: dict[str, tuple[type[Section], Callable[[Code, type[Section]], OwnPart]]] = {
     "task.name": (TaskKeys, task_part),
@@ -22,6 +22,9 @@ PARTS: dict[str, tuple[type[Section], Callable[[Code, type[Section]], OwnPart]]]
     "training.schedule": (TrainingKeys, schedule_part),
 }
 """The keys that may name code, with the section that each is in, and what reads what the code takes."""
+
+LOGGER = "run.logger"
+"""The key that may name code among others."""
 
 
 def config_class(values: Mapping[str, Any], places: Places | None = None) -> type[Config]:
@@ -51,13 +54,23 @@ def config_class(values: Mapping[str, Any], places: Places | None = None) -> typ
                 found.append((path, _of_optax(name), False))
         except OwnError as error:
             raise OwnError(f"{path}: {error}") from error
+    for name in filter(is_own, _loggers(values)):
+        try:
+            found.append((LOGGER, load(name, places), True))
+        except OwnError as error:
+            raise OwnError(f"{LOGGER}: {error}") from error
     return _make_class(tuple(found)) if found else Config
 
 
 def files_of_code(values: Mapping[str, Any]) -> list[str]:
     """Lists the files and modules that some values name, as they name them."""
     named = (_named(values, table, key) for table, _, key in (path.partition(".") for path in PARTS))
-    return [name.rpartition(":")[0] for name in named if is_own(name)]
+    return [name.rpartition(":")[0] for name in (*named, *_loggers(values)) if is_own(name)]
+
+
+def _loggers(values: Mapping[str, Any]) -> Sequence[Any]:
+    named = _named(values, "run", "logger")
+    return named if isinstance(named, list | tuple) else ()
 
 
 def _named(values: Mapping[str, Any], table: str, key: str) -> Any:
@@ -74,8 +87,11 @@ def _of_optax(name: str) -> Code:
 def _make_class(found: tuple[tuple[str, Code, bool], ...]) -> type[Config]:
     parts: dict[str, OwnPart] = {}
     for path, code, recorded in found:
-        section, read = PARTS[path]
         try:
+            if path == LOGGER:
+                parts[f"{LOGGER} {code.name}"] = logger_part(code)
+                continue
+            section, read = PARTS[path]
             parts[path] = dataclasses.replace(read(code, section), recorded=recorded)
         except OwnError as error:
             raise OwnError(f"{path}: {error}") from error
@@ -89,6 +105,8 @@ def _make_class(found: tuple[tuple[str, Code, bool], ...]) -> type[Config]:
         fields["training"] = _section(
             "TrainingConfig", TrainingKeys, {"optimizer": optimizers, "schedule": SCHEDULES}, parts
         )
+    if loggers := tuple(code.name for path, code, _ in found if path == LOGGER):
+        fields["run"] = _run_section(loggers)
     made = pydantic.create_model("Config", __base__=Config, __module__=Config.__module__, **fields)
     made.parts = parts
     return made
@@ -117,6 +135,16 @@ def _section(
     made: Any = pydantic.create_model(name, __base__=section, __doc__=base.__doc__, __module__=base.__module__, **named)
     made.tables = full
     return made, ...
+
+
+def _run_section(loggers: tuple[str, ...]) -> tuple[Any, Any]:
+    """Makes the class of the section whose key names loggers."""
+    base: Any = RunConfig
+    kind = tuple[Literal[(*LOGGERS, *loggers)], ...]
+    named: dict[str, Any] = {"logger": (kind, base.model_fields["logger"])}
+    return pydantic.create_model(
+        "RunConfig", __base__=base, __doc__=base.__doc__, __module__=base.__module__, **named
+    ), ...
 
 
 def _without(entry: Entry, taken: set[str]) -> Entry:

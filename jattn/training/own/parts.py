@@ -8,12 +8,16 @@ from typing import Annotated, Any
 
 from jattn.tasks.options import Option
 from jattn.training.own.code import Code, OwnError, line_that_raised
-from jattn.training.own.signatures import options_of, parameters_of
+from jattn.training.own.signatures import is_nnx, options_of, parameters_of
 from jattn.training.sections import Section
 from jattn.training.tables import LAYOUTS, Kind
 
 RATE = ("learning_rate", "schedule", "warmup_steps")
 """The keys of a schedule, of which an optimizer that takes no learning rate has no use."""
+
+
+LOGGER_METHODS = ("log", "close")
+"""What a logger can do; see `jattn.training.loggers.Logger`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +71,12 @@ def task_part(code: Code, section: type[Section]) -> OwnPart:
 
 
 def model_part(code: Code, section: type[Section]) -> OwnPart:
-    """Reads the fields of a linen module, or the parameters of a function that makes one.
+    """Reads the fields of a linen module, or the parameters of an NNX module or of a function that makes one.
 
     Those that are keys of every model keep their meaning and range; a default of one's own takes the place of theirs.
     """
-    _expect_function(code, "a linen module class, or a function that makes a module")
-    passed = ("vocabulary", "dtype", "layout", "score", "normalizer")
+    _expect_function(code, "a linen or NNX module class, or a function that makes a module")
+    passed = ("vocabulary", "dtype", "layout", "score", "normalizer", "rngs")
     parameters = _parameters(code)
     if "kind" in parameters:
         raise OwnError(f"{code.name}: its field 'kind' has the name of the key that names it; rename it")
@@ -112,8 +116,22 @@ def schedule_part(code: Code, section: type[Section]) -> OwnPart:
     return OwnPart(options=options, code=code, parameters=tuple(_parameters(code)))
 
 
+def logger_part(code: Code) -> OwnPart:
+    """Checks that a logger is made of a folder, a config and what is kept of it, and has the methods of one."""
+    _expect_function(code, "a class of loggers")
+    taken = list(_parameters(code))
+    lacks = [name for name in LOGGER_METHODS if inspect.isclass(code.made) and not hasattr(code.made, name)]
+    if len(taken) != 3 or lacks:
+        got = f"one without {' and '.join(lacks)}" if lacks else f"({', '.join(taken)})"
+        raise OwnError(
+            f"{code.name}: expected a class made of (folder, config, state), with log(step, numbers, pictures) and "
+            f"close(), got {got}"
+        )
+    return OwnPart(code=code, parameters=tuple(taken))
+
+
 def _is_function(made: Any) -> bool:
-    return callable(made) and (inspect.isclass(made) or not hasattr(made, "init"))
+    return callable(made) and (inspect.isclass(made) or not (hasattr(made, "init") or is_nnx(made)))
 
 
 def _expect_function(code: Code, expected: str) -> None:

@@ -1,7 +1,9 @@
 """What a function or a class takes, as options of a config: their types, ranges, defaults and meaning."""
 
+import dataclasses
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -12,6 +14,12 @@ from jattn.tasks.options import Option
 SCALARS = (bool, int, float, str)
 OF_LINEN = ("parent", "name")
 """The fields that every linen module has."""
+
+
+def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns what says what is taken: of a class without fields, such as one of NNX, how it is initialised."""
+    is_made = inspect.isclass(function) and not dataclasses.is_dataclass(function)
+    return function.__init__ if is_made and inspect.isfunction(function.__init__) else function
 
 
 def options_of(function: Callable[..., Any], name: str, given: Sequence[str] = ()) -> dict[str, Option]:
@@ -65,12 +73,21 @@ def options_of(function: Callable[..., Any], name: str, given: Sequence[str] = (
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Returns the parameters that can be given by name, and those that only have a place."""
+    left_out = OF_LINEN if _signed(function) is function else ("self",)
     return {
         key: parameter
-        for key, parameter in inspect.signature(function).parameters.items()
+        for key, parameter in inspect.signature(_signed(function)).parameters.items()
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and not (inspect.isclass(function) and key in OF_LINEN)
+        and not (inspect.isclass(function) and key in left_out)
     }
+
+
+def is_nnx(model: Any) -> bool:
+    """Says whether something is an NNX module, or a class of them."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not hasattr(nnx, "Module"):
+        return False
+    return issubclass(model, nnx.Module) if inspect.isclass(model) else isinstance(model, nnx.Module)
 
 
 def config_type(annotation: Any) -> Any:
@@ -105,10 +122,11 @@ def config_type(annotation: Any) -> Any:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(_signed(function), include_extras=True)
     except Exception:
         # An annotation that cannot be evaluated, such as a name for type checkers alone, is none.
-        found = {key: parameter.annotation for key, parameter in inspect.signature(function).parameters.items()}
+        signature = inspect.signature(_signed(function))
+        found = {key: parameter.annotation for key, parameter in signature.parameters.items()}
         return {key: hint for key, hint in found.items() if not isinstance(hint, str)}
 
 
