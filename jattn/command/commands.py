@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from jattn.command.console import raise_at_ctrl_c
 from jattn.command.listing import config_lines, draw_report, list_configs, list_tasks, show_config, show_task
 from jattn.drawing.plain import message
 
@@ -83,6 +84,8 @@ def help_of_all() -> str:
 
 def _report(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("run_folder", type=Path)
+    # Files are not left half written.
+    raise_at_ctrl_c()
     return draw_report(parser.parse_args(arguments).run_folder)
 
 

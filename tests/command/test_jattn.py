@@ -149,3 +149,15 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path):
 def site_packages():
     """Where the libraries of this environment lie."""
     return str(Path(pytest.__file__).resolve().parents[1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+def test_ctrl_c_before_anything_handles_it_ends_in_a_line():
+    code = """if True:
+        import os, signal
+        from jattn.command.console import end_at_ctrl_c
+        end_at_ctrl_c()
+        os.kill(os.getpid(), signal.SIGINT)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
