@@ -10,7 +10,11 @@ The same command again resumes. `jattn/command/main.py` reads the arguments; the
 
 import sys
 
-from jattn.command.main import main
+from jattn.command.console import end_at_ctrl_c
 
 if __name__ == "__main__":
+    end_at_ctrl_c()
+
+    from jattn.command.main import main
+
     sys.exit(main(sys.argv[1:]))

@@ -115,7 +115,7 @@ def _draw_lines(axes: Axes, words: list[str], weights: np.ndarray, answer: str) 
         left = {"color": ACCENT if strong else INK, "weight": "bold" if strong else "normal", "ha": "right"}
         axes.text(0.36, place, word, fontsize=9.5, va="center", **left)
         colour = INK if place == count - 1 else GREY
-        axes.text(0.66, place, word, fontsize=9.5, va="center", color=colour, alpha=1 if place == count - 1 else 0.5)
+        axes.text(0.66, place, word, fontsize=9.5, va="center", color=colour)
         if weights[place] > 0.005:
             line = {"color": RAMP[-2], "alpha": min(1.0, float(weights[place])), "linewidth": 1 + 4 * weights[place]}
             axes.plot([0.38, 0.64], [place, count - 1], solid_capstyle="round", **line)

@@ -3,12 +3,18 @@
 import sys
 
 import jattn
-from jattn.command.console import on_console
+from jattn.command.console import end_at_ctrl_c, on_console
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one of the commands; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs one of the commands; returns the exit status.
+
+    Args:
+      arguments: of the command; None takes those of the process, which Ctrl-C ends from then on.
+    """
+    if arguments is None:
+        end_at_ctrl_c()
+        arguments = sys.argv[1:]
     if arguments[:1] == ["train"]:
         from jattn.command.main import main as train
 

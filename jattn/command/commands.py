@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from jattn.command.console import raise_at_ctrl_c
 from jattn.command.listing import config_lines, draw_report, list_configs, list_tasks, show_config, show_task
 from jattn.drawing.plain import message
 
@@ -21,6 +23,19 @@ COMMANDS = {
 }
 
 
+OTHER_COMMANDS = {
+    "train": "run fit start launch resume learn",
+    "predict": "eval evaluate test infer generate ask sample",
+    "report": "show plot draw render view figures",
+    "tasks": "datasets examples",
+    "configs": "list ls experiments config",
+    "see": "visualize visualise inspect",
+    "explain": "plan memory bench",
+    "--version": "-V -v version",
+    "--help": "-? h usage",
+}
+"""The words that others use for a command."""
+
 MOST = 2**24
 """The largest number that is explained: a plan of longer sequences takes long to make."""
 
@@ -29,6 +44,11 @@ class Parser(argparse.ArgumentParser):
     """Reads arguments; answers a mistake in a line."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"invalid int value: (.*)", r"expected an integer, got \1", message)
+        message = message.removeprefix("argument ").replace("the following arguments are required: ", "expected ")
+        for word in re.findall(r"unrecognized arguments: (--\S+)", message):
+            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+            message = f"{word}: unknown option" + (f"; did you mean {near[0]}?" if near else "")
         raise SystemExit(complain(f"{self.prog}: {message}; see {self.prog} --help"))
 
     def check_least(self, options: argparse.Namespace, **least: int) -> None:
@@ -66,7 +86,10 @@ def _meant(name: str) -> str:
     if find_config(Path(name)).is_file():
         return f"did you mean: jattn train {name}?"
     configs = {path.stem: f"jattn train {path.stem}" for path in configs_folder().glob("*.toml")}
-    known = configs | {command: f"jattn {command}" for command in COMMANDS}
+    known = configs | {command: f"jattn {command}" for command in (*COMMANDS, "--version", "--help")}
+    for command, words in OTHER_COMMANDS.items():
+        if name in words.split():
+            return f"did you mean: jattn {command}?"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"did you mean: {known[near[0]]}?" if near else f"there are {', '.join(COMMANDS)}"
 
@@ -83,6 +106,8 @@ def help_of_all() -> str:
 
 def _report(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("run_folder", type=Path)
+    # Files are not left half written.
+    raise_at_ctrl_c()
     return draw_report(parser.parse_args(arguments).run_folder)
 
 

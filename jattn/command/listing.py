@@ -84,20 +84,22 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     """Prints what a task is, its options, and examples: a line per answer, ``#`` where it is found."""
     import inspect
 
-    from jattn.tasks import TASKS, draw
-    from jattn.tasks.catalogue import FROM_FILES, task_description, task_options
+    from jattn.tasks.catalogue import CATALOGUE, FROM_FILES, task_description, task_options
 
     if name in FROM_FILES:
         print(f"{name}: {task_description(name)}\n\noptions:")
         for key, option in FROM_FILES[name].options.items():
             print(f"  {key}: {option.help} (default {option.default!r})")
         return 0
-    if name not in TASKS:
-        near = difflib.get_close_matches(name.lower(), TASKS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+    if name not in CATALOGUE:
+        near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOGUE)}"
         print(f"tasks: there is no task {name!r}; {hint}", file=sys.stderr)
         return 2
-    task, text = TASKS[name](), inspect.getdoc(TASKS[name]) or ""
+    from jattn.tasks import draw
+
+    make = CATALOGUE[name].load()
+    task, text = make(), inspect.getdoc(make) or ""
     options = ", ".join(f"{key} = {value}" for key, value in task_options(name).items()) or "none"
     try:
         drawn = [draw(task, length, seed) for seed in range(examples)]

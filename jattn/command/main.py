@@ -39,10 +39,12 @@ def answer(arguments: list[str], program: str, signals: Interrupts, asked: "list
       arguments, program, signals: of the command.
       asked: is given the run or the sweep, as soon as it is known.
     """
-    from jattn.training.reading import ConfigError
+    with signals.nothing_begun():
+        from jattn.training.reading import ConfigError
 
     try:
-        asked.append(read(arguments, program))
+        with signals.nothing_begun():
+            asked.append(read(arguments, program))
     except ConfigError as error:
         complain(str(error))
         return 2

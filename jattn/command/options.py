@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_origin
 
 from jattn.command.helping import help_of_config, help_of_train
 from jattn.training.config import Config
-from jattn.training.meant import hint, meant_by
+from jattn.training.meant import NO_KEYS, hint, meant_by
 from jattn.training.own.keys import LOGGER, PARTS
 from jattn.training.reading import (
     ConfigError,
@@ -49,7 +49,9 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
     if not arguments or not arguments[0] or arguments[0].startswith("-"):
         if wants_help:
             _show(help_of_train(program))
-        raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known_configs()}")
+        named = len(arguments) > 1 and meant_by(arguments[0].lstrip("-"), []) in NO_KEYS
+        known = f", as in: {program} {shown(arguments[1])}" if named else known_configs()
+        raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known}")
     source, *options = (argument for argument in arguments if argument not in ("-h", "--help"))
     values, places = read_toml(Path(source)), places_beside(Path(source))
     check(values, source, draft=True, places=places)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.core.scope import union_filters
 
 from jattn.decode.protocol import Inspectable, as_inspectable
+from jattn.filters.by_layer import FiltersByLayer
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
 from jattn.linen.multi_head import COLLECTION, EDITS
@@ -38,8 +39,9 @@ def capture_filters(
 
     Returns:
       The module's output, with what has changed if `mutable` is given, and the filters by path
-      (``"block_0/attention"``), with numbers in their order, which jit forgets: it sorts names as text. A layer that
-      was called more than once has its later calls under ``"path#1"``, ``"path#2"``. A filter describes the weights
+      (``"block_0/attention"``), with numbers in their order, in a dict that a notebook shows
+      (`jattn.filters.by_layer.FiltersByLayer`). A layer that was called more than once has its later calls under
+      ``"path#1"``, ``"path#2"``. A filter describes the weights
       that the call used, dropout included; `AttentionFilter.without_dropout` leaves it out. Only queries, keys and what
       else makes the weights are kept, memory linear in length. Under flax's ``scan`` over layers (with
       ``variable_axes={"filters": 0}``) the filters of all layers are one, stacked along a first axis; of a module that
@@ -82,7 +84,7 @@ def capture_filters(
             f"capture_filters: {type(module).__name__} has no attention of jattn's, or has it under a transformation "
             f"that keeps filters to itself: flax's scan over layers needs variable_axes={{{COLLECTION!r}: 0}}"
         )
-    filters = in_order(one_by_one(filters, getattr(module, "scanned_layers", {})))
+    filters = FiltersByLayer(in_order(one_by_one(filters, getattr(module, "scanned_layers", {}))))
     return output if mutable is False else (output, others), filters
 
 

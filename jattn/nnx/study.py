@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 
 from jattn.decode import generation
 from jattn.decode.protocol import as_inspectable
+from jattn.filters.by_layer import FiltersByLayer
 from jattn.filters.filter import AttentionFilter
 from jattn.filters.names import in_order
 from jattn.nnx.multi_head import Filter, MultiHeadAttention
@@ -159,7 +160,7 @@ class Inspected:
             name = _name(path[:-1])
             for call, filter in enumerate(variable.get_value()):
                 filters[f"{name}#{call}" if call else name] = filter
-        return output, in_order(filters)
+        return output, FiltersByLayer(in_order(filters))
 
     def with_edits(self, variables: Any, edits: Mapping[str, Edit]) -> _Edited:
         """Returns the variables with edits."""

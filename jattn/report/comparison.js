@@ -33,6 +33,9 @@ function draw() {
   curves.markStep(shown);
 }
 
+if (run.task) showTask(run.task);
+document.querySelector(".task").hidden = !run.task;
+byId("result").append(...explained(run.result));
 for (const name of ["title", "note"]) byId(name).textContent = run[name];
 showTables();
 draw();

@@ -1,12 +1,15 @@
 """The page of a sweep: a table that links to the page of each run, and the curves of all runs drawn together."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from jattn.drawing.pages import build_html
+from jattn.drawing.plain import percent
 from jattn.report.curves import comparison_panels
 from jattn.report.outcomes import Outcome, Table, value_text
+from jattn.report.record import read_probes
 from jattn.report.rows import METRICS, read_rows
 
 SCRIPTS = ("parts_base.js", "page_terms.js", "page_curves.js", "comparison.js")
@@ -26,6 +29,8 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
     panels = comparison_panels(dict(zip(labels, rows, strict=True)), "run")
     data = {
         "title": folder.resolve().name,
+        "result": result_words(outcomes),
+        "task": _task(folder, outcomes),
         "note": "Curves are means over seeds." if several else "",
         "tables": [asdict(table) for table in tables],
         "links": [f"{one.folder}/report.html" for one in outcomes],
@@ -33,6 +38,38 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
         "panels": [asdict(panel) for panel in panels],
     }
     return build_html("report", "comparison.html", "page.css", SCRIPTS, data, title=f"{data['title']}: a sweep")
+
+
+def result_words(outcomes: Sequence[Outcome]) -> str:
+    """Says in a sentence how well the runs of a sweep do, from the worst to the best.
+
+    Such as `4 runs: from 98.20 % to 100.00 % of the sequences of their tests are exactly right, and the filter score is
+    from 0.828 to 0.958.`
+    """
+    done = [one for one in outcomes if one.test is not None]
+    failed = f", {len(outcomes) - len(done)} of which failed" if len(done) < len(outcomes) else ""
+    words = []
+    for measure, text in (("exact_accuracy", _percent), ("filter_score", "{:.3f}".format)):
+        means = [found.mean for one in done if (found := one.spread(measure))]
+        if means:
+            ends = list(dict.fromkeys([text(min(means)), text(max(means))]))
+            words.append(f"from {ends[0]} to {ends[1]}" if len(ends) > 1 else ends[0])
+    sentences = ["{} of the sequences of their tests are exactly right", "the filter score is {}"]
+    told = ", and ".join(sentence.format(each) for sentence, each in zip(sentences, words, strict=False))
+    return f"{len(outcomes)} run{'s' * (len(outcomes) > 1)}{failed}" + (f": {told}." if told else ".")
+
+
+def _percent(part: float) -> str:
+    return f"{percent(part)} %"
+
+
+def _task(folder: Path, outcomes: Sequence[Outcome]) -> str:
+    """Returns what the task is in words, if the runs have kept it and it is the same in all of them."""
+    told = set()
+    for one in outcomes:
+        with contextlib.suppress(OSError, ValueError):
+            told.add(read_probes(folder / one.folder / "filters" / "probes.json").task)
+    return told.pop() if len(told) == 1 else ""
 
 
 def _evaluations(folder: Path) -> list[dict]:

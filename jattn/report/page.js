@@ -163,6 +163,7 @@ function showTables(step) {
   dataset.shown = shown;
   showPredictions(byId("predictions"), step);
   showExample(byId("example-table"), state);
+  showAnswers(byId("example-table"));
   byId("example-words").textContent = exampleWords(state);
   byId("oracle-words").textContent = oracleWords(state);
 }
@@ -190,7 +191,7 @@ function measureWords(filter) {
   const { mass, hitRate, entropy } = measuresAt(state.snapshot, state.example, state.layer, state.head);
   const chance = chanceOf(filter);
   const known = [`mass on the oracle ${measureText(mass, 3)}`, `hit rate ${measureText(hitRate, 2)}`];
-  if (chance && mass !== null) known.push(`lift ${(mass / chance).toFixed(1)} (chance: ${chance.toFixed(2)})`);
+  if (chance && mass !== null) known.push(`lift ${(mass / chance).toFixed(1)}`, `chance ${chance.toFixed(2)}`);
   return [...(filter.hasOracle ? known : []), `entropy ${measureText(entropy, 2)} nats`].join(" · ");
 }
 

@@ -77,29 +77,12 @@ function addControls() {
   listenToKeys();
 }
 
-const LONG_PARAGRAPH = 400;
-
-/** Writes a paragraph in which what stands between backticks is code, and between asterisks is stressed. */
-function paragraph(text) {
-  const made = element("p");
-  text.split(/(``.+?``|`[^`]+`|\*\w[^*]*\*)/s).forEach((part, i) => {
-    if (i % 2 === 0) return made.append(part);
-    const plain = part.replace(/^(``|`|\*)|(``|`|\*)$/g, "");
-    return made.append(element(part.startsWith("*") ? "em" : "code", {}, plain));
-  });
-  return made;
-}
-
 /** Writes what does not change. */
 function addWords() {
   document.body.classList.toggle("without-oracle", !run.layers.some((layer) => layer.oracle));
   for (const name of ["folder", "title", "config"]) byId(name).textContent = run[name];
   byId("result").append(...explained(run.result));
-  const said = run.task ? run.task.split(/\n\n+/) : ["This run did not keep what its task is in words."];
-  const first = (text, i) => i === 0 || (text.includes("oracle") && text.length < LONG_PARAGRAPH);
-  byId("task").append(...said.filter(first).map(paragraph));
-  byId("task-more").append(...said.filter((text, i) => !first(text, i)).map(paragraph));
-  byId("task-rest").hidden = said.every(first);
+  showTask(run.task || "This run did not keep what its task is in words.");
   const fewer = run.snapshots_taken > run.steps.length;
   const thinned = fewer ? `Of ${run.snapshots_taken} snapshots the page holds ${run.steps.length}. ` : "";
   const rounded = run.weights.some(({ coarse }) => coarse.includes(true));

@@ -22,6 +22,16 @@ function showExample(table, { snapshot, example }) {
   table.replaceChildren(...lines);
 }
 
+/** Scrolls to the answers, where the table is wider than its place and none of them can be seen. */
+function showAnswers(table) {
+  const holder = table.parentElement;
+  const answered = [...table.querySelectorAll(".right td")].filter((cell) => cell.textContent);
+  if (!answered.length || answered[0].offsetLeft + answered[0].offsetWidth <= holder.clientWidth) return;
+  const last = answered[answered.length - 1];
+  const first = answered[0].offsetLeft - table.querySelector("th").offsetWidth;
+  holder.scrollLeft = Math.min(first, last.offsetLeft + last.offsetWidth - holder.clientWidth);
+}
+
 /** Marks the place of the query in focus, where the queries of the layer are the inputs. */
 function markExample(table, { query, layer }) {
   for (const cell of table.querySelectorAll(".here")) cell.classList.remove("here");
@@ -42,7 +52,8 @@ function exampleWords({ snapshot, example }) {
   }
   const right = asked.filter((place, i) => answers[i] === targets[place]).length;
   return `${source}At step ${run.steps[snapshot].toLocaleString("en")}, ${right} of ${asked.length} answers are right`
-    + `${right < asked.length ? "; wrong ones are underlined" : ""}.`;
+    + `${right < asked.length ? "; wrong ones are underlined" : ""}.`
+    + (asked.length === 1 ? ` The model says ${quoted(answers[0])}, right is ${quoted(targets[asked[0]])}.` : "");
 }
 
 /** Says with one query of the example why the oracle is where it is; nothing where there is no oracle. */

@@ -45,3 +45,25 @@ function showWords(lines, x, y) {
 function hideWords() {
   document.getElementById("tooltip").hidden = true;
 }
+
+const LONG_PARAGRAPH = 400;
+
+/** Writes a paragraph in which what stands between backticks is code, and between asterisks is stressed. */
+function paragraph(text) {
+  const made = element("p");
+  text.split(/(``.+?``|`[^`]+`|\*\w[^*]*\*)/s).forEach((part, i) => {
+    if (i % 2 === 0) return made.append(part);
+    const plain = part.replace(/^(``|`|\*)|(``|`|\*)$/g, "");
+    return made.append(element(part.startsWith("*") ? "em" : "code", {}, plain));
+  });
+  return made;
+}
+
+/** Writes what the task is: the first paragraph and those on the oracle; the others are folded up. */
+function showTask(words) {
+  const said = words.split(/\n\n+/);
+  const first = (text, i) => i === 0 || (text.includes("oracle") && text.length < LONG_PARAGRAPH);
+  document.getElementById("task").append(...said.filter(first).map(paragraph));
+  document.getElementById("task-more").append(...said.filter((text, i) => !first(text, i)).map(paragraph));
+  document.getElementById("task-rest").hidden = said.every(first);
+}

@@ -3,12 +3,12 @@
 In most, ``target[i] = source[place(i, length)]``, so the oracle of answer ``i`` is the one key ``place(i, length)``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
-
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import (
     distinct,
     letters,
@@ -22,7 +22,10 @@ from jattn.tasks.sampling import (
 )
 from jattn.tasks.sequences import Sequence, Task, check_at_least, check_generator, one_answer
 
-Place = Callable[[Int[Array, " L"], Int[Array, ""]], Int[Array, " L"]]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
+
+    Place = Callable[[Int[Array, " L"], Int[Array, ""]], Int[Array, " L"]]
 
 
 def copy(num_symbols: int = 10) -> Task:

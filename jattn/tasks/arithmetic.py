@@ -1,16 +1,19 @@
 """Arithmetic tasks: answers that no single token holds."""
 
-import dataclasses
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
 
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import numbers, pick, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, check_generator, one_answer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
 
 _MOST_SPLIT = 1000
 """The greatest modulus whose pairs are split: they are all written into the program."""
@@ -74,8 +77,7 @@ def _addition_of_any_lengths(base: int) -> Task:
         made = _added((first, second), sizes, base, room)
         column = jnp.arange(room, dtype=jnp.int32)
         digits = 1 + jnp.max(jnp.where(made.target > 0, column, 0))
-        return dataclasses.replace(
-            made,
+        return made._replace(
             target=jnp.where(column == digits, base + 1, made.target),
             target_length=digits + 1,
             alignment=made.alignment & (column < digits)[:, None],

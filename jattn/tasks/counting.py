@@ -1,11 +1,15 @@
 """Counting tasks: answers that depend on how often a token comes, or on how brackets nest."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import letters, nth_true, numbers, permutation, pick, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 _FROM_THE_LEFT = ("encoder", "causal", "decoder", "encoder_decoder")
 

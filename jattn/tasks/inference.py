@@ -1,12 +1,16 @@
 """Textual entailment: what follows from a text, what it rules out, and what it leaves open."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import permutation, pick, uniform_token
 from jattn.tasks.sequences import Sequence, Task, one_answer
 from jattn.tasks.vocabulary import Vocabulary, word_class
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
 
 _QUANTIFIERS = word_class("all no")
 _KINDS = word_class("dogs cats birds fish insects snakes")

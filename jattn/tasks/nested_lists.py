@@ -4,12 +4,16 @@ Glossary of shapes: ``K`` lists at most, the outermost first; ``M`` nodes, which
 is not there is in no list.
 """
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import numbers, permutation, pick, put, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task, check_at_least, one_answer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 _OPERATORS = ("[MIN", "[MAX", "[MED")
 

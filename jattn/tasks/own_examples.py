@@ -1,15 +1,19 @@
 """Examples of a person's own, from a file: a finite set, of which a fixed share is never trained on."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
 
 from jattn.tasks.example_files import Examples, read_examples
 from jattn.tasks.files import check_share, held_out, read_file
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sequences import Sequence, Task
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
 
 
 def examples(file: str = "", test_share: float = 0.2, sha256: str = "") -> Task:

@@ -1,19 +1,22 @@
 """A text of a person's own: each symbol from those before it; the end of the text is held out."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
 
 from jattn.tasks.files import check_share, read_file
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sequences import Sequence, Task
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
 
 UNITS = ("characters", "bytes")
 

@@ -1,10 +1,10 @@
 """Recall tasks: the answer stands beside an earlier occurrence of what is asked for."""
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp, lax
 from jattn.tasks.sampling import (
     distinct,
     letters,
@@ -18,6 +18,9 @@ from jattn.tasks.sampling import (
     uniform_tokens,
 )
 from jattn.tasks.sequences import Sequence, Task, check_at_least, check_generator, last_answer, one_answer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
 
 _FROM_THE_LEFT = ("encoder", "causal", "decoder", "encoder_decoder")
 

@@ -3,10 +3,14 @@
 Numbers of things may be traced: what is beyond them is meaningless.
 """
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp, lax
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 def uniform_tokens(rng: PRNGKeyArray, num_symbols: int | Int[Array, ""], room: int) -> Int[Array, " room"]:

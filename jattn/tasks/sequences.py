@@ -4,22 +4,25 @@ Glossary of shapes: ``S`` room for the source, ``L`` room for the target; the fi
 places are real. ``P`` values of a patch of a picture. Everything is a pure function of an rng, made on the device.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jattn.tasks.late import jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 EVERY_LAYOUT = ("encoder", "decoder", "encoder_decoder")
 """The layouts of a task whose answers may depend on the whole source."""
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Sequence:
-    """One example of a sequence task.
+class Sequence(NamedTuple):
+    """One example of a sequence task; a pytree, as every named tuple is.
 
     Attributes:
       source: tokens to read, or patches of a picture; places beyond `source_length` are meaningless.

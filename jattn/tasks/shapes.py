@@ -1,12 +1,16 @@
 """Pictures: captions that only the pixels decide."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.pixels import COLOURS, describe_patch, pixel_places
 from jattn.tasks.sampling import distinct, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 SHAPES = ("square", "circle", "triangle", "cross")
 RELATIONS = ("left-of", "above")
@@ -24,7 +28,7 @@ def captions(image: int = 12, patch: int = 4, shape: int = 4) -> Task:
     likely, whatever the others are.
 
     The oracle of a word on a shape is every patch that shows some of it; that of the word between, every patch that
-    shows some of either.
+    shows some of either. Patches have short names: ``y10`` has ten yellow pixels, ``.`` none of a shape.
 
     Args:
       image: how many pixels wide and high the picture is: a multiple of `patch`, and room for two shapes.

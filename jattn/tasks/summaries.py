@@ -1,12 +1,16 @@
 """Summaries: what a longer text marks as worth saying, in order."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import nth_true, permutation, pick, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task
 from jattn.tasks.vocabulary import Vocabulary, word_class
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int, PRNGKeyArray
 
 _MARKS = word_class("importantly notably crucially")
 _ASIDES = word_class("meanwhile incidentally elsewhere")

@@ -1,12 +1,16 @@
 """Sentences that one vector has to stand for: what a model says of them, and what is true of them besides."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import distinct, nth_true, pick, put, uniform_token, uniform_tokens
 from jattn.tasks.sequences import Sequence, Task
 from jattn.tasks.vocabulary import Vocabulary, word_class
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 _NOUNS = word_class("dog cat horse bear goat lion cow pig boy girl king queen nurse judge pilot farmer")
 _SEVERAL = word_class(

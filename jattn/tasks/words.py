@@ -1,12 +1,16 @@
 """Sentences: answers that hang on which word refers to which."""
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from jattn.tasks.late import jax, jnp
 from jattn.tasks.sampling import permutation, pick, uniform_token, uniform_tokens
 from jattn.tasks.sequences import EVERY_LAYOUT, Sequence, Task, one_answer
 from jattn.tasks.vocabulary import Vocabulary, word_class
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 _ANIMALS = word_class(
     "animal dog cat horse rabbit donkey camel sheep goat cow fox wolf bear deer mouse hen pig lamb pony puppy"

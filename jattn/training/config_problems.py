@@ -118,9 +118,7 @@ def _model_problems(config: Config) -> list[str]:
     told = "sinusoidal" if model.kind == "pooled" and model.positions != "learned" else model.positions
     if told == "sinusoidal" and model.width % 2:
         problems.append(f"model.width: sinusoidal positions need an even width, got {model.width}")
-    target_room = task.make().target_room(config.longest())
-    positions_needed = _num_positions(config, target_room)
-    if model.positions == "learned" and positions_needed > getattr(model, "max_length"):  # noqa: B009
+    if model.positions == "learned" and (positions_needed := _num_positions(config)) > getattr(model, "max_length"):  # noqa: B009
         key = _given(config, "model.max_length", "evaluation.test_lengths", "task.max_length", "task.min_length")
         problems.append(
             f"{key}: learned positions must reach {positions_needed} for sequences of {config.longest()} "
@@ -129,10 +127,12 @@ def _model_problems(config: Config) -> list[str]:
     return problems
 
 
-def _num_positions(config: Config, target_room: int) -> int:
+def _num_positions(config: Config) -> int:
+    """Returns how many positions the longest sequences need; imports JAX."""
     from jattn.tasks.layouts import LAYOUTS
 
-    return LAYOUTS[config.task.layout].num_positions(config.longest(), target_room)
+    room = config.longest()
+    return LAYOUTS[config.task.layout].num_positions(room, config.task.make().target_room(room))
 
 
 def _task_problems(config: Config) -> list[str]:

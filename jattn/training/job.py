@@ -1,11 +1,15 @@
-"""One of several runs at once: ``python -m jattn.training.job SLOT JOBS COMMAND`` reads a config from its input.
+"""One of several runs at once: ``python -m jattn.training.job SLOT JOBS COMMAND`` reads a config, a line of its input.
+
+Its input ends with the process that started it: then the run saves and stops, so that none is left without one.
 
 The last line that it prints is JSON: the numbers of the test, or `error`, with `traceback` where it was not foreseen.
 """
 
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -14,12 +18,12 @@ from rich.console import Console
 from jattn.training.interrupts import Interrupts, Stopped, interrupts
 
 
-def main() -> int:
-    """Does the run whose config comes in; returns the exit status, as of `train.py`."""
+def main(asked: str) -> int:
+    """Does the run whose config comes in, as `jattn.training.jobs.asked_of` writes it; returns `train.py`'s status."""
     status = 1
     try:
         with interrupts() as signals:
-            outcome = run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], signals)
+            outcome = run(asked, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], signals)
             status = 1 if "error" in outcome else 0
     except Stopped as stopped:
         outcome, status = {"error": f"stopped by {stopped}"}, stopped.status
@@ -29,7 +33,19 @@ def main() -> int:
     return status
 
 
-def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, Any]:
+def stop_at_end_of_input() -> None:
+    """Stops this process, as SIGTERM does, once its input ends, of which a line was read."""
+
+    def wait() -> None:
+        # Unbuffered: a thread that waits in a buffer's lock makes Python's end fail.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="input", daemon=True).start()
+
+
+def run(asked: str, slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, Any]:
     """Trains with a share of the machine; returns the numbers of the test, or an error that names what to change."""
     from jattn.training.evaluation import OF_TEXT
     from jattn.training.jobs import RESULT, share_of_cores
@@ -46,9 +62,9 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
         os.sched_setaffinity(0, cores)
     report = SweepReporter(Console(stderr=True), None, announces=False)
     try:
-        asked = json.load(sys.stdin)
-        then = asked.pop("code", {})
-        config = check(asked, "sweep", places=Places(known={file: path for file, (path, _) in then.items()}))
+        values = json.loads(asked)
+        then = values.pop("code", {})
+        config = check(values, "sweep", places=Places(known={file: path for file, (path, _) in then.items()}))
         for code in config.code:
             if code.sha256 != then[code.file][1]:
                 raise ConfigError(f"{code.file}: expected it as it was when the sweep began, got {code.path} changed")
@@ -60,4 +76,6 @@ def run(slot: int, jobs: int, command: str, signals: Interrupts) -> dict[str, An
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    line = sys.stdin.readline()
+    stop_at_end_of_input()
+    sys.exit(main(line))

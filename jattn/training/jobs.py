@@ -1,5 +1,6 @@
 """Several runs at once, each in a process of its own, with its share of the machine."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -30,13 +31,29 @@ LAST_WORDS = 20
 
 @dataclasses.dataclass
 class Job:
-    """A run in a process of its own: the place on the machine that it takes, what it prints, and when it began."""
+    """A run in a process of its own: the place on the machine that it takes, what it prints, and when it began.
+
+    Its input stays open while this process lives: at its end, a run saves and stops.
+    """
 
     process: "subprocess.Popen[str]"
     slot: int
     out: IO[str]
     err: IO[str]
     start: float
+
+    @property
+    def input(self) -> IO[str]:
+        """The input of the process."""
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def close(self) -> None:
+        """Closes what it reads and what it printed."""
+        with contextlib.suppress(BrokenPipeError):
+            self.input.close()
+        self.out.close()
+        self.err.close()
 
 
 def run_jobs(
@@ -76,21 +93,23 @@ def run_jobs(
 
 
 def _start(config: Config, slot: int, jobs: int, command: str) -> Job:
-    """Starts a run in a process that hears no signal of the terminal."""
+    """Starts a run in a process that hears no signal of the terminal, and ends when this one does."""
     out, err = _scratch(), _scratch()
-    with _scratch() as asked:
-        asked.write(asked_of(config))
-        asked.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jattn.training.job", str(slot), str(jobs), command],
-            stdin=asked,
-            stdout=out,
-            stderr=err,
-            text=True,
-            env={**_share_of_memory(jobs), **os.environ},
-            start_new_session=True,
-        )
-    return Job(process, slot, out, err, time.monotonic())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jattn.training.job", str(slot), str(jobs), command],
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=err,
+        text=True,
+        env={**_share_of_memory(jobs), **os.environ},
+        start_new_session=True,
+    )
+    job = Job(process, slot, out, err, time.monotonic())
+    # A process that is gone already says why by its status.
+    with contextlib.suppress(BrokenPipeError):
+        job.input.write(asked_of(config) + "\n")
+        job.input.flush()
+    return job
 
 
 def asked_of(config: Config) -> str:
@@ -112,10 +131,10 @@ def _share_of_memory(jobs: int) -> dict[str, str]:
 
 def _tell(label: str, job: Job, report: SweepReporter) -> None:
     """Prints the result of a run that has ended, or why there is none."""
-    with job.out, job.err:
-        job.out.seek(0)
-        job.err.seek(0)
-        out, err = job.out.read(), job.err.read()
+    job.out.seek(0)
+    job.err.seek(0)
+    out, err = job.out.read(), job.err.read()
+    job.close()
     outcome = _outcome(out)
     if job.process.returncode == 0 and set(RESULT) <= outcome.keys():
         report.line(f"{label}: {result_words(outcome)}, {clock(time.monotonic() - job.start)}")
@@ -161,8 +180,7 @@ def _stop(jobs: Sequence[Job]) -> None:
         raise
     finally:
         for job in jobs:
-            job.out.close()
-            job.err.close()
+            job.close()
 
 
 def share_of_cores(slot: int, jobs: int) -> set[int] | None:

@@ -18,16 +18,16 @@ OTHER_WORDS = {
     "model.num_heads": "heads n_heads nhead n_head num_attention_heads",
     "model.num_layers": "layers n_layers n_layer nlayers num_blocks blocks",
     "model.width": "hidden_size d_model dim embed_dim embedding_dim model_dim n_embd emb features",
-    "model.hidden": "ffn ff d_ff mlp mlp_dim hidden_dim feedforward dim_feedforward",
+    "model.hidden": "ffn ff d_ff mlp mlp_dim hidden_dim feedforward dim_feedforward ffn_dim",
     "model.dropout_rate": "dropout drop p_drop",
     "model.positions": "pos position_encoding positional_encoding pos_enc rope",
-    "model.kind": "arch architecture model_name model_type",
-    "task.name": "dataset data task_name",
+    "model.kind": "model arch architecture model_name model_type",
+    "task.name": "task dataset data task_name",
     "task.max_length": "length seq_len seq_length sequence_length max_len block_size context_length",
     "task.symbols": "vocab vocab_size num_symbols num_tokens alphabet",
     "evaluation.every": "eval_every eval_steps eval_interval eval_freq validate_every",
     "evaluation.test_lengths": "eval_lengths lengths",
-    "run.folder": "output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
+    "run.folder": "o output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
     "run.overwrite": "force clean fresh",
     "run.devices": "gpus num_gpus n_gpus num_devices tpus world_size",
     "run.logger": "wandb tensorboard loggers report_to use_wandb wandb_project",
@@ -52,9 +52,29 @@ NO_KEYS = {
     ),
     "metrics are in metrics.jsonl, and curves on report.html, both in the run folder": "mlflow log tracker",
     "examples are drawn anew for each step, on the device": "num_workers workers shuffle dataloader data_dir cache_dir",
-    "the config comes first, without a word before it": "config cfg conf config_file config_path",
+    "a run prints a line for each evaluation, and in a terminal a bar": "verbose v quiet q silent",
+    "the config comes first, without a word before it": "c config cfg conf config_file config_path",
 }
 """The words for what has no key, and what is to be said to them."""
+
+OTHER_VALUES = {
+    "rotary": "rope rotary_embedding",
+    "relative": "t5 relative_bias",
+    "sinusoidal": "absolute sine sin fixed",
+    "learned": "embedding trainable",
+    "scaled_dot": "dot dot_product scaled_dot_product sdpa",
+    "softmax_plus_one": "softmax1 off_by_one sink",
+    "gru": "rnn recurrent",
+    "encoder_decoder": "seq2seq encdec t5 enc_dec",
+    "causal": "decoder_only autoregressive gpt lm",
+    "encoder": "encoder_only bert bidirectional",
+    "transformer": "attention gpt bert",
+    "warmup_stable_decay": "wsd trapezoidal",
+    "constant": "none fixed",
+    "bfloat16": "half fp16 float16 16 mixed",
+    "float32": "fp32 full single 32",
+}
+"""The words that others use for a value."""
 
 _MEANT = {word: said for table in (OTHER_WORDS, NO_KEYS) for said, words in table.items() for word in words.split()}
 
@@ -92,6 +112,20 @@ def meant_by(word: str, paths: Sequence[str]) -> str | None:
     if key.startswith("no_") and (meant := meant_by(f"{table}.{key[3:]}" if table else key[3:], paths)) in paths:
         return meant
     return None
+
+
+def value_meant_by(word: str, choices: Sequence[str]) -> str | None:
+    """Returns the choice that a word stands for, another word for it or a misspelt one; None where nothing comes near.
+
+    Example:
+      >>> from jattn.training.meant import value_meant_by
+      >>> [value_meant_by(word, ["learned", "rotary"]) for word in ("RoPE", "lerned", "x")]
+      ['rotary', 'learned', None]
+    """
+    word = word.replace("-", "_").lower()
+    same = [value for value, words in OTHER_VALUES.items() if word in words.split() and value in choices]
+    near = same or difflib.get_close_matches(word, choices, n=1)
+    return near[0] if near else None
 
 
 def hint(meant: str, prefix: str = "") -> str:

@@ -13,7 +13,7 @@ import pydantic
 
 from jattn.drawing.plain import in_plain
 from jattn.training.config import DRAFT, Config
-from jattn.training.meant import hint, meant_by
+from jattn.training.meant import hint, meant_by, value_meant_by
 from jattn.training.own.code import OwnError, Places
 from jattn.training.own.keys import config_class
 from jattn.training.shipped import configs_folder, find_config
@@ -105,7 +105,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got: {error}") from None
+        quotes = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
+        raise ConfigError(f"{path}: expected TOML, got: {error}{quotes}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
         raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
     if not values:
@@ -309,8 +310,8 @@ def _explain(mistake: dict[str, Any], config: type[Config]) -> str:
     asked = ""
     if mistake["type"] == "literal_error":
         names = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        near = difflib.get_close_matches(str(mistake["input"]).lower(), names, n=1)
-        asked = f"; did you mean {near[0]!r}?" if near and isinstance(mistake["input"], str) else ""
+        meant = value_meant_by(mistake["input"], names) if isinstance(mistake["input"], str) else None
+        asked = f"; did you mean {meant!r}?" if meant else ""
         expected = str(expected) if len(str(expected)) <= 160 else f"one of {_some([repr(name) for name in names])}"
     return f"{path}: expected {expected}, got {got}{asked}"
 
@@ -335,6 +336,8 @@ def _as_toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     try:
+        # Lists came in as tuples.
+        value = list(value) if isinstance(value, tuple) else value
         return shown(str(value) if isinstance(value, datetime.date | datetime.time) else repr(value))
     except RecursionError:
         return "tables in tables without end"

@@ -1,6 +1,5 @@
 """A model out of its run folder, to be asked in words."""
 
-import dataclasses
 import difflib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -91,7 +90,7 @@ class Restored(NamedTuple):
             said = np.asarray(predict(batch))[np.asarray(batch.scored[0])]
             target = np.zeros(sequence.target.shape, np.int32)
             target[: len(said)] = said
-            sequence = dataclasses.replace(sequence, target=jnp.asarray(target))
+            sequence = sequence._replace(target=jnp.asarray(target))
         return self.decode(said)
 
     def _sequence(self, text: str) -> TaskSequence:
@@ -109,14 +108,12 @@ class Restored(NamedTuple):
         like = jax.tree.map(lambda x: x[alike[0]], many)
         padded = np.zeros(room, np.int32)
         padded[:length] = source
-        given = dataclasses.replace(like, source=padded, target=np.zeros_like(like.target))
+        given = like._replace(source=padded, target=np.zeros_like(like.target))
         if many.read_at is None or np.all(many.read_at[alike] == many.read_at[alike[0]]):
             return given
         # Which place is read depends on the words.
         everywhere, nowhere = np.arange(room, dtype=np.int32), np.zeros((room, room), bool)
-        return dataclasses.replace(
-            given, target=padded * 0, target_length=np.int32(length), alignment=nowhere, read_at=everywhere
-        )
+        return given._replace(target=padded * 0, target_length=np.int32(length), alignment=nowhere, read_at=everywhere)
 
     def _arranged(self, sequence: TaskSequence) -> Batch:
         batch = self.setup.layout.arrange(sequence, len(self.setup.task.symbols))

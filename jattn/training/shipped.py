@@ -14,9 +14,9 @@ def configs_folder() -> Path:
 def find_config(path: Path) -> Path:
     """Returns a path as it is if there is such a file, else the config that comes with jattn under that name.
 
-    ``reverse``, ``reverse.toml`` and ``configs/reverse.toml`` name one that comes with jattn; other folders are a
-    person's own.
+    ``reverse``, ``reverse.toml`` and ``configs/reverse.toml`` name one that comes with jattn, also where a folder has
+    that name, as that of a run may; other folders are a person's own.
     """
     name = path.name if path.suffix else f"{path.name}.toml"
     shipped = configs_folder() / name
-    return shipped if not path.exists() and path.parent in (Path(), Path("configs")) and shipped.is_file() else path
+    return shipped if not path.is_file() and path.parent in (Path(), Path("configs")) and shipped.is_file() else path

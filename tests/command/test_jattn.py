@@ -57,12 +57,12 @@ MISTAKES = {
     "train reverse --foo": "command line: --foo: unknown option; see jattn train CONFIG --help\n",
     "tasks revers": "tasks: there is no task 'revers'; did you mean reverse?\n",
     "tasks copy --length 0": "tasks: length: task 'copy' needs one from 1 to 4096, got 0; nearest: 1\n",
-    "tasks copy --length x": "jattn tasks: argument --length: invalid int value: 'x'; see jattn tasks --help\n",
+    "tasks copy --length x": "jattn tasks: --length: expected an integer, got 'x'; see jattn tasks --help\n",
     "reverse": "jattn: reverse: unknown command; did you mean: jattn train reverse?\n",
     "revers": "jattn: revers: unknown command; did you mean: jattn train reverse?\n",
     "trian": "jattn: trian: unknown command; did you mean: jattn train?\n",
     "zzz": "jattn: zzz: unknown command; there are train, predict, report, tasks, configs, see, explain\n",
-    "report": "jattn report: the following arguments are required: run_folder; see jattn report --help\n",
+    "report": "jattn report: expected run_folder; see jattn report --help\n",
     "predict nowhere 3": "jattn predict: nowhere: expected the folder of a run, there is no config.toml in it\n",
     "tasks reverse --examples -1": "jattn tasks: examples: expected at least 1, got -1; see jattn tasks --help\n",
     "explain 8 --window -1": "jattn explain: window: expected at least 0, got -1; see jattn explain --help\n",
@@ -149,3 +149,43 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path):
 def site_packages():
     """Where the libraries of this environment lie."""
     return str(Path(pytest.__file__).resolve().parents[1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+def test_ctrl_c_before_anything_handles_it_ends_in_a_line():
+    code = """if True:
+        import os, signal
+        from jattn.command.console import end_at_ctrl_c
+        end_at_ctrl_c()
+        os.kill(os.getpid(), signal.SIGINT)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("list", "jattn: list: unknown command; did you mean: jattn configs?"),
+        ("run reverse", "jattn: run: unknown command; did you mean: jattn train?"),
+        ("--verison", "jattn: --verison: unknown command; did you mean: jattn --version?"),
+        ("-V", "jattn: -V: unknown command; did you mean: jattn --version?"),
+        (
+            "tasks reverse --lenght 3",
+            "jattn tasks: --lenght: unknown option; did you mean --length?; see jattn tasks --help",
+        ),
+        ("explain abc", "jattn explain: length: expected an integer, got 'abc'; see jattn explain --help"),
+        ("predict", "jattn predict: expected run_folder, text; see jattn predict --help"),
+        (
+            "train --config mine.toml",
+            "expected a config file first: jattn train CONFIG [OPTIONS], as in: jattn train mine.toml",
+        ),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_words_that_others_use_for_a_command_are_known(capsys, arguments, said):
+    try:
+        status = __main__.main(arguments.split())
+    except SystemExit as ended:
+        status = ended.code
+    assert (status, capsys.readouterr().err) == (2, f"{said}\n")

@@ -344,14 +344,36 @@ def test_a_file_is_wrong_by_itself_whatever_the_options_are(config_file):
 def test_names_and_ranges_are_told_without_jax(config_file):
     code = """if True:
         import sys
-        from jattn.command.main import main
-        status = main(sys.argv[1:])
-        assert (status, "jax" in sys.modules, "matplotlib" in sys.modules) == (2, False, False)
+        from jattn.__main__ import main
+        from jattn.command.options import config_from_arguments
+        from jattn.tasks.catalogue import FAMILIES, make_task
+        from jattn.training.announcing import first_line
+
+        mistakes = [
+            "--model.widht 8", "--training.steps 0", "--sweep model.widht 8", "--task.max-length 8",
+            "--model.num-heads 3", "--task.layout causal", "--evaluation.test-lengths 5000",
+        ]
+        for mistake in mistakes:
+            assert main(["train", sys.argv[1], *mistake.split()]) == 2, mistake
+        assert [main(words.split()) for words in ("--help", "tasks", "tasks revers", "configs")] == [0, 0, 2, 0]
+        try:
+            main(["train", sys.argv[1], "--help"])
+        except SystemExit as done:
+            assert done.code == 0
+        print(first_line(config_from_arguments([sys.argv[1]])))
+        for family in FAMILIES.values():
+            for name in family:
+                make_task(name, {})
+        assert {"jax", "matplotlib"} & sys.modules.keys() == set()
     """
     name = str(Path(config_file("[model]\nwidth = 8\n")).resolve())
-    for mistake in (["--model.widht", "8"], ["--training.steps", "0"], ["--sweep", "model.widht", "8"]):
-        done = subprocess.run([sys.executable, "-c", code, name, *mistake], capture_output=True, text=True, cwd=ROOT)
-        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 8
+    assert re.search(r"--task.max-length INTEGER.*\n +now 16\n", done.stdout)
+    assert done.stdout.endswith(
+        "reverse, layout encoder: transformer of 1 layer, 1 head, width 8; run folder runs/mine\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["configs/reverse.toml", "reverse.toml"])
@@ -364,6 +386,10 @@ def test_configs_that_come_with_jattn_are_found_from_any_folder(tmp_path, monkey
         config_from_arguments([name.replace("reverse", "revers")])
     with pytest.raises(ConfigError, match=r"^mine/reverse.toml: no such file"):
         config_from_arguments(["mine/reverse.toml"])
+    # The folder of a run may have the name of its config.
+    (tmp_path / "reverse").mkdir()
+    (tmp_path / "reverse" / "config.toml").write_text("[model]\nwidth = 8\n")
+    assert config_from_arguments(["reverse"]).model.width == 32
     (tmp_path / "reverse.toml").write_text("[model]\nwidth = 8\n")
     assert config_from_arguments(["reverse.toml"]).model.width == 8
 

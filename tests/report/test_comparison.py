@@ -14,6 +14,7 @@ from jattn.drawing.lines import PALETTE
 from jattn.drawing.look import ramp_colours, save_figure
 from jattn.report.comparison import make_tables, to_csv, to_markdown, write_comparison
 from jattn.report.comparison_figure import ROWS_BY_LENGTH, draw_comparison
+from jattn.report.comparison_page import result_words
 from jattn.report.outcomes import Outcome, Spread, value_text
 
 
@@ -249,3 +250,16 @@ def test_everything_is_written_whole(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.csv", "sweep.html", "sweep.md", "sweep.png"]
     assert (tmp_path / "sweep.md").read_text() == to_markdown(tables)
     assert (tmp_path / "sweep.csv").read_text() == to_csv([THREE_SEEDS])
+
+
+def test_a_sentence_says_how_the_runs_do():
+    def run(exact, score):
+        return Outcome({"k": exact}, "k", {"step": 1, "exact_accuracy": exact, "filter_score": score})
+
+    right, half, failed = run(1.0, 0.95), run(0.5, 0.8), Outcome({"k": 3}, "k", None)
+    assert result_words([right, half, failed]) == (
+        "3 runs, 1 of which failed: from 50.00 % to 100.00 % of the sequences of their tests are exactly right, "
+        "and the filter score is from 0.800 to 0.950."
+    )
+    assert result_words([run(1.0, None)]) == "1 run: 100.00 % of the sequences of their tests are exactly right."
+    assert result_words([failed]) == "1 run, 1 of which failed."

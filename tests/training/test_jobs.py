@@ -1,11 +1,12 @@
 """Several runs at once: how each ends, what is said of it, and what a signal leaves."""
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -78,8 +79,7 @@ def test_a_job_hands_on_its_error(monkeypatch, capsys, error, status, said):
     monkeypatch.setattr("jattn.training.loop.train", fail(error))
     monkeypatch.setattr(jobs, "share_of_cores", lambda slot, jobs: None)
     monkeypatch.setattr(sys, "argv", ["job", "0", "2", ""])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(CONFIG.model_dump_json()))
-    assert job.main() == status
+    assert job.main(CONFIG.model_dump_json()) == status
     outcome = json.loads(capsys.readouterr().out)
     assert outcome.pop("error") == said
     assert ("in train" in outcome.get("traceback", "")) == isinstance(error, KeyError)
@@ -95,8 +95,7 @@ def test_a_job_does_not_train_with_code_that_was_edited_after_the_sweep_began(tm
     monkeypatch.setattr("jattn.training.runs.configure_jax", lambda configs: None)
     monkeypatch.setattr("jattn.training.loop.train", fail(TrainingFailed("trained")))
     monkeypatch.setattr(jobs, "share_of_cores", lambda slot, jobs: None)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
-    assert job.run(0, 2, "", Interrupts())["error"].startswith(said)
+    assert job.run(asked, 0, 2, "", Interrupts())["error"].startswith(said)
 
 
 def note_processes(monkeypatch, also=lambda: None):
@@ -142,3 +141,42 @@ def test_a_share_of_memory_that_a_person_chose_is_kept(run_programs, monkeypatch
     monkeypatch.setitem(os.environ, chosen, "0.5")
     run_programs("env | grep ^XLA.*MEM >&2; exit 1")
     assert capfd.readouterr().err.splitlines()[1:] == [f"    {chosen}=0.5"]
+
+
+def test_a_job_stops_when_the_process_that_started_it_is_gone():
+    code = """if True:
+        import signal, sys
+        from jattn.training import job
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+        print(sys.stdin.readline(), end="", flush=True)
+        job.stop_at_end_of_input()
+        signal.pause()
+    """
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdin.write("a config\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "a config\n"
+    assert process.poll() is None
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait() == 7
+
+
+@pytest.mark.exhaustive
+def test_a_sweep_that_is_killed_leaves_no_run(tmp_path):
+    options = "--training.steps 3000000 --evaluation.every 1000000 --run.devices 1 --jobs 2 --sweep training.seed 0 1"
+    command = [sys.executable, "-m", "jattn", "train", "reverse", "--run.folder", "swept", *options.split()]
+    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        while len([*tmp_path.glob("swept/*/metrics.jsonl")]) < 2:
+            assert sweep.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+        assert len(children) == 2
+    finally:
+        sweep.kill()
+        sweep.communicate()
+    deadline = time.monotonic() + 300
+    while any(Path("/proc", child).exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
