@@ -51,10 +51,23 @@ SETTINGS = (
     "attention.layer_norm_rms_epsilon",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scale_linear",
 )
 """What a file may say of its architecture, each under the name of that."""
 
-NEUTRAL = {"rope.scaling.type": "none", "rope.scale_linear": 1.0, "attention.causal": True, "expert_count": 0}
+NEUTRAL = {
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "attention.causal": True,
+    "expert_count": 0,
+}
 """What a file may say besides, and the one value at which it changes nothing."""
 
 
@@ -126,6 +139,7 @@ def _config(path: Path, kind: str, metadata: dict[str, Any], tied: bool) -> dict
         "head_dim": head_dim,
         "rms_norm_eps": _shortest(config.number(f"{kind}.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(config.number(f"{kind}.rope.freq_base", 10_000.0)),
+        "rope_scaling": _rotary_scaling(config, kind),
         "hidden_act": "silu",
         "tie_word_embeddings": tied,
     }
@@ -139,6 +153,26 @@ def _check_settings(config: Config, kind: str) -> None:
             raise ValueError(f"{config.file}: expected settings that are known here, got {name} = {config.get(name)!r}")
     for setting, value in NEUTRAL.items():
         config.expect(f"{kind}.{setting}", value)
+
+
+def _rotary_scaling(config: Config, kind: str) -> dict[str, Any]:
+    """Returns the scaling of rotary positions in the words of a ``config.json``."""
+    at = f"{kind}.rope.scaling."
+    factor = config.number(f"{at}factor", config.number(f"{kind}.rope.scale_linear", 1.0))
+    scaling = config.get(f"{at}type", "linear")
+    config.expect(f"{at}type", "linear", "none", "yarn")
+    if scaling == "none" or (scaling == "linear" and factor == 1):
+        return {}
+    if scaling == "linear":
+        return {"rope_type": scaling, "factor": _shortest(factor)}
+    found = {"rope_type": scaling, "factor": _shortest(factor)}
+    found["original_max_position_embeddings"] = config.size(
+        f"{at}original_context_length", config.get(f"{kind}.context_length")
+    )
+    for name, published in {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}.items():
+        if f"{at}{name}" in config.values:
+            found[published] = _shortest(config.number(f"{at}{name}"))
+    return found
 
 
 def _shortest(value: float) -> float:

@@ -95,6 +95,7 @@ def gpt2():
     tensors = drawn(shapes)
     for layer in range(LAYERS):
         tensors[f"transformer.h.{layer}.attn.bias"] = np.tri(16, dtype=np.float32)[None, None]
+        tensors[f"transformer.h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
     config = {"model_type": "gpt2", "n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "vocab_size": VOCABULARY}
     return config | {"n_positions": 16, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}, tensors
 
@@ -167,12 +168,20 @@ LLAMA3 = {
     "original_max_position_embeddings": 24,
 }
 
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 3.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "beta_fast": 1.0, "beta_slow": 0.1}
+
+
 MODELS = {
     "bert": bert,
     "albert": albert,
     "gpt2": gpt2,
     "llama": llama,
     "llama 3": lambda: llama(tied=False, rope_scaling=LLAMA3, rope_theta=50.0),
+    "llama linear": lambda: llama(rope_scaling=LINEAR),
+    "llama dynamic": lambda: llama(rope_scaling=DYNAMIC, rope_theta=50.0, max_position_embeddings=4),
+    "llama yarn": lambda: llama(rope_scaling=YARN, rope_theta=50.0, max_position_embeddings=32),
     "mistral": lambda: llama("mistral", sliding_window=3),
     "qwen2": lambda: llama("qwen2", qkv_bias=True, use_sliding_window=True, sliding_window=3, max_window_layers=1),
     "vit": vit,

@@ -211,8 +211,8 @@ WRONG = {
     "heads that do not divide": (with_config(num_attention_heads=3), "num_kv_heads: expected a divisor of 3 heads"),
     "other activation": (with_config(hidden_act="mish"), "config.json: expected hidden_act among gelu, "),
     "other scaling": (
-        with_config(rope_scaling={"rope_type": "yarn"}),
-        "config.json: expected rotary scaling 'default', 'linear' or 'llama3', got 'yarn'",
+        with_config(rope_scaling={"rope_type": "longrope"}),
+        "config.json: expected rotary scaling among 'default', 'linear', 'dynamic', 'yarn', 'llama3', got 'longrope'",
     ),
     "partial rotary positions in gguf": (
         lambda path: by_llama_cpp(path, add=lambda writer: writer.add_rope_dimension_count(4)),
@@ -223,8 +223,16 @@ WRONG = {
         "model.gguf: expected llama.attention.value_length = 8, got 4",
     ),
     "scaling in gguf": (
-        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_float32("llama.rope.scale_linear", 4.0)),
-        "model.gguf: expected llama.rope.scale_linear = 1.0, got 4.0",
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_string("llama.rope.scaling.type", "longrope")),
+        "model.gguf: expected llama.rope.scaling.type = 'linear' or 'none' or 'yarn', got 'longrope'",
+    ),
+    "yarn without a length": (
+        with_config(rope_scaling={"rope_type": "yarn", "factor": 2.0}),
+        "config.json: expected original_max_position_embeddings to be a positive int, got None",
+    ),
+    "a list for a scaling": (
+        with_config(rope_scaling={"rope_type": ["yarn"]}),
+        "config.json: expected rotary scaling among 'default', 'linear', 'dynamic', 'yarn', 'llama3', got ['yarn']",
     ),
     "a window in gguf": (
         lambda path: by_llama_cpp(path, add=lambda writer: writer.add_sliding_window(3)),
