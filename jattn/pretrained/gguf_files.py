@@ -71,6 +71,10 @@ NEUTRAL = {
 """What a file may say besides, and the one value at which it changes nothing."""
 
 
+END_TOKENS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+"""What a file calls the tokens that end a text, or a turn of it."""
+
+
 def read_gguf(path: Path) -> Checkpoint:
     """Reads a GGUF file of a Llama-like model; the file is mapped into memory.
 
@@ -142,6 +146,7 @@ def _config(path: Path, kind: str, metadata: dict[str, Any], tied: bool) -> dict
         "rope_scaling": _rotary_scaling(config, kind),
         "hidden_act": "silu",
         "tie_word_embeddings": tied,
+        "eos_token_id": [metadata[name] for name in END_TOKENS if name in metadata],
     }
 
 

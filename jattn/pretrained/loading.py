@@ -20,9 +20,10 @@ from jattn.pretrained.bert import ALBERT, BERT
 from jattn.pretrained.families import Config, Copy, Family, Weight
 from jattn.pretrained.gpt2 import GPT2
 from jattn.pretrained.llama import LLAMA
+from jattn.pretrained.pictures import read_picture_rules
 from jattn.pretrained.sources import opened
 from jattn.pretrained.tensors import FLOATS, Checkpoint, Tensor
-from jattn.pretrained.tokenizers import read_tokenizer
+from jattn.pretrained.tokenizers import read_end_tokens, read_tokenizer
 from jattn.pretrained.vision import DINOV2, VIT
 
 FAMILIES: dict[str, Family] = {
@@ -35,6 +36,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": LLAMA,
     "vit": VIT,
     "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2,
 }
 """The family of each ``model_type`` that a ``config.json`` may name."""
 
@@ -59,6 +61,7 @@ class Card:
       parameters: how many numbers it has.
       dtype: what they are kept as.
       files: the SHA-256 of each file that was read, those of the tokenizer included, by its name.
+      end_tokens: which tokens end a text that the model writes, for `jattn.generate`; empty where the files name none.
     """
 
     family: str
@@ -66,6 +69,7 @@ class Card:
     parameters: int
     dtype: str
     files: Mapping[str, str]
+    end_tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         its = self.architecture
@@ -83,7 +87,8 @@ class Pretrained(NamedTuple):
     Attributes:
       model: the module: a `jattn.linen.language.LanguageModel`, or a `jattn.linen.vision.VisionModel` for images.
       variables: its parameters.
-      tokenizer: a `tokenizers.Tokenizer`, or None where the files hold none that is known here.
+      tokenizer: a `tokenizers.Tokenizer`, or None where the files hold none that is known here; of a model of images
+        a `jattn.pretrained.pictures.PictureReader`.
       card: what it is.
     """
 
@@ -157,10 +162,15 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
-        tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        if isinstance(model, VisionModel):
+            tokenizer, more = read_picture_rules(found.vocabulary, model, found.config["model_type"])
+        else:
+            tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        ends, ending = read_end_tokens(found, architecture.vocabulary)
+        more = [*more, *ending]
         files = {file.name: _digest(file) for file in (*found.files, *more)}
     count = sum(math.prod(shape) for shape in shapes.values())
-    card = Card(family.name, architecture, count, dtype.name, files)
+    card = Card(family.name, architecture, count, dtype.name, files, ends)
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jattn.pretrained.families import Config
-from jattn.pretrained.tensors import read_json, reader, whole
+from jattn.pretrained.tensors import Checkpoint, read_json, reader, whole
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -47,6 +47,26 @@ def read_tokenizer(source: Mapping[str, Any] | Path, vocabulary: int) -> tuple[A
     if most >= vocabulary:
         raise ValueError(f"tokenizer: expected tokens below the model's vocabulary of {vocabulary}, got token {most}")
     return found, files
+
+
+def read_end_tokens(found: Checkpoint, vocabulary: int) -> tuple[tuple[int, ...], list[Path]]:
+    """Reads which tokens end a text, from ``generation_config.json`` or else from the config.
+
+    Returns:
+      The tokens, of those that the model knows, and the files that were read besides the config.
+
+    Raises:
+      ValueError: if they are no tokens.
+    """
+    config, files = Config(found.config), []
+    if isinstance(found.vocabulary, Path) and (own := found.vocabulary / "generation_config.json").exists():
+        generation = Config(read_json(own), own.name)
+        config, files = (generation, [own]) if generation.get("eos_token_id") is not None else (config, [])
+    ends = config.get("eos_token_id", [])
+    ends = ends if isinstance(ends, list) else [ends]
+    if not all(type(token) is int for token in ends):
+        raise config.error("eos_token_id", "a token or a list of them", config.get("eos_token_id"))
+    return tuple(token for token in dict.fromkeys(ends) if 0 <= token < vocabulary), files
 
 
 def split(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:

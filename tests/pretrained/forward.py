@@ -206,12 +206,14 @@ def llama(config, tensors, tokens):
 def vit(config, tensors, image):
     names = ["layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"]
     x, filters = _image(config, Numbers(tensors, "vit."), image, names)
-    return Numbers(tensors).linear("classifier", x[0]), filters
+    return (Numbers(tensors).linear("classifier", x[0]) if "classifier.weight" in tensors else x), filters
 
 
 def dinov2(config, tensors, image):
-    x, filters = _image(config, Numbers(tensors, "dinov2."), image, ["norm1", "norm2", "mlp.fc1", "mlp.fc2"])
-    return Numbers(tensors).linear("classifier", np.concatenate([x[0], x[1:].mean(0)])), filters
+    own = Numbers(tensors, config["model_type"] + ".")
+    x, filters = _image(config, own, image, ["norm1", "norm2", "mlp.fc1", "mlp.fc2"])
+    patches = x[1 + config.get("num_register_tokens", 0) :]
+    return Numbers(tensors).linear("classifier", np.concatenate([x[0], patches.mean(0)])), filters
 
 
 def _image(config, own, image, names):
@@ -224,6 +226,8 @@ def _image(config, own, image, names):
             patch = image[y * size : (y + 1) * size, x * size : (x + 1) * size]
             rows.append(np.einsum("oczx,zxc->o", kernel, patch) + own["embeddings.patch_embeddings.projection.bias"])
     x = np.array(rows) + own["embeddings.position_embeddings"][0]
+    if f"{own.prefix}embeddings.register_tokens" in own.tensors:
+        x = np.concatenate([x[:1], own["embeddings.register_tokens"][0], x[1:]])
     for layer in range(config["num_hidden_layers"]):
         at = f"encoder.layer.{layer}."
         first_norm, second_norm, hidden, out = (at + name for name in names)
@@ -235,6 +239,10 @@ def _image(config, own, image, names):
         if f"{own.prefix}{at}layer_scale1.lambda1" in own.tensors:
             scales = [own[f"{at}layer_scale{step}.lambda1"] for step in (1, 2)]
         x = x + scales[0] * own.linear(at + "attention.output.dense", attended)
-        y = ACTIVATIONS[config["hidden_act"]](own.linear(hidden, own.norm(second_norm, x, epsilon)))
-        x = x + scales[1] * own.linear(out, y)
+        y = own.norm(second_norm, x, epsilon)
+        if config.get("use_swiglu_ffn"):
+            gate, rest = np.split(own.linear(at + "mlp.weights_in", y), 2, -1)
+            x = x + scales[1] * own.linear(at + "mlp.weights_out", ACTIVATIONS["silu"](gate) * rest)
+        else:
+            x = x + scales[1] * own.linear(out, ACTIVATIONS[config["hidden_act"]](own.linear(hidden, y)))
     return own.norm("layernorm", x, epsilon), filters

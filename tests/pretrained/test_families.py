@@ -28,7 +28,7 @@ def computed(name, tmp_path):
     look = jax.jit(lambda variables, tokens: jattn.capture_filters(loaded.model, variables, tokens))
     read = IMAGE if "image_size" in config else TOKENS
     logits, filters = look(loaded.variables, read)
-    expected = getattr(forward, name if hasattr(forward, name) else "llama")(config, tensors, read)
+    expected = getattr(forward, config["model_type"].partition("_")[0], forward.llama)(config, tensors, read)
     return loaded, (logits, filters), expected
 
 
@@ -40,7 +40,7 @@ def test_logits_and_filters_are_those_of_the_published_formula(name, tmp_path):
     for filter, weights in zip(filters.values(), expected_filters, strict=True):
         assert_allclose(filter.weights(), weights, atol=1e-5)
     assert loaded.card.parameters == sum(x.size for x in jax.tree.leaves(loaded.variables))
-    assert loaded.tokenizer is None
+    assert (loaded.tokenizer is None) == (loaded.card.family not in ("ViT", "DINOv2"))
 
 
 def test_generated_tokens_are_those_of_the_formula_with_windows_in_some_layers(tmp_path):
@@ -71,6 +71,18 @@ def test_a_pooled_vector_and_the_logits_of_a_pair_are_those_of_bert(tmp_path):
 
 
 # Images
+
+
+@pytest.mark.exhaustive
+def test_a_vision_model_with_a_pooler_gives_the_vector_of_an_image(tmp_path):
+    config, tensors = MODELS["vit"]()
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    bare = tensors | {"pooler.dense.weight": np.eye(32, dtype=np.float32) / 4, "pooler.dense.bias": np.ones(32, "f4")}
+    loaded = load(write_folder(tmp_path, config, bare))
+    hidden, _ = forward.vit(config, tensors, IMAGE)
+    assert_allclose(loaded.model.apply(loaded.variables, IMAGE), hidden, atol=1e-4)
+    found = loaded.model.apply(loaded.variables, IMAGE, method="pooled")
+    assert_allclose(found, np.tanh(hidden[0] / 4 + 1), atol=1e-5)
 
 
 @pytest.mark.exhaustive
