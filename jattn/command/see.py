@@ -15,6 +15,12 @@ NEW_TOKENS = 20
 """How many tokens a decoder adds to a text if nobody says."""
 
 
+NO_TOKENIZER = (
+    "expected tokenizer.json, vocab.txt, or vocab.json and merges.txt, got none of them; of a tokenizer.model, "
+    "transformers makes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """What a model is to read.
@@ -71,7 +77,7 @@ def write_page(model: Path, asked: Asked, out: Path) -> Path:
     if isinstance(found.model, VisionModel):
         return see(**_picture(found, model, asked), path=out, **title)
     if found.tokenizer is None:
-        raise ValueError(f"{model}: expected a model with a tokenizer that is known here, got one without")
+        raise ValueError(f"{model}: {NO_TOKENIZER}")
     count = _new_tokens(asked, found.model.architecture.causal)
     filters, shown, written = _read_text(found, asked.read(), count)
     other = None if asked.pair is None else _read_text(found, asked.pair, count)[:2]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jattn.pretrained.families import Config
+from jattn.pretrained.gguf_header import check_header
 from jattn.pretrained.tensors import Checkpoint, Tensor, reader, whole
 
 NAMES = {
@@ -83,6 +84,7 @@ def read_gguf(path: Path) -> Checkpoint:
     """
     gguf = reader("gguf")
     with whole(path, "GGUF"):
+        check_header(path)
         file = gguf.GGUFReader(path)
         metadata = {name: field.contents() for name, field in file.fields.items()}
         raw = {tensor.name: tensor for tensor in file.tensors}

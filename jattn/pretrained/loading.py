@@ -47,6 +47,9 @@ ORDERS = {
 }
 """How messages call the axes of a tensor."""
 
+FEW_LAYERS = 200
+"""How many layers a model may have whatever the number of its tensors."""
+
 ALIGNMENT = 64
 """At a multiple of how many bytes an array has to begin for JAX to take it over."""
 
@@ -151,6 +154,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         family = _family(found)
         tensors = _renamed(found.tensors, family)
         config = Config(found.config)
+        _check_layers(config, len(tensors))
         architecture = family.architecture(config, tensors)
         model = family.make(architecture, config, tensors, dtype)
         weights = family.weights(architecture, tensors)
@@ -176,9 +180,9 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of a model by its path; nothing is computed."""
-    example = jnp.zeros((1, 1), jnp.int32)
+    example = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     if isinstance(model, VisionModel):
-        example = jnp.zeros((model.image_size, model.image_size, model.channels))
+        example = jax.ShapeDtypeStruct((model.image_size, model.image_size, model.channels), jnp.float32)
     variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
     leaves: Any = flatten_dict(variables["params"])
     return {"/".join(path): leaf.shape for path, leaf in leaves.items()}
@@ -189,6 +193,14 @@ def _family(found: Checkpoint) -> Family:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"config.json: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
     return FAMILIES[kind]
+
+
+def _check_layers(config: Config, tensors: int) -> None:
+    """Refuses more layers than there are tensors, before lists of so many are made; a few may share their weights."""
+    most = max(tensors, FEW_LAYERS)
+    for name in ("num_hidden_layers", "n_layer"):
+        if name in config.values and config.size(name) > most:
+            raise config.error(name, f"at most {most} with {tensors} tensors", config.get(name))
 
 
 def _renamed(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
@@ -233,7 +245,10 @@ def _check_names(
 
 
 def _check_copy(name: str, tensor: Tensor, copy: Copy, tensors: Mapping[str, Tensor], its: Architecture) -> None:
-    same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape, its)
+    try:
+        same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape, its)
+    except IndexError as error:
+        raise ValueError(f"{name}: expected more axes, got shape {tensor.shape} in {tensor.file}") from error
     found = tensor.read()
     # What is made here was rounded when the file was written; what is copied is equal.
     if not (np.array_equal(found, same) if isinstance(copy.of, str) else np.allclose(found, same, rtol=1e-3)):

@@ -69,7 +69,7 @@ def test_two_texts_are_seen_side_by_side_and_a_continuation_ends_where_the_model
 
 MISTAKES = {
     "no text": ([], "see: expected a text or --file, and not both\n"),
-    "no tokenizer": (["ab"], "expected a model with a tokenizer that is known here, got one without\n"),
+    "no tokenizer": (["ab"], f"{see.NO_TOKENIZER}\n"),
     "fewer than no tokens": (["ab", "--new-tokens", "-1"], "--new-tokens: expected at least 0, got -1\n"),
     "an encoder that goes on": (
         ["ab", "--new-tokens", "3"],
