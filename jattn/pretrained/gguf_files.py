@@ -4,6 +4,7 @@ Quantised weights are turned into float32 when they are read, one tensor at a ti
 llama.cpp keeps with the two halves of each head interleaved, they are put back into the order of the published weights.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jattn.pretrained.families import Config
-from jattn.pretrained.gguf_header import check_header
+from jattn.pretrained.gguf_header import RawTensor, read_header
 from jattn.pretrained.tensors import Checkpoint, Tensor, reader, whole
 
 NAMES = {
@@ -84,11 +85,7 @@ def read_gguf(path: Path) -> Checkpoint:
     """
     gguf = reader("gguf")
     with whole(path, "GGUF"):
-        check_header(path)
-        file = gguf.GGUFReader(path)
-        metadata = {name: field.contents() for name, field in file.fields.items()}
-        raw = {tensor.name: tensor for tensor in file.tensors}
-        file.fields.clear()  # Every token is an array of its own there: a third of a small model's weights.
+        metadata, raw = read_header(path)
     kind = metadata.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise ValueError(f"{path.name}: expected an architecture among {', '.join(ARCHITECTURES)}, got {kind!r}")
@@ -98,25 +95,31 @@ def read_gguf(path: Path) -> Checkpoint:
         hub = _hub_name(name)
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
         turned = heads.get(hub.split(".")[-2]) if kind == "llama" and ".self_attn." in hub else None
-        shape = tuple(int(size) for size in reversed(tensor.shape))
 
-        def read(tensor: Any = tensor, shape: tuple[int, ...] = shape, turned: int | None = turned) -> np.ndarray:
-            array = _as_floats(gguf, tensor, shape)
+        def read(tensor: RawTensor = tensor, turned: int | None = turned) -> np.ndarray:
+            array = _as_floats(gguf, tensor)
             return array if turned is None else _halves(array, turned)
 
-        tensors[hub] = Tensor(shape, "float32", path.name, read)
+        if hub in tensors:
+            raise ValueError(f"{path.name}: expected one tensor {hub}, got two under that name and {name}")
+        tensors[hub] = Tensor(tensor.shape, _dtype(tensor), path.name, read)
     return Checkpoint(tensors, config, (path,), metadata)
 
 
-def _as_floats(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _dtype(tensor: RawTensor) -> str:
+    """Returns what a tensor is read as; integers that are no quantised floats stay what they are."""
+    name = tensor.kind.name
+    return name if re.fullmatch(r"I\d+", name) else "float32"
+
+
+def _as_floats(gguf: Any, tensor: RawTensor) -> np.ndarray:
     """Turns a tensor into float32 some rows at a time, for the steps on the way take several times its size."""
-    array = np.empty(shape, np.float32)
-    length = len(array)
-    step = ROWS if array.ndim > 1 else length
-    for first in range(0, length, step):
-        piece = slice(first, first + step)
-        array[piece] = gguf.quants.dequantize(tensor.data[piece], tensor.tensor_type).reshape(array[piece].shape)
-    return array
+    rows = len(tensor.data)
+    array = np.empty((rows, math.prod(tensor.shape) // rows), np.float32)
+    for first in range(0, rows, ROWS):
+        piece = slice(first, first + ROWS)
+        array[piece] = gguf.quants.dequantize(np.asarray(tensor.data[piece]), tensor.kind)
+    return array.reshape(tensor.shape)
 
 
 def _hub_name(name: str) -> str:

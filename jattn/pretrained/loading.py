@@ -320,8 +320,8 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _arranged(tensor: Tensor, name: str, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = tensor.read()
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{tensor.file}: expected the whole of {name}, got less: {error}") from error
+    except (ValueError, IndexError, NotImplementedError) as error:
+        raise ValueError(f"{tensor.file}: expected {name} to be read whole, got: {error}") from error
     array = array.T if weight.layout == "out_in" else array
     array = array.transpose(2, 3, 1, 0) if weight.layout == "image" else array
     index, count = weight.part
