@@ -101,7 +101,7 @@ class Pretrained(NamedTuple):
     card: Card
 
 
-def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
+def load(path: str | Path, *, dtype: Any = jnp.float32, family: Family | None = None) -> Pretrained:
     """Loads a published model: its sizes, its weights and its tokenizer.
 
     Every tensor of the files is used, or is checked to repeat what is used, or else the model is refused; so are
@@ -113,6 +113,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         file or several, and those of a tokenizer); one such file of weights; a ``.gguf``; or a wheel or zip that holds
         any of these.
       dtype: what parameters are kept as and computed in; a float dtype.
+      family: how to read the files, where their ``model_type`` is none of those known here; see `Family`.
 
     Returns:
       A `Pretrained`: ``model, variables, tokenizer, card``.
@@ -121,7 +122,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
       FileNotFoundError: if there is no such path.
       ValueError: if the files are damaged, of a family that is not built here, or do not fit one another; or if a
         weight is NaN or infinite, in the file or in `dtype`.
-      TypeError: if `dtype` is no float dtype.
+      TypeError: if `dtype` is no float dtype, or `family` no family.
       ImportError: if a package that reads such files is not installed; the extra ``pretrained`` has them.
 
     Example: what a hub calls a checkpoint, here of a tiny model made up on the spot.
@@ -150,8 +151,10 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
     dtype = np.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype: expected a float dtype, got {dtype.name}")
+    if family is not None and not isinstance(family, Family):
+        raise TypeError(f"family: expected a Family, got {type(family).__name__}")
     with opened(Path(path)) as found:
-        family = _family(found)
+        family = _family(found) if family is None else family
         tensors = _renamed(found.tensors, family)
         config = Config(found.config)
         _check_layers(config, len(tensors))
@@ -167,7 +170,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
         if isinstance(model, VisionModel):
-            tokenizer, more = read_picture_rules(found.vocabulary, model, found.config["model_type"])
+            tokenizer, more = read_picture_rules(found.vocabulary, model, str(found.config.get("model_type")))
         else:
             tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
         ends, ending = read_end_tokens(found, architecture.vocabulary)
