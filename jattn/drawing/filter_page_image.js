@@ -80,11 +80,12 @@ function buildPicture() {
   if (!picture) return;
   byId("picture").hidden = false;
   byId("head-title").after(byId("picture"));
+  byId("columns").classList.add("of-picture");
   byId("text-title").textContent = "Picture";
   byId("hint").textContent = "Point at a patch, or at a token before the patches, to see its weights in the chosen head; " +
     "click to keep it.";
   byId("grid-note").textContent = "A row per layer, a column per head. Each shows the weights of the chosen token on the " +
-    "patches, darkest where the head puts most. The word says what the head mostly does on this picture.";
+    "patches, in full colour where the head puts most. The word says what the head mostly does on this picture.";
   byId("views").hidden = true;
   byId("image").addEventListener("mousemove", (event) => {
     const query = patchAt(event);
