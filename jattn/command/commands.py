@@ -18,7 +18,7 @@ COMMANDS = {
     "report": "draw the report of a run or a sweep again, from its folder",
     "tasks": "list the tasks, or show examples of one with the oracle drawn",
     "configs": "list the configs that come with jattn, or print one",
-    "see": "look at every filter of a published model on a text: writes a page",
+    "see": "look at every filter of a published model on a text or a picture: writes a page",
     "explain": "say what attention will do for a shape, as in: jattn explain 4096 --heads 8",
 }
 
@@ -153,15 +153,17 @@ def _predict(parser: Parser, arguments: Sequence[str]) -> int:
 
 def _see(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("model", type=Path, help="a folder, .safetensors, .gguf, .bin, wheel or zip")
-    parser.add_argument("text", nargs="?", help="what the model reads")
+    parser.add_argument("text", nargs="?", help="what the model reads; for a model of images, the file of a picture")
     parser.add_argument("--file", type=Path, help="a file with what it reads instead")
+    parser.add_argument("--pair", metavar="TEXT", help="a second text, shown beside the first with what differs")
     parser.add_argument("--out", type=Path, default=Path("see.html"), help="the page; see.html by default")
-    parser.add_argument("--new-tokens", type=int, help="how many tokens a decoder adds; 20 by default")
+    parser.add_argument("--new-tokens", type=int, help="how many tokens a decoder adds; 20 by default, 0 to a pair")
     options = parser.parse_args(arguments)
 
-    from jattn.command.see import see_model
+    from jattn.command.see import Asked, see_model
 
-    return see_model(options.model, options.text, options.file, options.out, options.new_tokens)
+    asked = Asked(options.text, options.file, options.pair, options.new_tokens)
+    return see_model(options.model, asked, options.out)
 
 
 def _explain(parser: Parser, arguments: Sequence[str]) -> int:

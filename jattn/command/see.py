@@ -1,22 +1,54 @@
-"""``jattn see``: every filter of a published model on a text, as a page."""
+"""``jattn see``: every filter of a published model on a text, a pair of texts or a picture, as a page."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jattn.drawing.plain import in_plain
+
+if TYPE_CHECKING:
+    from jattn.pretrained import Pretrained
 
 NEW_TOKENS = 20
 """How many tokens a decoder adds to a text if nobody says."""
 
 
-def see_model(model: Path, text: str | None, file: Path | None, out: Path, new_tokens: int | None) -> int:
-    """Loads a model, lets it read a text, and writes the page; returns the exit status."""
-    if (text is None) == (file is None):
+NO_TOKENIZER = (
+    "expected tokenizer.json, vocab.txt, or vocab.json and merges.txt, got none of them; of a tokenizer.model, "
+    "transformers makes one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a model is to read.
+
+    Args:
+      text: a text, or the path of a picture.
+      file: a file with the text, or with the picture, instead.
+      pair: a second text.
+      new_tokens: how many tokens a decoder adds before it is looked at; an encoder adds none.
+    """
+
+    text: str | None = None
+    file: Path | None = None
+    pair: str | None = None
+    new_tokens: int | None = None
+
+    def read(self) -> str:
+        """Returns the text."""
+        return self.file.read_text(encoding="utf-8") if self.file is not None else self.text or ""
+
+
+def see_model(model: Path, asked: Asked, out: Path) -> int:
+    """Loads a model, lets it read, and writes the page; returns the exit status."""
+    if (asked.text is None) == (asked.file is None):
         print("see: expected a text or --file, and not both", file=sys.stderr)
         return 2
     try:
-        page = write_page(model, file.read_text(encoding="utf-8") if file is not None else text or "", out, new_tokens)
+        page = write_page(model, asked, out)
         print(in_plain(f"see {page}"))
     except (OSError, ValueError, ImportError) as error:
         print(in_plain(f"see: {error}"), file=sys.stderr)
@@ -24,61 +56,86 @@ def see_model(model: Path, text: str | None, file: Path | None, out: Path, new_t
     return 0
 
 
-def write_page(model: Path, text: str, out: Path, new_tokens: int | None) -> Path:
-    """Writes the page of a model on a text.
-
-    Args:
-      model: what `jattn.pretrained.load` takes.
-      text: what is read.
-      out: the page.
-      new_tokens: how many tokens a decoder adds to the text before it is looked at, `NEW_TOKENS` by default; an encoder
-        adds none.
+def write_page(model: Path, asked: Asked, out: Path) -> Path:
+    """Writes the page of a model on what is asked; `model` is what `jattn.pretrained.load` takes.
 
     Returns:
       The path of the page.
 
     Raises:
       OSError, ValueError, ImportError: if the model cannot be loaded, has no tokenizer or adds no tokens, or the text
-        has none.
+        has none; or if there is no such picture.
     """
-    import jax
+    from jattn.linen.vision import VisionModel
+    from jattn.pretrained import load
+    from jattn.study.seeing import see
+
+    if asked.file is not None:
+        asked.file.open("rb").close()  # What is not there is told before a large model is loaded.
+    found = load(model)
+    title: Any = {"title": re.sub(r"-py\d.*", "", model.stem), "about": str(found.card).split("\n")[0]}
+    if isinstance(found.model, VisionModel):
+        return see(**_picture(found, model, asked), path=out, **title)
+    if found.tokenizer is None:
+        raise ValueError(f"{model}: {NO_TOKENIZER}")
+    count = _new_tokens(asked, found.model.architecture.causal)
+    filters, shown, written = _read_text(found, asked.read(), count)
+    other = None if asked.pair is None else _read_text(found, asked.pair, count)[:2]
+    return see(filters, shown, out, **title, written=written, other=other)
+
+
+def _read_text(found: "Pretrained", text: str, new_tokens: int) -> tuple[Any, list[str], int]:
+    """Lets a model read a text and go on with it; returns filters, words, and how many of them a person wrote."""
     import jax.numpy as jnp
 
     from jattn.decode.generation import generate
-    from jattn.filters.names import in_order
-    from jattn.linen.capture import capture_filters
-    from jattn.linen.vision import VisionModel
-    from jattn.pretrained import load
     from jattn.pretrained.tokenizers import split, words
-    from jattn.study.seeing import see
 
-    found = load(model)
-    if isinstance(found.model, VisionModel):
-        raise ValueError(f"{model}: expected a model of tokens, got one of images")
-    if found.tokenizer is None:
-        raise ValueError(f"{model}: expected a model with a tokenizer that is known here, got one without")
     tokens, shown = split(found.tokenizer, text)
     if not tokens:
         raise ValueError("text: expected at least one token, got none")
-    written, new = len(tokens), _new_tokens(new_tokens, found.model.architecture.causal)
-    if new:
-        more = generate(found.model, found.variables, jnp.array(tokens), max_new_tokens=new).tolist()
-        tokens, shown = tokens + more, shown + words(found.tokenizer, more)
-    look = jax.jit(lambda variables, tokens: capture_filters(found.model, variables, tokens, last_only=True)[1])
-    filters = look(found.variables, jnp.array(tokens))
-    return see(
-        in_order(filters),
-        shown,
-        out,
-        title=re.sub(r"-py\d.*", "", model.stem),
-        about=str(found.card).split("\n")[0],
-        written=written,
-    )
+    written = len(tokens)
+    if new_tokens:
+        ends = found.card.end_tokens
+        prompt, end = jnp.array(tokens), ends or None
+        more = generate(found.model, found.variables, prompt, max_new_tokens=new_tokens, end_token=end).tolist()
+        last = next((place for place, token in enumerate(more, 1) if token in ends), new_tokens)
+        tokens, shown = tokens + more[:last], shown + words(found.tokenizer, more[:last])
+    return _look(found, jnp.array(tokens), last_only=True), shown, written
 
 
-def _new_tokens(new_tokens: int | None, causal: bool) -> int:
-    if new_tokens is not None and new_tokens < 0:
-        raise ValueError(f"--new-tokens: expected at least 0, got {new_tokens}")
-    if not causal and new_tokens:
-        raise ValueError(f"--new-tokens: expected 0 for a model that reads all tokens at once, got {new_tokens}")
-    return (NEW_TOKENS if causal else 0) if new_tokens is None else new_tokens
+def _picture(found: "Pretrained", model: Path, asked: Asked) -> dict[str, Any]:
+    """Lets a model look at a picture; returns what `see` takes."""
+    if asked.pair is not None or asked.new_tokens:
+        raise ValueError(f"{model}: expected a picture alone for a model of images, got --pair or --new-tokens")
+    if found.tokenizer is None:
+        raise ValueError(f"{model}: expected a model of pictures in three colours, got another")
+    reader, picture = found.tokenizer, asked.file or Path(asked.text or "")
+    square = reader.square(picture)
+    return {
+        "filters": _look(found, reader(picture)),
+        "tokens": reader.words,
+        "picture": square,
+        "patches": reader.patches,
+    }
+
+
+def _look(found: "Pretrained", read: Any, **options: Any) -> Any:
+    import jax
+
+    from jattn.filters.names import in_order
+    from jattn.linen.capture import capture_filters
+
+    look = jax.jit(lambda variables, read: capture_filters(found.model, variables, read, **options)[1])
+    return in_order(look(found.variables, read))
+
+
+def _new_tokens(asked: Asked, causal: bool) -> int:
+    new = asked.new_tokens
+    if new is not None and new < 0:
+        raise ValueError(f"--new-tokens: expected at least 0, got {new}")
+    if not causal and new:
+        raise ValueError(f"--new-tokens: expected 0 for a model that reads all tokens at once, got {new}")
+    if new is not None:
+        return new
+    return NEW_TOKENS if causal and asked.pair is None else 0

@@ -8,6 +8,7 @@ Glossary of shapes: ``P`` prompt length, ``C`` vocabulary.
 
 import functools
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def generate(
     temperature: float | Float[Array, ""] = 0.0,
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
-    end_token: int | None = None,
+    end_token: int | Sequence[int] | None = None,
     rng: PRNGKeyArray | None = None,
 ) -> Int[Array, "*batch max_new_tokens"]:
     """Continues prompts: draws a token from the model's prediction, appends it, and so on.
@@ -54,7 +55,8 @@ def generate(
       lengths: how many tokens of each prompt are real, at least one; by default all.
       temperature: 0 takes the most likely token each time; see `sample`.
       top_k, top_p: which tokens may be drawn; see `sample`.
-      end_token: ends a batch entry; what would follow it is `end_token` too.
+      end_token: ends a batch entry; what would follow it is `end_token` too. Of several, any ends it, and the first
+        follows.
       rng: needed where `temperature` is above zero. Step ``t`` draws with ``fold_in(rng, t)``, so fewer new tokens
         are the first of more.
 
@@ -79,8 +81,7 @@ def generate(
         raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {got}")
     prompt, lengths = _check_prompt(prompt, lengths)
     check_integer("max_new_tokens", max_new_tokens, 1)
-    if end_token is not None:
-        check_integer("end_token", end_token, 0)
+    end_tokens = _check_end(end_token)
     _check_choice(rng, temperature, top_k, top_p)
     choice = (None, None, None, None) if _is_zero(temperature) else (top_k, rng, temperature, top_p)
     try:
@@ -88,7 +89,7 @@ def generate(
         run = functools.partial(_compiled_loop, model)
     except TypeError:  # A field holds an array, so nothing tells whether this is the model of an earlier call.
         run = jax.jit(functools.partial(_loop, model), static_argnums=(0, 1))
-    return run(max_new_tokens, choice[0], variables, prompt, lengths, end_token, *choice[1:])
+    return run(max_new_tokens, choice[0], variables, prompt, lengths, end_tokens, *choice[1:])
 
 
 def sample(
@@ -186,7 +187,7 @@ def _loop(
     variables: Any,
     prompt: Int[Array, "*batch P"],
     lengths: Int[Array, "*batch"],
-    end_token: Int[Array, ""] | None,
+    end_tokens: Array | None,
     rng: PRNGKeyArray | None,
     temperature: Float[Array, ""] | None,
     top_p: Float[Array, ""] | None,
@@ -198,10 +199,10 @@ def _loop(
             token = sample(logits, temperature=0.0)
         else:
             token = sample(logits, jax.random.fold_in(rng, step), temperature, top_k, top_p)
-        if end_token is None:
+        if end_tokens is None:
             return token, ended
-        token = jnp.where(ended, end_token, token)
-        return token, token == end_token
+        token = jnp.where(ended, end_tokens[0], token)
+        return token, jnp.any(token[..., None] == end_tokens, axis=-1)
 
     def unfinished(carry: tuple[Array, ...]) -> Array:
         step, _, ended, *_ = carry
@@ -218,12 +219,23 @@ def _loop(
     logits, cache = model.apply(variables, prompt, lengths, cache=cache)
     last = jnp.take_along_axis(logits, (lengths - 1)[..., None, None], axis=-2)[..., 0, :]
     token, ended = choose(last, jnp.int32(0), jnp.zeros(batch, bool))
-    tokens = jnp.full((*batch, max_new_tokens), 0 if end_token is None else end_token, jnp.int32)
+    tokens = jnp.full((*batch, max_new_tokens), 0 if end_tokens is None else end_tokens[0], jnp.int32)
     carry = (jnp.int32(1), token, ended, tokens.at[..., 0].set(token), cache)
     return lax.while_loop(unfinished, advance, carry)[3]
 
 
 _compiled_loop = jax.jit(_loop, static_argnums=(0, 1, 2))
+
+
+def _check_end(end_token: Any) -> Array | None:
+    """Returns all tokens that end a batch entry, or None."""
+    if end_token is None:
+        return None
+    if not isinstance(end_token, list | tuple):
+        return jnp.array([check_integer("end_token", end_token, 0)], jnp.int32)
+    if not end_token:
+        raise ValueError("end_token: expected at least one token, or None, got none")
+    return jnp.array([check_integer("end_token", token, 0) for token in end_token], jnp.int32)
 
 
 def _check_prompt(prompt: Any, lengths: Any) -> tuple[Array, Array]:

@@ -92,8 +92,9 @@ def rotate(
     rotary: bool | Mapping[str, Any],
     start: int | Int[Array, "..."] = 0,
     at: Int[Array, "*batch T"] | None = None,
+    length: int | None = None,
 ) -> Float[Array, "*batch T N H"]:
-    """Rotates vectors by their positions: `at`, or counted from `start`.
+    """Rotates vectors by their positions: `at`, or counted from `start`; `length` is that of the whole text.
 
     A mapping as `rotary` gives options of `positions.rotary`; False rotates nothing.
 
@@ -107,7 +108,8 @@ def rotate(
     if not isinstance(options, Mapping) or not options.keys() <= set(known):
         wrong = dict(options) if isinstance(options, Mapping) else options
         raise TypeError(f"rotary: expected a bool or a mapping of options ({', '.join(known)}), got {wrong!r}")
-    return positions.rotary(x, start + jnp.arange(x.shape[-3]) if at is None else at, **options)
+    given: dict[str, Any] = {"length": length, **options}
+    return positions.rotary(x, start + jnp.arange(x.shape[-3]) if at is None else at, **given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,9 @@ def place(
         mask = causal() if mask is None else causal() & mask
     start = 0 if kept is None else kept.index
     start = start if cache is None else cache.length[..., None]
-    query, key = rotate(query, rotary, start, at), rotate(key, rotary, start, at)
+    length = max(query.shape[-3], key.shape[-3])
+    length = kept.key.shape[-3] if kept is not None else length if cache is None else cache.slots
+    query, key = rotate(query, rotary, start, at, length), rotate(key, rotary, start, at, length)
     if kept is not None:
         mask, bias = kept.mask(mask), kept.bias(bias)
         kept, fits = kept.append(query, key, value)

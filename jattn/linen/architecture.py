@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattn.rules.positions import Llama3Scaling
+from jattn.rules.positions import RotaryScaling
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": jax.nn.relu,
@@ -67,7 +67,7 @@ class Architecture:
       qkv_bias, out_bias, feed_forward_bias: which projections have a bias.
       qk_norm: whether queries and keys get an RMS norm each.
       rotary: the base of `positions.rotary` in the ``"half"`` layout, or None.
-      rotary_scaling: its scaling.
+      rotary_scaling: its scaling, as `positions.rotary` takes it.
       max_length: how many learned positions there are; None for none.
       token_types: how many learned vectors tell what part a token is of; 0 for none.
       embedding_width: the width of embeddings that a projection brings to `width` (Lan et al. 2020), or None.
@@ -102,7 +102,7 @@ class Architecture:
     feed_forward_bias: bool = True
     qk_norm: bool = False
     rotary: float | None = None
-    rotary_scaling: float | Llama3Scaling = 1.0
+    rotary_scaling: float | RotaryScaling = 1.0
     max_length: int | None = None
     token_types: int = 0
     embedding_width: int | None = None
@@ -122,7 +122,7 @@ class Architecture:
                 raise ValueError(f"{name}: expected {expected}, got {size!r}")
         for name in NUMBERS:
             number = getattr(self, name)
-            given = not (name in OPTIONAL and number is None) and not isinstance(number, Llama3Scaling)
+            given = not (name in OPTIONAL and number is None) and not isinstance(number, RotaryScaling)
             if given and not _is_positive(number):
                 raise ValueError(f"{name}: expected a positive number, got {number!r}")
         for name, known in CHOICES.items():
@@ -132,6 +132,12 @@ class Architecture:
             raise ValueError(f"num_heads: expected a divisor of the width {self.width}, got {self.num_heads}")
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_kv_heads: expected a divisor of {self.num_heads} heads, got {self.num_kv_heads}")
+        if self.head == "tied" and self.embedding_width not in (None, self.width):
+            raise ValueError(
+                f"embedding_width: expected the width {self.width} for tied logits, got {self.embedding_width}"
+            )
+        if self.rotary is not None and isinstance(self.rotary_scaling, RotaryScaling):
+            self.rotary_scaling.frequencies(self.rotary, self.query_dim, length=1)  # Which refuses what does not fit.
         if self.windows is not None and len(self.windows) != self.num_layers:
             raise ValueError(f"windows: expected one for each of {self.num_layers} layers, got {len(self.windows)}")
         wrong = [window for window in self.windows or () if window is not None and not _is_size(window, 1)]

@@ -1,7 +1,7 @@
 """Vision transformers as published: an image in patches, a vector of its own before them, and layers under one scan.
 
-Glossary of shapes: ``Y`` and ``X`` rows and columns of pixels, ``C`` channels, ``T`` one more than there are patches,
-``D`` width.
+Glossary of shapes: ``Y`` and ``X`` rows and columns of pixels, ``C`` channels, ``P`` patches, ``T`` tokens: the first
+vector, registers, patches; ``D`` width.
 """
 
 from typing import Any
@@ -24,7 +24,8 @@ class VisionModel(nn.Module):
       image_size: rows of pixels, and columns.
       patch_size: those of a patch.
       channels: numbers of a pixel.
-      reads: what the head reads: ``"first"``, the first vector, or ``"both"``, that and the mean of all others.
+      reads: what the head reads: ``"first"``, the first vector, or ``"both"``, that and the mean of all patches.
+      registers: how many learned vectors come between the first one and the patches (Darcet et al. 2024).
       mask_token: whether there is a vector that takes the place of patches that are not to be seen.
       dtype, param_dtype: of the computation, and of the parameters; logits are float32.
 
@@ -41,7 +42,8 @@ class VisionModel(nn.Module):
       >>> logits.shape, filters["layer_1/attention"]
       ((10,), AttentionFilter(shape=(2, 10, 10), dtype=float32))
 
-    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; Oquab et al. 2023, "DINOv2".
+    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; Oquab et al. 2023, "DINOv2"; Darcet et al. 2024,
+    "Vision transformers need registers".
     """
 
     architecture: Architecture
@@ -49,6 +51,7 @@ class VisionModel(nn.Module):
     patch_size: int
     channels: int = 3
     reads: str = "first"
+    registers: int = 0
     mask_token: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -60,7 +63,7 @@ class VisionModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "*batch Y X C"], masked: Float[Array, "*batch T"] | None = None
+        self, images: Float[Array, "*batch Y X C"], masked: Float[Array, "*batch P"] | None = None
     ) -> Float[Array, "..."]:
         """Reads images.
 
@@ -74,6 +77,21 @@ class VisionModel(nn.Module):
         Raises:
           ValueError: if the images have another size, or patches are masked and there is no mask token.
         """
+        x = self._encode(images, masked)
+        if self.architecture.pooler and self.is_initializing():
+            self._pool(x)
+        return self._read_out(x)
+
+    @nn.compact
+    def pooled(
+        self, images: Float[Array, "*batch Y X C"], masked: Float[Array, "*batch P"] | None = None
+    ) -> Float[Array, "*batch D"]:
+        """Returns ViT's vector of an image, ``tanh(W h₀ + b)``; call it as ``model.apply(..., method="pooled")``."""
+        if not self.architecture.pooler:
+            raise ValueError("pooled: expected an architecture with a pooler, got one without")
+        return self._pool(self._encode(images, masked))
+
+    def _encode(self, images: Array, masked: Array | None) -> Float[Array, "*batch T D"]:
         its = self.architecture
         x = self._patches(images)
         if self.mask_token:
@@ -84,8 +102,16 @@ class VisionModel(nn.Module):
         first = jnp.broadcast_to(self._vector("first", (1, 1, its.width))[0], (*x.shape[:-2], 1, its.width))
         x = jnp.concatenate([first.astype(x.dtype), x], axis=-2)
         x = (x + self._vector("positions", (1, x.shape[-2], its.width))[0]).astype(self.dtype)
+        if self.registers:
+            registers = self._vector("registers", (1, self.registers, its.width))[0].astype(self.dtype)
+            registers = jnp.broadcast_to(registers, (*x.shape[:-2], *registers.shape))
+            x = jnp.concatenate([x[..., :1, :], registers, x[..., 1:, :]], axis=-2)
         x, _ = run_layers(its, self.dtype, self.param_dtype, x)
-        return self._read_out(make_norm(its, self.dtype, self.param_dtype, "last_norm")(x))
+        return make_norm(its, self.dtype, self.param_dtype, "last_norm")(x)
+
+    def _pool(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch D"]:
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": "pooler"}
+        return jnp.tanh(Projection((self.architecture.width,), **options)(x[..., 0, :]))
 
     def _patches(self, images: Array) -> Float[Array, "*batch P D"]:
         expected = (self.image_size, self.image_size, self.channels)
@@ -104,7 +130,7 @@ class VisionModel(nn.Module):
             return x
         read = x[..., 0, :]
         if self.reads == "both":
-            read = jnp.concatenate([read, jnp.mean(x[..., 1:, :], axis=-2)], axis=-1)
+            read = jnp.concatenate([read, jnp.mean(x[..., 1 + self.registers :, :], axis=-2)], axis=-1)
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": "classes"}
         return Projection((self.architecture.vocabulary,), **options)(read).astype(jnp.float32)
 

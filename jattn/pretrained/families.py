@@ -93,10 +93,12 @@ class Config:
         return default if value is None else value
 
     def size(self, name: str, default: int | None = None) -> int:
-        """Returns a positive int."""
+        """Returns a positive int, of at most 32 bits."""
         value = self.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self.error(name, "a positive int", value)
+        if value >= 2**31:
+            raise self.error(name, "an int below 2³¹", value)
         return value
 
     def number(self, name: str, default: float | None = None) -> float:

@@ -4,6 +4,7 @@ Quantised weights are turned into float32 when they are read, one tensor at a ti
 llama.cpp keeps with the two halves of each head interleaved, they are put back into the order of the published weights.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jattn.pretrained.families import Config
+from jattn.pretrained.gguf_header import RawTensor, read_header
 from jattn.pretrained.tensors import Checkpoint, Tensor, reader, whole
 
 NAMES = {
@@ -51,11 +53,28 @@ SETTINGS = (
     "attention.layer_norm_rms_epsilon",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scale_linear",
 )
 """What a file may say of its architecture, each under the name of that."""
 
-NEUTRAL = {"rope.scaling.type": "none", "rope.scale_linear": 1.0, "attention.causal": True, "expert_count": 0}
+NEUTRAL = {
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "attention.causal": True,
+    "expert_count": 0,
+}
 """What a file may say besides, and the one value at which it changes nothing."""
+
+
+END_TOKENS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+"""What a file calls the tokens that end a text, or a turn of it."""
 
 
 def read_gguf(path: Path) -> Checkpoint:
@@ -66,10 +85,7 @@ def read_gguf(path: Path) -> Checkpoint:
     """
     gguf = reader("gguf")
     with whole(path, "GGUF"):
-        file = gguf.GGUFReader(path)
-        metadata = {name: field.contents() for name, field in file.fields.items()}
-        raw = {tensor.name: tensor for tensor in file.tensors}
-        file.fields.clear()  # Every token is an array of its own there: a third of a small model's weights.
+        metadata, raw = read_header(path)
     kind = metadata.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise ValueError(f"{path.name}: expected an architecture among {', '.join(ARCHITECTURES)}, got {kind!r}")
@@ -79,25 +95,31 @@ def read_gguf(path: Path) -> Checkpoint:
         hub = _hub_name(name)
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
         turned = heads.get(hub.split(".")[-2]) if kind == "llama" and ".self_attn." in hub else None
-        shape = tuple(int(size) for size in reversed(tensor.shape))
 
-        def read(tensor: Any = tensor, shape: tuple[int, ...] = shape, turned: int | None = turned) -> np.ndarray:
-            array = _as_floats(gguf, tensor, shape)
+        def read(tensor: RawTensor = tensor, turned: int | None = turned) -> np.ndarray:
+            array = _as_floats(gguf, tensor)
             return array if turned is None else _halves(array, turned)
 
-        tensors[hub] = Tensor(shape, "float32", path.name, read)
+        if hub in tensors:
+            raise ValueError(f"{path.name}: expected one tensor {hub}, got two under that name and {name}")
+        tensors[hub] = Tensor(tensor.shape, _dtype(tensor), path.name, read)
     return Checkpoint(tensors, config, (path,), metadata)
 
 
-def _as_floats(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _dtype(tensor: RawTensor) -> str:
+    """Returns what a tensor is read as; integers that are no quantised floats stay what they are."""
+    name = tensor.kind.name
+    return name if re.fullmatch(r"I\d+", name) else "float32"
+
+
+def _as_floats(gguf: Any, tensor: RawTensor) -> np.ndarray:
     """Turns a tensor into float32 some rows at a time, for the steps on the way take several times its size."""
-    array = np.empty(shape, np.float32)
-    length = len(array)
-    step = ROWS if array.ndim > 1 else length
-    for first in range(0, length, step):
-        piece = slice(first, first + step)
-        array[piece] = gguf.quants.dequantize(tensor.data[piece], tensor.tensor_type).reshape(array[piece].shape)
-    return array
+    rows = len(tensor.data)
+    array = np.empty((rows, math.prod(tensor.shape) // rows), np.float32)
+    for first in range(0, rows, ROWS):
+        piece = slice(first, first + ROWS)
+        array[piece] = gguf.quants.dequantize(np.asarray(tensor.data[piece]), tensor.kind)
+    return array.reshape(tensor.shape)
 
 
 def _hub_name(name: str) -> str:
@@ -126,8 +148,10 @@ def _config(path: Path, kind: str, metadata: dict[str, Any], tied: bool) -> dict
         "head_dim": head_dim,
         "rms_norm_eps": _shortest(config.number(f"{kind}.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(config.number(f"{kind}.rope.freq_base", 10_000.0)),
+        "rope_scaling": _rotary_scaling(config, kind),
         "hidden_act": "silu",
         "tie_word_embeddings": tied,
+        "eos_token_id": [metadata[name] for name in END_TOKENS if name in metadata],
     }
 
 
@@ -139,6 +163,26 @@ def _check_settings(config: Config, kind: str) -> None:
             raise ValueError(f"{config.file}: expected settings that are known here, got {name} = {config.get(name)!r}")
     for setting, value in NEUTRAL.items():
         config.expect(f"{kind}.{setting}", value)
+
+
+def _rotary_scaling(config: Config, kind: str) -> dict[str, Any]:
+    """Returns the scaling of rotary positions in the words of a ``config.json``."""
+    at = f"{kind}.rope.scaling."
+    factor = config.number(f"{at}factor", config.number(f"{kind}.rope.scale_linear", 1.0))
+    scaling = config.get(f"{at}type", "linear")
+    config.expect(f"{at}type", "linear", "none", "yarn")
+    if scaling == "none" or (scaling == "linear" and factor == 1):
+        return {}
+    if scaling == "linear":
+        return {"rope_type": scaling, "factor": _shortest(factor)}
+    found = {"rope_type": scaling, "factor": _shortest(factor)}
+    found["original_max_position_embeddings"] = config.size(
+        f"{at}original_context_length", config.get(f"{kind}.context_length")
+    )
+    for name, published in {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}.items():
+        if f"{at}{name}" in config.values:
+            found[published] = _shortest(config.number(f"{at}{name}"))
+    return found
 
 
 def _shortest(value: float) -> float:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from jattn.linen.architecture import Architecture
 from jattn.pretrained.families import Config, Copy, Family, Weight, causal_mask, norm
 from jattn.pretrained.tensors import Tensor
@@ -46,7 +48,7 @@ GPT2 = Family(
     _weights,
     (
         Copy("h.{}.attn.bias", causal_mask),
-        Copy("h.{}.attn.masked_bias", lambda shape: -1e4),  # pyright: ignore[reportArgumentType]
+        Copy("h.{}.attn.masked_bias", lambda shape, its: np.full(shape, -1e4)),
         Copy("lm_head.weight", "wte.weight"),
     ),
 )

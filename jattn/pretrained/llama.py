@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from jattn.linen.architecture import Architecture
 from jattn.pretrained.families import Config, Copy, Family, Weight, frequencies, linear, norm
+from jattn.pretrained.rotary import ROTARY_TABLE, rotary_table, rotary_values, scaling_of
 from jattn.pretrained.tensors import Tensor
-from jattn.rules.positions import Llama3Scaling
 
 WINDOW, FULL_LAYERS = 4096, 28
 """What Mistral and Qwen mean where a config has no ``sliding_window`` or ``max_window_layers``."""
@@ -16,7 +16,7 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture
     kind = config.get("model_type")
     bias = kind == "qwen2" or config.flag("attention_bias", False)
     heads = config.size("num_attention_heads")
-    rotary = config.section("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
+    rotary = rotary_values(config)
     rotary.expect("partial_rotary_factor", 1.0)
     return Architecture(
         vocabulary=config.size("vocab_size"),
@@ -35,25 +35,9 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture
         feed_forward_bias=config.flag("mlp_bias", False),
         qk_norm=kind == "qwen3",
         rotary=rotary.number("rope_theta", config.number("rope_theta", 10_000.0)),
-        rotary_scaling=_scaling(rotary),
+        rotary_scaling=scaling_of(rotary, config, tensors),
         windows=_windows(config),
         head="tied" if config.flag("tie_word_embeddings", False) else "linear",
-    )
-
-
-def _scaling(config: Config) -> float | Llama3Scaling:
-    kind = config.get("rope_type", config.get("type", "default"))
-    if kind == "default":
-        return 1.0
-    if kind == "linear":
-        return config.number("factor")
-    if kind != "llama3":
-        raise ValueError(f"{config.file}: expected rotary scaling 'default', 'linear' or 'llama3', got {kind!r}")
-    return Llama3Scaling(
-        config.number("factor"),
-        config.number("low_freq_factor"),
-        config.number("high_freq_factor"),
-        config.size("original_max_position_embeddings"),
     )
 
 
@@ -106,5 +90,6 @@ LLAMA = Family(
     (
         Copy("lm_head.weight", "embed_tokens.weight"),
         Copy("layers.{}.self_attn.rotary_emb.inv_freq", frequencies),
+        Copy(ROTARY_TABLE, rotary_table),
     ),
 )

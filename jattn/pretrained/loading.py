@@ -20,9 +20,10 @@ from jattn.pretrained.bert import ALBERT, BERT
 from jattn.pretrained.families import Config, Copy, Family, Weight
 from jattn.pretrained.gpt2 import GPT2
 from jattn.pretrained.llama import LLAMA
+from jattn.pretrained.pictures import read_picture_rules
 from jattn.pretrained.sources import opened
 from jattn.pretrained.tensors import FLOATS, Checkpoint, Tensor
-from jattn.pretrained.tokenizers import read_tokenizer
+from jattn.pretrained.tokenizers import read_end_tokens, read_tokenizer
 from jattn.pretrained.vision import DINOV2, VIT
 
 FAMILIES: dict[str, Family] = {
@@ -35,6 +36,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": LLAMA,
     "vit": VIT,
     "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2,
 }
 """The family of each ``model_type`` that a ``config.json`` may name."""
 
@@ -44,6 +46,9 @@ ORDERS = {
     "image": " (outputs, channels, rows, columns)",
 }
 """How messages call the axes of a tensor."""
+
+FEW_LAYERS = 200
+"""How many layers a model may have whatever the number of its tensors."""
 
 ALIGNMENT = 64
 """At a multiple of how many bytes an array has to begin for JAX to take it over."""
@@ -59,6 +64,7 @@ class Card:
       parameters: how many numbers it has.
       dtype: what they are kept as.
       files: the SHA-256 of each file that was read, those of the tokenizer included, by its name.
+      end_tokens: which tokens end a text that the model writes, for `jattn.generate`; empty where the files name none.
     """
 
     family: str
@@ -66,6 +72,7 @@ class Card:
     parameters: int
     dtype: str
     files: Mapping[str, str]
+    end_tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         its = self.architecture
@@ -83,7 +90,8 @@ class Pretrained(NamedTuple):
     Attributes:
       model: the module: a `jattn.linen.language.LanguageModel`, or a `jattn.linen.vision.VisionModel` for images.
       variables: its parameters.
-      tokenizer: a `tokenizers.Tokenizer`, or None where the files hold none that is known here.
+      tokenizer: a `tokenizers.Tokenizer`, or None where the files hold none that is known here; of a model of images
+        a `jattn.pretrained.pictures.PictureReader`.
       card: what it is.
     """
 
@@ -93,7 +101,7 @@ class Pretrained(NamedTuple):
     card: Card
 
 
-def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
+def load(path: str | Path, *, dtype: Any = jnp.float32, family: Family | None = None) -> Pretrained:
     """Loads a published model: its sizes, its weights and its tokenizer.
 
     Every tensor of the files is used, or is checked to repeat what is used, or else the model is refused; so are
@@ -105,6 +113,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         file or several, and those of a tokenizer); one such file of weights; a ``.gguf``; or a wheel or zip that holds
         any of these.
       dtype: what parameters are kept as and computed in; a float dtype.
+      family: how to read the files, where their ``model_type`` is none of those known here; see `Family`.
 
     Returns:
       A `Pretrained`: ``model, variables, tokenizer, card``.
@@ -113,7 +122,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
       FileNotFoundError: if there is no such path.
       ValueError: if the files are damaged, of a family that is not built here, or do not fit one another; or if a
         weight is NaN or infinite, in the file or in `dtype`.
-      TypeError: if `dtype` is no float dtype.
+      TypeError: if `dtype` is no float dtype, or `family` no family.
       ImportError: if a package that reads such files is not installed; the extra ``pretrained`` has them.
 
     Example: what a hub calls a checkpoint, here of a tiny model made up on the spot.
@@ -142,10 +151,13 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
     dtype = np.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype: expected a float dtype, got {dtype.name}")
+    if family is not None and not isinstance(family, Family):
+        raise TypeError(f"family: expected a Family, got {type(family).__name__}")
     with opened(Path(path)) as found:
-        family = _family(found)
+        family = _family(found) if family is None else family
         tensors = _renamed(found.tensors, family)
         config = Config(found.config)
+        _check_layers(config, len(tensors))
         architecture = family.architecture(config, tensors)
         model = family.make(architecture, config, tensors, dtype)
         weights = family.weights(architecture, tensors)
@@ -157,18 +169,23 @@ def load(path: str | Path, *, dtype: Any = jnp.float32) -> Pretrained:
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
-        tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        if isinstance(model, VisionModel):
+            tokenizer, more = read_picture_rules(found.vocabulary, model, str(found.config.get("model_type")))
+        else:
+            tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
+        ends, ending = read_end_tokens(found, architecture.vocabulary)
+        more = [*more, *ending]
         files = {file.name: _digest(file) for file in (*found.files, *more)}
     count = sum(math.prod(shape) for shape in shapes.values())
-    card = Card(family.name, architecture, count, dtype.name, files)
+    card = Card(family.name, architecture, count, dtype.name, files, ends)
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of a model by its path; nothing is computed."""
-    example = jnp.zeros((1, 1), jnp.int32)
+    example = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     if isinstance(model, VisionModel):
-        example = jnp.zeros((model.image_size, model.image_size, model.channels))
+        example = jax.ShapeDtypeStruct((model.image_size, model.image_size, model.channels), jnp.float32)
     variables: Any = jax.eval_shape(model.init, jax.random.key(0), example)
     leaves: Any = flatten_dict(variables["params"])
     return {"/".join(path): leaf.shape for path, leaf in leaves.items()}
@@ -179,6 +196,14 @@ def _family(found: Checkpoint) -> Family:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"config.json: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
     return FAMILIES[kind]
+
+
+def _check_layers(config: Config, tensors: int) -> None:
+    """Refuses more layers than there are tensors, before lists of so many are made; a few may share their weights."""
+    most = max(tensors, FEW_LAYERS)
+    for name in ("num_hidden_layers", "n_layer"):
+        if name in config.values and config.size(name) > most:
+            raise config.error(name, f"at most {most} with {tensors} tensors", config.get(name))
 
 
 def _renamed(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
@@ -223,7 +248,10 @@ def _check_names(
 
 
 def _check_copy(name: str, tensor: Tensor, copy: Copy, tensors: Mapping[str, Tensor], its: Architecture) -> None:
-    same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape, its)
+    try:
+        same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape, its)
+    except IndexError as error:
+        raise ValueError(f"{name}: expected more axes, got shape {tensor.shape} in {tensor.file}") from error
     found = tensor.read()
     # What is made here was rounded when the file was written; what is copied is equal.
     if not (np.array_equal(found, same) if isinstance(copy.of, str) else np.allclose(found, same, rtol=1e-3)):
@@ -295,8 +323,8 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _arranged(tensor: Tensor, name: str, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
     try:
         array = tensor.read()
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{tensor.file}: expected the whole of {name}, got less: {error}") from error
+    except (ValueError, IndexError, NotImplementedError) as error:
+        raise ValueError(f"{tensor.file}: expected {name} to be read whole, got: {error}") from error
     array = array.T if weight.layout == "out_in" else array
     array = array.transpose(2, 3, 1, 0) if weight.layout == "image" else array
     index, count = weight.part

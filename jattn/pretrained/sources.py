@@ -9,11 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from jattn.pretrained.families import Config
 from jattn.pretrained.gguf_files import read_gguf
-from jattn.pretrained.tensors import Checkpoint, Tensor, joined, read_json, read_safetensors, whole
+from jattn.pretrained.tensors import MOST_JSON, Checkpoint, Tensor, joined, read_json, read_safetensors, whole
 from jattn.pretrained.torch_files import read_torch
 
 WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin", "*.gguf")
 """What files of weights are called, in the order in which they are preferred."""
+
+MOST_GROWTH = 20
+"""How many times larger than the archive its files may be."""
 
 BESIDE = ("*.json", "*.txt")
 """What files beside the weights may be read: the config, and those of the tokenizer."""
@@ -45,7 +48,7 @@ def opened(path: Path) -> Iterator[Checkpoint]:
 
 def _read_folder(folder: Path, source: Path) -> Checkpoint:
     for pattern in WEIGHTS:
-        files = sorted(folder.glob(pattern))
+        files = sorted(file for file in folder.glob(pattern) if file.is_file())
         if files and pattern == "*.gguf":
             if len(files) > 1:
                 raise ValueError(f"{source}: expected one GGUF file, got {', '.join(file.name for file in files)}")
@@ -57,7 +60,7 @@ def _read_folder(folder: Path, source: Path) -> Checkpoint:
 
 def _read_files(files: list[Path], folder: Path) -> Checkpoint:
     config = folder / "config.json"
-    if not config.exists():
+    if not config.is_file():
         raise ValueError(
             f"{files[0].name}: expected a config.json beside it, which says what the numbers are; got none"
         )
@@ -81,9 +84,17 @@ def _check_index(index: Path, parts: dict[str, dict[str, Tensor]]) -> None:
             raise ValueError(f"{index.name}: expected {name} in {file}, got a file without")
 
 
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuses an archive that is far larger unpacked: weights hardly shrink, and a disk should not be filled."""
+    unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > size * MOST_GROWTH + MOST_JSON:
+        raise ValueError(f"expected at most {MOST_GROWTH} times its {size:,} bytes unpacked, got {unpacked:,}")
+
+
 def _unpack(path: Path, scratch: Path) -> Path:
     """Unpacks the folder of an archive that holds weights; a compressed file cannot be mapped into memory."""
     with whole(path, "zip"), zipfile.ZipFile(path) as archive:
+        _check_sizes(archive, path.stat().st_size)
         names = [PurePosixPath(entry.filename) for entry in archive.infolist() if not entry.is_dir()]
         folders = sorted({name.parent for name in names if any(name.match(pattern) for pattern in WEIGHTS)})
         if len(folders) != 1:

@@ -14,6 +14,14 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 """What weights may be; others are refused."""
 
 
+MOST_JSON = 2**25
+"""How many bytes a file beside the weights may have that is read whole."""
+
+
+POINTER = b"version https://git-lfs.github.com"
+"""How a file begins that stands for a large one in a clone without it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """A tensor of a file.
@@ -68,12 +76,21 @@ def whole(path: Path, kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # Readers raise what they like: struct.error, IndexError, their own.
         reason = " ".join(str(error).split()) or type(error).__name__
+        if _is_pointer(path):
+            reason = "it is a pointer of Git LFS, and `git lfs pull` fetches what it points to"
         raise ValueError(f"{path.name}: expected a whole {kind} file, got one that cannot be read: {reason}") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object."""
     with whole(path, "JSON"):
+        if path.stat().st_size > MOST_JSON:
+            raise ValueError(f"expected at most {MOST_JSON:,} bytes, got {path.stat().st_size:,}")
         found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: expected a JSON object, got {type(found).__name__}")

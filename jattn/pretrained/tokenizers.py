@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jattn.pretrained.families import Config
-from jattn.pretrained.tensors import read_json, reader, whole
+from jattn.pretrained.tensors import Checkpoint, read_json, reader, whole
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -49,6 +49,26 @@ def read_tokenizer(source: Mapping[str, Any] | Path, vocabulary: int) -> tuple[A
     return found, files
 
 
+def read_end_tokens(found: Checkpoint, vocabulary: int) -> tuple[tuple[int, ...], list[Path]]:
+    """Reads which tokens end a text, from ``generation_config.json`` or else from the config.
+
+    Returns:
+      The tokens, of those that the model knows, and the files that were read besides the config.
+
+    Raises:
+      ValueError: if they are no tokens.
+    """
+    config, files = Config(found.config), []
+    if isinstance(found.vocabulary, Path) and (own := found.vocabulary / "generation_config.json").exists():
+        generation = Config(read_json(own), own.name)
+        config, files = (generation, [own]) if generation.get("eos_token_id") is not None else (config, [])
+    ends = config.get("eos_token_id", [])
+    ends = ends if isinstance(ends, list) else [ends]
+    if not all(type(token) is int for token in ends):
+        raise config.error("eos_token_id", "a token or a list of them", config.get("eos_token_id"))
+    return tuple(token for token in dict.fromkeys(ends) if 0 <= token < vocabulary), files
+
+
 def split(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
     """Turns text into tokens, and each token into the words that a person reads.
 
@@ -88,7 +108,7 @@ def _from_folder(folder: Path) -> tuple[Any, list[Path]]:
     if all(path.exists() for path in pair):
         with whole(pair[0], "tokenizer"):
             vocabulary, merges = package.models.BPE.read_file(*map(str, pair))
-            return _byte_level(package, vocabulary, merges), list(pair)
+        return _byte_level(package, vocabulary, merges), list(pair)
     return None, []
 
 
@@ -115,6 +135,8 @@ def _from_words(vocabulary: dict[str, int], config: Config) -> Any:
     The second is how chemists write a list of the parts of SMILES: a text is cut into the longest entries there are.
     """
     package, unknown = reader("tokenizers"), "[UNK]"
+    if unknown not in vocabulary:
+        raise ValueError(f"vocab.txt: expected an entry {unknown}, got {len(vocabulary)} without it")
     if any(word.startswith("##") for word in vocabulary):
         found = package.Tokenizer(package.models.WordPiece(vocabulary, unk_token=unknown))
         found.normalizer = _normalizer(package, config)
@@ -137,6 +159,9 @@ def _from_words(vocabulary: dict[str, int], config: Config) -> Any:
 
 
 def _byte_level(package: Any, vocabulary: Any, merges: Any, pattern: str | None = None) -> Any:
+    for pair in merges:
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
+            raise ValueError(f"tokenizer: expected merges of two entries into a third, got {' '.join(pair)!r}")
     found = package.Tokenizer(package.models.BPE(vocabulary, merges, ignore_merges=pattern == LLAMA3))
     own = package.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern in (None, SPLITS["smollm"]))
     if pattern is not None:
@@ -149,16 +174,21 @@ def _from_gguf(metadata: Mapping[str, Any]) -> Any:
     if metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre", "default") not in SPLITS:
         return None
     for name in ("tokens", "merges"):
-        if not isinstance(metadata.get(f"tokenizer.ggml.{name}"), list):
+        entries = metadata.get(f"tokenizer.ggml.{name}")
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise ValueError(f"tokenizer: expected the list tokenizer.ggml.{name}, got none")
     package, names = reader("tokenizers"), metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     vocabulary = {name: token for token, name in enumerate(names)}
     found = _byte_level(package, vocabulary, merges, SPLITS[metadata.get("tokenizer.ggml.pre", "default")])
     kinds = metadata.get("tokenizer.ggml.token_type", [])
+    if not isinstance(kinds, list):
+        raise ValueError(f"tokenizer: expected a list as tokenizer.ggml.token_type, got {kinds!r}")
     found.add_special_tokens([name for name, kind in zip(names, kinds, strict=False) if kind == CONTROL])
     if metadata.get("tokenizer.ggml.add_bos_token", False):
-        begin = metadata["tokenizer.ggml.bos_token_id"]
+        begin = metadata.get("tokenizer.ggml.bos_token_id")
+        if type(begin) is not int or not 0 <= begin < len(names):
+            raise ValueError(f"tokenizer: expected tokenizer.ggml.bos_token_id below {len(names)}, got {begin!r}")
         found.post_processor = package.processors.TemplateProcessing(
             single=f"{names[begin]} $A", special_tokens=[(names[begin], begin)]
         )

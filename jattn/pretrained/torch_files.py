@@ -5,8 +5,10 @@ else, and gets stand-ins of them. Both layouts are read: the zip archive, and th
 """
 
 import collections
+import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from pathlib import Path
@@ -19,6 +21,9 @@ from jattn.pretrained.tensors import Tensor, whole
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the older layout begins with."""
+
+MOST_STEPS, MOST_BYTES = 5_000_000, 2**26
+"""How long a pickle of tensors may be, without their numbers."""
 
 STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -135,15 +140,29 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(str(key), _Storage(STORAGES[storage], count))
 
 
+def _unpickle(file: IO[bytes]) -> tuple[_Unpickler, Any]:
+    """Reads one pickle, once its numbers are known to be of its size: a few bytes can ask for any amount of memory."""
+    begin = file.tell()
+    for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
+        # What is kept is numbered from zero on.
+        if "PUT" in opcode.name and number is not None and number > count:
+            raise ValueError(f"expected at most {count} things kept by now, got number {number}")
+        if count > MOST_STEPS:
+            raise ValueError(f"expected a pickle of at most {MOST_STEPS:,} steps, got more")
+    file.seek(begin)
+    unpickler = _Unpickler(file)
+    return unpickler, unpickler.load()
+
+
 def _read_zip(file: IO[bytes], data: np.ndarray) -> Any:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"expected one data.pkl in the archive, got {len(pickles)}")
         folder = pickles[0].removesuffix("data.pkl")
-        with archive.open(pickles[0]) as stream:
-            unpickler = _Unpickler(stream)
-            found = unpickler.load()
+        if archive.getinfo(pickles[0]).file_size > MOST_BYTES:
+            raise ValueError(f"expected a data.pkl of at most {MOST_BYTES:,} bytes, got a larger one")
+        unpickler, found = _unpickle(io.BytesIO(archive.read(pickles[0])))
         for key, storage in unpickler.storages.items():
             entry = archive.getinfo(f"{folder}data/{key}")
             if entry.compress_type != zipfile.ZIP_STORED:
@@ -156,14 +175,13 @@ def _read_zip(file: IO[bytes], data: np.ndarray) -> Any:
 
 
 def _read_pickles(file: IO[bytes], data: np.ndarray) -> Any:
-    if _Unpickler(file).load() != MAGIC:
+    if _unpickle(file)[1] != MAGIC:
         raise ValueError("it begins as no file of torch does")
-    _, machine = _Unpickler(file).load(), _Unpickler(file).load()
+    _, machine = _unpickle(file), _unpickle(file)[1]
     if not machine["little_endian"]:
         raise ValueError("expected numbers with the lowest byte first, got the other order")
-    unpickler = _Unpickler(file)
-    found = unpickler.load()
-    keys = _Unpickler(file).load()
+    unpickler, found = _unpickle(file)
+    keys = _unpickle(file)[1]
     begin = file.tell()
     for key in keys:
         storage = unpickler.storages[key]

@@ -13,7 +13,6 @@ The error of a sine or cosine does not grow with the position as that of a float
 position 10⁶): it stays below 4·10⁻⁷ up to position 10⁶, and below 5·10⁻⁵ for any int32.
 """
 
-import dataclasses
 import math
 import numbers
 from typing import Any
@@ -25,41 +24,16 @@ from jaxtyping import Array, Float, Int
 
 from jattn.rules.checks import check_float, check_integer
 from jattn.rules.ranks import any_rank
+from jattn.rules.rotary_scaling import (
+    DynamicNTKScaling as DynamicNTKScaling,
+    FrequencyFactors as FrequencyFactors,
+    Llama3Scaling as Llama3Scaling,
+    RotaryScaling as RotaryScaling,
+    YarnScaling as YarnScaling,
+    unscaled,
+)
 
 LAYOUTS = ("interleaved", "half")
-
-
-@dataclasses.dataclass(frozen=True)
-class Llama3Scaling:
-    """Stretches slow rotations of `rotary` and leaves fast ones alone, so that near tokens stay as they were trained.
-
-    ::
-
-        θ' = θ (s + (1 - s) / factor)       s = clip((length θ / 2π - low) / (high - low), 0, 1)
-
-    Args:
-      factor: what the slowest frequencies are divided by.
-      low, high: frequencies of fewer turns than `low` within the length are divided by `factor`, those of more than
-        `high` turns are kept.
-      length: how long the texts were before the stretching.
-
-    Source: Llama team 2024, "The Llama 3 herd of models", whose published code has this rule.
-    """
-
-    factor: float = 8.0
-    low: float = 1.0
-    high: float = 4.0
-    length: int = 8192
-
-    def __post_init__(self) -> None:
-        numbers_given = (self.factor, self.low, self.high, self.length)
-        if not all(0 < number < math.inf for number in numbers_given) or self.low >= self.high:
-            raise ValueError(f"scaling: expected positive finite numbers with low < high, got {self}")
-
-    def __call__(self, frequencies: np.ndarray) -> np.ndarray:
-        """Returns the frequencies, radians per position, after the stretching."""
-        kept = np.clip((self.length * frequencies / (2 * np.pi) - self.low) / (self.high - self.low), 0, 1)
-        return frequencies * (kept + (1 - kept) / self.factor)
 
 
 @any_rank
@@ -103,7 +77,8 @@ def rotary(
     *,
     layout: str = "interleaved",
     dims: int | None = None,
-    scaling: float | Llama3Scaling = 1.0,
+    scaling: float | RotaryScaling = 1.0,
+    length: int | None = None,
 ) -> Float[Array, "*batch T N H"]:
     """Rotates pairs of dims by an angle that grows with the position.
 
@@ -113,7 +88,8 @@ def rotary(
         φ = p / scaling / base^(2i/D)       (x, y) ← (x cos φ - y sin φ, x sin φ + y cos φ)
 
     It takes any position; a model does worse at distances beyond the lengths that it was trained on. With `scaling` a
-    text that is so many times longer has the angles of the trained range.
+    text that is so many times longer has the angles of the trained range; a `RotaryScaling` treats fast and slow
+    rotations differently, and may multiply what is rotated by its `strength`.
 
     Args:
       x: queries or keys.
@@ -122,7 +98,9 @@ def rotary(
       layout: which dims are pair ``i``: ``"interleaved"``, the neighbours ``2i, 2i+1``, as in the paper; or ``"half"``,
         ``i, i + D/2``, as in GPT-NeoX and Llama. The same up to the order of the dims.
       dims: how many dims, from the first, are rotated; the others stay. The default is all, ``H``. Must be even.
-      scaling: what positions are divided by; or a `Llama3Scaling`, which divides slow frequencies only.
+      scaling: what positions are divided by; or one of `Llama3Scaling`, `YarnScaling`, `DynamicNTKScaling` and
+        `FrequencyFactors`.
+      length: how many tokens the whole text has, which `DynamicNTKScaling` goes by; by default ``T``.
 
     Returns:
       The rotated array, in the dtype of `x`; computed in float32 or wider.
@@ -140,24 +118,24 @@ def rotary(
     check_float("rotary", x)
     positions = _as_positions("rotary", positions)
     if x.ndim < 3 or positions.shape not in (x.shape[-3:-2], x.shape[:-2]):
-        length = x.shape[-3] if x.ndim >= 3 else "T"
+        count = x.shape[-3] if x.ndim >= 3 else "T"
         raise ValueError(
-            f"rotary: expected x [*batch, T, N, H] and positions of its {length} tokens, [T] or [*batch, T], "
+            f"rotary: expected x [*batch, T, N, H] and positions of its {count} tokens, [T] or [*batch, T], "
             f"got x {x.shape} and positions {positions.shape}"
         )
     if layout not in LAYOUTS:
         raise ValueError(f"rotary: expected layout {' or '.join(map(repr, LAYOUTS))}, got {layout!r}")
     dims = _check_dims(x.shape[-1], dims)
-    for name, number in (("base", base), ("scaling", 1.0 if isinstance(scaling, Llama3Scaling) else scaling)):
+    for name, number in (("base", base), ("scaling", 1.0 if isinstance(scaling, RotaryScaling) else scaling)):
         if isinstance(number, bool) or not isinstance(number, numbers.Real):
             raise TypeError(f"rotary: {name} must be a real number, got {number!r}")
         if not 0 < number < math.inf:
             raise ValueError(f"rotary: {name} must be positive and finite, got {number}")
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    frequencies = float(base) ** (-np.arange(0, dims, 2) / dims)
-    frequencies = scaling(frequencies) if isinstance(scaling, Llama3Scaling) else frequencies / float(scaling)
+    length = x.shape[-3] if length is None else check_integer("rotary: length", length, 1)
+    frequencies, strength = _frequencies(float(base), dims, scaling, length)
     angles = _angles(positions, frequencies, wide)[..., None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = strength * jnp.cos(angles), strength * jnp.sin(angles)
     turned, axis = x[..., :dims].astype(wide), -1 if layout == "interleaved" else -2
     pairs = turned.reshape(*x.shape[:-1], *((dims // 2, 2) if axis == -1 else (2, dims // 2)))
     first, second = (lax.index_in_dim(pairs, which, axis, keepdims=False) for which in (0, 1))
@@ -185,6 +163,13 @@ def _check_dims(head_dim: int, dims: int | None) -> int:
     if not 2 <= dims <= head_dim or dims % 2:
         raise ValueError(f"rotary: expected even dims from 2 to the head dim {head_dim}, got {dims}")
     return dims
+
+
+def _frequencies(base: float, dims: int, scaling: float | RotaryScaling, length: int) -> tuple[np.ndarray, float]:
+    """Returns radians per position for each pair of dims, and what the rotated vectors are multiplied by."""
+    if isinstance(scaling, RotaryScaling):
+        return scaling.frequencies(base, dims, length), scaling.strength
+    return unscaled(base, dims) / float(scaling), 1.0
 
 
 def _angles(positions: Int[Array, "*batch T"], frequencies: np.ndarray, dtype: Any) -> Float[Array, "*batch T half"]:

@@ -1,4 +1,4 @@
-"""`see`: every filter of a model on one text, on a page."""
+"""`see`: every filter of a model on one text, on two texts, or on a picture, as a page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,14 @@ import numpy as np
 
 from jattn.drawing.bins import cell_words
 from jattn.drawing.files import replacing
-from jattn.drawing.filter_page import build_filter_page, pack_array, pack_levels
+from jattn.drawing.filter_page import build_filter_page, pack_array, pack_levels, picture_source
 from jattn.filters import folds
 from jattn.filters.filter import AttentionFilter
+from jattn.study.comparing import align, changes
+from jattn.study.patches import Patches, check_picture, finest_fit
 from jattn.study.portraits import MIXED, UNIFORM, UNKNOWN, head_portraits
 
-MOST_BYTES = 5_500_000
+MOST_BYTES = 5_800_000
 """How many bytes of weights a page holds, which become a third more as text. What is longer is pooled."""
 
 FEWEST_LARGEST, MOST_LARGEST = 4, 16
@@ -23,20 +25,29 @@ FEWEST_LARGEST, MOST_LARGEST = 4, 16
 
 PLAIN = (UNIFORM, MIXED, UNKNOWN)
 
+Filters = AttentionFilter | Mapping[str, AttentionFilter]
+
 
 def see(
-    filters: AttentionFilter | Mapping[str, AttentionFilter],
+    filters: Filters,
     tokens: Sequence[str],
     path: str | Path,
     *,
     title: str = "attention filters",
     about: str = "",
     written: int | None = None,
+    other: tuple[Filters, Sequence[str]] | None = None,
+    picture: Any = None,
+    patches: tuple[int, int] | None = None,
 ) -> Path:
     """Writes a page on which every head of every layer is seen, small and large, with what each token looks at.
 
     The page is one file, needs no network, and stays below 10 MB: of a long text it holds a pooled map of each head,
-    and the largest weights of the last queries.
+    and the largest weights of the last queries; of a picture of many patches, the weights of blocks of them.
+
+    Two texts stand side by side, with the difference of their filters: of the tokens that both have, or that stand for
+    one another where the texts differ. A head's change is how much of a query's weight moves,
+    ``½ Σ |second - first|``, the mean of all queries that both have.
 
     Args:
       filters: self-attention by layer, as `capture_filters` returns it for one text; or one filter.
@@ -45,12 +56,16 @@ def see(
       title: the heading.
       about: what stands below it.
       written: how many tokens a person wrote; those after are marked as the model's own.
+      other: the filters and the words of a second text, of the same layers and heads.
+      picture: what a vision model looked at: uint8 ``[Y, X]`` or ``[Y, X, 3]``. Filters are drawn over it.
+      patches: how many rows and columns of patches it was cut into; they are the last tokens, in reading order.
 
     Returns:
       The path.
 
     Raises:
-      ValueError, TypeError: if there is no filter, one is not of so many queries and keys, or has batch entries.
+      ValueError, TypeError: if there is no filter, one is not of so many queries and keys, or has batch entries; if the
+        second text has other layers or heads; or if the patches are not those of a picture.
 
     Example:
       >>> import pathlib, tempfile
@@ -64,25 +79,85 @@ def see(
       >>> page.read_text()[:15]
       '<!doctype html>'
     """
-    layers = {"attention": filters} if isinstance(filters, AttentionFilter) else filters
-    words = _check(layers, tokens)
-    ids = jnp.asarray(np.unique(words, return_inverse=True)[1], jnp.int32)
-    portraits = head_portraits(layers, ids).names()
-    data = {
-        "title": title,
-        "about": about,
-        "tokens": words,
-        "joined": any(word.startswith(" ") for word in words),
-        "written": len(words) if written is None else written,
-        "first": _first(list(layers), portraits),
-        **_weights(layers, portraits, len(words)),
-    }
+    layers, words = _check(filters, tokens)
+    portraits = _portraits(layers, words)
+    lead = check_picture(picture, patches, len(words), other)
+    data = {"title": title, "about": about, "first": _first(list(layers), portraits)}
+    if picture is not None and patches is not None:
+        data |= _seen_picture(layers, portraits, words, Patches(*patches, lead), np.asarray(picture))
+    elif other is None:
+        data |= _seen_text(layers, portraits, words, MOST_BYTES)
+    else:
+        data |= _seen_pair(layers, portraits, words, *_check(*other, like=layers))
+    data["written"] = len(words) if written is None else written
     with replacing(Path(path)) as file:
         file.write(build_filter_page(data).encode())
     return Path(path)
 
 
-def _check(layers: Any, tokens: Sequence[str]) -> list[str]:
+def _seen_text(
+    layers: Mapping[str, AttentionFilter], portraits: Mapping[str, list[str]], words: list[str], budget: int
+) -> dict[str, Any]:
+    joined = any(word.startswith(" ") for word in words)
+    return {"tokens": words, "joined": joined, "written": len(words)} | _weights(layers, portraits, len(words), budget)
+
+
+def _seen_pair(
+    layers: Mapping[str, AttentionFilter],
+    portraits: Mapping[str, list[str]],
+    words: list[str],
+    others: Mapping[str, AttentionFilter],
+    other_words: list[str],
+) -> dict[str, Any]:
+    """Returns what a page of two texts holds: both, which tokens stand for one another, and how each head changes."""
+    data = _seen_text(layers, portraits, words, MOST_BYTES // 2)
+    other = _seen_text(others, _portraits(others, other_words), other_words, MOST_BYTES // 2)
+    aligned = align(words, other_words)
+    if data["side"] == len(words) and other["side"] == len(other_words):
+        for layer, filter, changed in zip(data["layers"], layers.values(), others.values(), strict=True):
+            layer["changes"] = changes(np.asarray(filter.weights()), np.asarray(changed.weights()), aligned)
+        data["first"] = _most_changed([layer["changes"] for layer in data["layers"]])
+    return data | {"other": other, "aligned": aligned}
+
+
+def _most_changed(changes: list[list[float]]) -> list[int]:
+    """Returns the layer and the head that change most; what is not a number counts for nothing."""
+    heads = [
+        (-np.nan_to_num(change), layer, head) for layer, of in enumerate(changes) for head, change in enumerate(of)
+    ]
+    return list(min(heads)[1:])
+
+
+def _seen_picture(
+    layers: Mapping[str, AttentionFilter],
+    portraits: Mapping[str, list[str]],
+    words: list[str],
+    patches: Patches,
+    picture: np.ndarray,
+) -> dict[str, Any]:
+    """Returns what a page of a picture holds: of many patches, the weights of blocks of them."""
+    heads = sum(filter.shape[0] for filter in layers.values())
+    blocks = finest_fit(patches, heads, MOST_BYTES)
+    shown, packed = blocks.words(words), []
+    for index, (name, filter) in enumerate(layers.items()):
+        levels = pack_levels(blocks.pooled(np.asarray(filter.with_limit(float("inf")).weights())))
+        packed.append(_named(name, index, filter, portraits) | {"levels": levels, "top": None})
+    image = {"source": picture_source(picture), "size": list(picture.shape[:2])}
+    image |= {"rows": blocks.rows, "columns": blocks.columns, "lead": patches.lead}
+    sizes = {"side": len(shown), "cell": blocks.cell, "top_k": 0, "top_rows": 0, "key_bytes": 2}
+    return {"tokens": shown, "joined": False, "layers": packed, "image": image} | sizes
+
+
+def _portraits(layers: Mapping[str, AttentionFilter], words: list[str]) -> Mapping[str, list[str]]:
+    ids = jnp.asarray(np.unique(words, return_inverse=True)[1], jnp.int32)
+    return head_portraits(layers, ids).names()
+
+
+def _check(
+    filters: Any, tokens: Sequence[str], like: Mapping[str, AttentionFilter] | None = None
+) -> tuple[dict[str, AttentionFilter], list[str]]:
+    """Returns filters by layer and their words, which have to fit one another, and the layers of the first text."""
+    layers = {"attention": filters} if isinstance(filters, AttentionFilter) else filters
     if not isinstance(layers, Mapping) or not all(isinstance(one, AttentionFilter) for one in layers.values()):
         raise TypeError(f"filters: expected an AttentionFilter or a dict of them, got {type(layers).__name__}")
     if not layers:
@@ -93,7 +168,12 @@ def _check(layers: Any, tokens: Sequence[str]) -> list[str]:
         if filter.shape[1:] != (len(tokens), len(tokens)):
             expected = f"[heads, {len(tokens)}, {len(tokens)}]"
             raise ValueError(f"filters: expected shape {expected}, a word per position, got {filter.shape} of {name!r}")
-    return list(tokens)
+    if like is not None:
+        heads, expected = ({name: one.shape[0] for name, one in some.items()} for some in (layers, like))
+        if heads != expected:
+            raise ValueError(f"other: expected heads by layer as in the first text, {expected}, got {heads}")
+        layers = {name: layers[name] for name in like}
+    return dict(layers), list(tokens)
 
 
 def _first(names: list[str], portraits: Mapping[str, list[str]]) -> list[int]:
@@ -105,28 +185,34 @@ def _first(names: list[str], portraits: Mapping[str, list[str]]) -> list[int]:
     return [0, 0]
 
 
-def _weights(layers: Mapping[str, AttentionFilter], portraits: Mapping[str, list[str]], length: int) -> dict[str, Any]:
+def _weights(
+    layers: Mapping[str, AttentionFilter], portraits: Mapping[str, list[str]], length: int, budget: int
+) -> dict[str, Any]:
     """Returns what the page holds of each layer, whole where that fits and pooled where it does not."""
     heads = sum(filter.shape[0] for filter in layers.values())
-    whole = heads * length**2 <= MOST_BYTES
-    side = length if whole else min(length, max(1, int((MOST_BYTES / 2 / heads) ** 0.5)))
+    whole = heads * length**2 <= budget
+    side = length if whole else min(length, max(1, int((budget / 2 / heads) ** 0.5)))
     key_bytes = 2 if length <= 2**16 else 4
     per_number = heads * (1 + key_bytes)
-    largest = int(np.clip(MOST_BYTES / 2 // (per_number * length), FEWEST_LARGEST, MOST_LARGEST))
-    rows = 0 if whole else int(min(length, MOST_BYTES / 2 // (per_number * largest)))
+    largest = int(np.clip(budget / 2 // (per_number * length), FEWEST_LARGEST, MOST_LARGEST))
+    rows = 0 if whole else int(min(length, budget / 2 // (per_number * largest)))
     packed = []
     for index, (name, filter) in enumerate(layers.items()):
-        label = re.search(r"\d+", name)
-        layer = {
-            "name": name,
-            "label": label[0] if label else str(index),
-            "heads": filter.shape[0],
-            "words": portraits[name],
-        }
-        packed.append(layer | _layer(filter, side, largest, rows, key_bytes))
+        layer = _layer(filter, side, largest, rows, key_bytes)
+        packed.append(_named(name, index, filter, portraits) | layer)
     cell = cell_words((side, side), (length, length))
     sizes = {"side": side, "top_k": largest, "top_rows": rows, "key_bytes": key_bytes}
     return {"layers": packed, "cell": cell} | sizes
+
+
+def _named(name: str, index: int, filter: AttentionFilter, portraits: Mapping[str, list[str]]) -> dict[str, Any]:
+    label = re.search(r"\d+", name)
+    return {
+        "name": name,
+        "label": label[0] if label else str(index),
+        "heads": filter.shape[0],
+        "words": portraits[name],
+    }
 
 
 def _layer(filter: AttentionFilter, side: int, largest: int, rows: int, key_bytes: int) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The command ``jattn see``: from a file of weights and a text to a page."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jattn import __main__
 from jattn.command import see
+from jattn.pretrained import load
 from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.test_sources import by_llama_cpp
 from tests.sampled import sampled
@@ -28,9 +31,45 @@ def test_a_model_reads_a_text_goes_on_with_it_and_is_seen(new, tmp_path, capsys)
     assert data["about"].startswith("Llama: 29,152 parameters as float32, 3 layers of 4 heads")
 
 
+def test_a_model_of_images_is_seen_on_a_picture(tmp_path, capsys):
+    model, page, picture = tmp_path / "model", tmp_path / "page.html", tmp_path / "picture.png"
+    write_folder(model, *MODELS["dinov2 with registers"]())
+    Image.fromarray(np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)).save(picture)
+    assert told(capsys, model, picture, "--out", page) == (0, f"see {page}\n", "")
+    data = data_of(page)
+    assert data["tokens"][:4] == ["[class]", "[register 1]", "[register 2]", "1,1"]
+    assert (data["image"]["rows"], data["image"]["columns"], data["image"]["lead"]) == (3, 3, 3)
+    for arguments, message in {
+        (tmp_path / "none.png",): "none.png: expected a picture, got no such file\n",
+        (model / "config.json",): "config.json: expected a picture, got a file that cannot be read: ",
+        (picture, "--pair", "ab"): "expected a picture alone for a model of images, got --pair or --new-tokens\n",
+    }.items():
+        status, _, error = told(capsys, model, *arguments)
+        assert (status, error.count("\n")) == (2, 1)
+        assert message in error
+
+
+@pytest.mark.exhaustive
+def test_two_texts_are_seen_side_by_side_and_a_continuation_ends_where_the_model_ends_it(tmp_path, capsys):
+    model, page = by_llama_cpp(tmp_path / "model"), tmp_path / "page.html"
+    assert told(capsys, model, "ab abc", "--pair", "ab abd", "--out", page)[0] == 0
+    data = data_of(page)
+    assert (data["tokens"][-1], data["other"]["tokens"][-1]) == ("c", "d")
+    assert told(capsys, model, "ab abc", "--out", page, "--new-tokens", 8)[0] == 0
+    whole = data_of(page)["tokens"]
+    assert len(whole) == 4 + 8
+    found = load(model)
+    fourth = found.tokenizer.token_to_id({" ": "Ġ"}.get(whole[7], whole[7]))
+    first = next(place for place in range(4, 12) if whole[place] == whole[7])
+    model = by_llama_cpp(tmp_path / "ends", add=lambda writer: writer.add_eos_token_id(fourth))
+    assert load(model).card.end_tokens == (fourth,)
+    assert told(capsys, model, "ab abc", "--out", page, "--new-tokens", 8)[0] == 0
+    assert data_of(page)["tokens"] == whole[: first + 1]
+
+
 MISTAKES = {
     "no text": ([], "see: expected a text or --file, and not both\n"),
-    "no tokenizer": (["ab"], "expected a model with a tokenizer that is known here, got one without\n"),
+    "no tokenizer": (["ab"], f"{see.NO_TOKENIZER}\n"),
     "fewer than no tokens": (["ab", "--new-tokens", "-1"], "--new-tokens: expected at least 0, got -1\n"),
     "an encoder that goes on": (
         ["ab", "--new-tokens", "3"],

@@ -116,37 +116,67 @@ def gpt2(config, tensors, tokens):
     return own.norm("ln_f", x, epsilon) @ own["wte.weight"].T, filters
 
 
-def frequencies(config, dim):
-    """Radians per position of each pair, stretched as Llama 3.1 does where the config says so."""
-    found, scaling = [], config.get("rope_scaling")
-    for pair in range(dim // 2):
-        theta = config["rope_theta"] ** (-2 * pair / dim)
-        if scaling is not None:
-            length, factor = scaling["original_max_position_embeddings"], scaling["factor"]
-            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-            wavelength = 2 * math.pi / theta
-            if wavelength > length / low:
-                theta = theta / factor
-            elif wavelength > length / high:
-                smooth = (length / wavelength - low) / (high - low)
-                theta = (1 - smooth) * theta / factor + smooth * theta
-        found.append(theta)
-    return np.array(found)
+def frequencies(config, dim, length):
+    """Radians per position of each pair, and what rotated vectors are multiplied by, as the config's scaling has it."""
+    scaling, base = config.get("rope_scaling") or {"rope_type": "default"}, config["rope_theta"]
+    kind, factor = scaling["rope_type"], scaling.get("factor", 1.0)
+    trained = scaling.get("original_max_position_embeddings", config.get("max_position_embeddings"))
+    if kind == "dynamic":
+        longest = max(length, trained)
+        base = base * (factor * longest / trained - (factor - 1)) ** (dim / (dim - 2))
+    found = [base ** (-2 * pair / dim) for pair in range(dim // 2)]
+    if kind == "linear":
+        found = [theta / factor for theta in found]
+    if kind == "llama3":
+        found = [_llama3(theta, scaling) for theta in found]
+    if kind == "yarn":
+        found = [_yarn(pair, theta, dim, base, trained, scaling) for pair, theta in enumerate(found)]
+    strength = scaling.get("attention_factor", 0.1 * math.log(factor) + 1) if kind == "yarn" else 1.0
+    return np.array(found), strength
 
 
-def rotate(x, heads, theta):
-    """Turns dim ``i`` of each head with dim ``i + D/2``."""
+def _llama3(theta, scaling):
+    length, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelength = 2 * math.pi / theta
+    if wavelength > length / low:
+        return theta / factor
+    if wavelength > length / high:
+        smooth = (length / wavelength - low) / (high - low)
+        return (1 - smooth) * theta / factor + smooth * theta
+    return theta
+
+
+def _yarn(pair, theta, dim, base, trained, scaling):
+    """Keeps a pair that turns `beta_fast` times in the trained length, divides one that turns `beta_slow` times."""
+    turning = [
+        dim * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(base))
+        for turns in (scaling.get("beta_fast", 32), scaling.get("beta_slow", 1))
+    ]
+    if scaling.get("truncate", True):
+        turning = [math.floor(turning[0]), math.ceil(turning[1])]
+    first, last = max(turning[0], 0), min(turning[1], dim - 1)
+    if pair <= first:
+        return theta
+    if pair >= last:
+        return theta / scaling["factor"]
+    divided = (pair - first) / (last - first)
+    return theta * (1 - divided) + theta / scaling["factor"] * divided
+
+
+def rotate(x, heads, theta, strength=1.0):
+    """Turns dim ``i`` of each head with dim ``i + D/2``, and stretches both."""
     length, dim = len(x), x.shape[-1] // heads
     angles = np.arange(length)[:, None, None] * theta
     first, second = np.split(x.reshape(length, heads, dim), 2, -1)
     turned = [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)]
-    return np.concatenate(turned, -1).reshape(length, heads * dim)
+    return strength * np.concatenate(turned, -1).reshape(length, heads * dim)
 
 
 def llama(config, tensors, tokens):
     own, heads, kv_heads = Numbers(tensors, "model."), config["num_attention_heads"], config["num_key_value_heads"]
     epsilon, dim, filters = config["rms_norm_eps"], config["head_dim"], []
-    x, theta, length = own["embed_tokens.weight"][tokens], frequencies(config, dim), len(tokens)
+    x, turning, length = own["embed_tokens.weight"][tokens], frequencies(config, dim, len(tokens)), len(tokens)
     distance = np.arange(length)[:, None] - np.arange(length)
     for layer in range(config["num_hidden_layers"]):
         at, allowed = f"layers.{layer}.", distance >= 0
@@ -161,7 +191,7 @@ def llama(config, tensors, tokens):
                 )
                 for part, name in ((query, "q"), (key, "k"))
             )
-        parts = rotate(query, heads, theta), rotate(key, kv_heads, theta), value
+        parts = rotate(query, heads, *turning), rotate(key, kv_heads, *turning), value
         attended, weights = attend(*parts, heads, kv_heads, allowed)
         filters.append(weights)
         x = x + own.linear(at + "self_attn.o_proj", attended)
@@ -176,12 +206,14 @@ def llama(config, tensors, tokens):
 def vit(config, tensors, image):
     names = ["layernorm_before", "layernorm_after", "intermediate.dense", "output.dense"]
     x, filters = _image(config, Numbers(tensors, "vit."), image, names)
-    return Numbers(tensors).linear("classifier", x[0]), filters
+    return (Numbers(tensors).linear("classifier", x[0]) if "classifier.weight" in tensors else x), filters
 
 
 def dinov2(config, tensors, image):
-    x, filters = _image(config, Numbers(tensors, "dinov2."), image, ["norm1", "norm2", "mlp.fc1", "mlp.fc2"])
-    return Numbers(tensors).linear("classifier", np.concatenate([x[0], x[1:].mean(0)])), filters
+    own = Numbers(tensors, config["model_type"] + ".")
+    x, filters = _image(config, own, image, ["norm1", "norm2", "mlp.fc1", "mlp.fc2"])
+    patches = x[1 + config.get("num_register_tokens", 0) :]
+    return Numbers(tensors).linear("classifier", np.concatenate([x[0], patches.mean(0)])), filters
 
 
 def _image(config, own, image, names):
@@ -194,6 +226,8 @@ def _image(config, own, image, names):
             patch = image[y * size : (y + 1) * size, x * size : (x + 1) * size]
             rows.append(np.einsum("oczx,zxc->o", kernel, patch) + own["embeddings.patch_embeddings.projection.bias"])
     x = np.array(rows) + own["embeddings.position_embeddings"][0]
+    if f"{own.prefix}embeddings.register_tokens" in own.tensors:
+        x = np.concatenate([x[:1], own["embeddings.register_tokens"][0], x[1:]])
     for layer in range(config["num_hidden_layers"]):
         at = f"encoder.layer.{layer}."
         first_norm, second_norm, hidden, out = (at + name for name in names)
@@ -205,6 +239,10 @@ def _image(config, own, image, names):
         if f"{own.prefix}{at}layer_scale1.lambda1" in own.tensors:
             scales = [own[f"{at}layer_scale{step}.lambda1"] for step in (1, 2)]
         x = x + scales[0] * own.linear(at + "attention.output.dense", attended)
-        y = ACTIVATIONS[config["hidden_act"]](own.linear(hidden, own.norm(second_norm, x, epsilon)))
-        x = x + scales[1] * own.linear(out, y)
+        y = own.norm(second_norm, x, epsilon)
+        if config.get("use_swiglu_ffn"):
+            gate, rest = np.split(own.linear(at + "mlp.weights_in", y), 2, -1)
+            x = x + scales[1] * own.linear(at + "mlp.weights_out", ACTIVATIONS["silu"](gate) * rest)
+        else:
+            x = x + scales[1] * own.linear(out, ACTIVATIONS[config["hidden_act"]](own.linear(hidden, y)))
     return own.norm("layernorm", x, epsilon), filters

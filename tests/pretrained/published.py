@@ -95,6 +95,7 @@ def gpt2():
     tensors = drawn(shapes)
     for layer in range(LAYERS):
         tensors[f"transformer.h.{layer}.attn.bias"] = np.tri(16, dtype=np.float32)[None, None]
+        tensors[f"transformer.h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
     config = {"model_type": "gpt2", "n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "vocab_size": VOCABULARY}
     return config | {"n_positions": 16, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}, tensors
 
@@ -130,7 +131,7 @@ def llama(kind="llama", head_dim=8, kv_heads=2, tied=True, qkv_bias=False, qk_no
     return config, drawn(shapes)
 
 
-def image_model(kind, names, classes, more):
+def image_model(kind, names, classes, more, gated=False):
     at, width = f"{kind}.embeddings.", WIDTH
     shapes = {f"{at}cls_token": (1, 1, width), f"{at}position_embeddings": (1, 10, width)}
     shapes |= {f"{at}patch_embeddings.projection.weight": (width, 3, 4, 4)}
@@ -141,10 +142,14 @@ def image_model(kind, names, classes, more):
         for part in ("attention.query", "attention.key", "attention.value", "output.dense"):
             shapes |= with_bias(f"{at}attention.{part}", width, width)
         first, second, hidden, out = (at + name for name in names)
-        shapes |= with_norm(first) | with_norm(second) | with_bias(hidden, 48, width) | with_bias(out, width, 48)
+        shapes |= with_norm(first) | with_norm(second)
+        if gated:
+            shapes |= with_bias(f"{at}mlp.weights_in", 2 * 32, width) | with_bias(f"{at}mlp.weights_out", width, 32)
+        else:
+            shapes |= with_bias(hidden, 48, width) | with_bias(out, width, 48)
         shapes |= {at + name: (width,) for name in more}
     config = encoder_config(kind, image_size=12, patch_size=4, num_channels=3, layer_norm_eps=1e-6)
-    return config, drawn(shapes)
+    return config | ({"use_swiglu_ffn": True} if gated else {}), drawn(shapes)
 
 
 def vit():
@@ -152,10 +157,13 @@ def vit():
     return image_model("vit", names, WIDTH, ())
 
 
-def dinov2():
+def dinov2(kind="dinov2", registers=0, gated=False):
     scales = ("layer_scale1.lambda1", "layer_scale2.lambda1")
-    config, tensors = image_model("dinov2", ["norm1", "norm2", "mlp.fc1", "mlp.fc2"], 2 * WIDTH, scales)
-    tensors["dinov2.embeddings.mask_token"] = np.ones((1, WIDTH), np.float32)
+    config, tensors = image_model(kind, ["norm1", "norm2", "mlp.fc1", "mlp.fc2"], 2 * WIDTH, scales, gated)
+    tensors[f"{kind}.embeddings.mask_token"] = np.ones((1, WIDTH), np.float32)
+    if registers:
+        tensors |= drawn({f"{kind}.embeddings.register_tokens": (1, registers, WIDTH)}, seed=1)
+        config["num_register_tokens"] = registers
     return config, tensors
 
 
@@ -167,16 +175,26 @@ LLAMA3 = {
     "original_max_position_embeddings": 24,
 }
 
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 3.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "beta_fast": 1.0, "beta_slow": 0.1}
+
+
 MODELS = {
     "bert": bert,
     "albert": albert,
     "gpt2": gpt2,
     "llama": llama,
     "llama 3": lambda: llama(tied=False, rope_scaling=LLAMA3, rope_theta=50.0),
+    "llama linear": lambda: llama(rope_scaling=LINEAR),
+    "llama dynamic": lambda: llama(rope_scaling=DYNAMIC, rope_theta=50.0, max_position_embeddings=4),
+    "llama yarn": lambda: llama(rope_scaling=YARN, rope_theta=50.0, max_position_embeddings=32),
     "mistral": lambda: llama("mistral", sliding_window=3),
     "qwen2": lambda: llama("qwen2", qkv_bias=True, use_sliding_window=True, sliding_window=3, max_window_layers=1),
     "vit": vit,
     "dinov2": dinov2,
+    "dinov2 with registers": lambda: dinov2("dinov2_with_registers", registers=2),
+    "dinov2 giant": lambda: dinov2(gated=True),
     "qwen3": lambda: llama("qwen3", head_dim=12, kv_heads=1, qk_norm=True),
 }
 """Each of the families: its config and its tensors."""

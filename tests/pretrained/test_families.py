@@ -13,6 +13,7 @@ from jattn.linen.vision import VisionModel
 from jattn.pretrained import load
 from jattn.pretrained.families import Config
 from jattn.pretrained.loading import FAMILIES
+from jattn.rules.positions import FrequencyFactors
 from tests.pretrained import forward
 from tests.pretrained.published import MODELS, write_folder
 from tests.sampled import sampled
@@ -27,7 +28,7 @@ def computed(name, tmp_path):
     look = jax.jit(lambda variables, tokens: jattn.capture_filters(loaded.model, variables, tokens))
     read = IMAGE if "image_size" in config else TOKENS
     logits, filters = look(loaded.variables, read)
-    expected = getattr(forward, name if hasattr(forward, name) else "llama")(config, tensors, read)
+    expected = getattr(forward, config["model_type"].partition("_")[0], forward.llama)(config, tensors, read)
     return loaded, (logits, filters), expected
 
 
@@ -39,7 +40,7 @@ def test_logits_and_filters_are_those_of_the_published_formula(name, tmp_path):
     for filter, weights in zip(filters.values(), expected_filters, strict=True):
         assert_allclose(filter.weights(), weights, atol=1e-5)
     assert loaded.card.parameters == sum(x.size for x in jax.tree.leaves(loaded.variables))
-    assert loaded.tokenizer is None
+    assert (loaded.tokenizer is None) == (loaded.card.family not in ("ViT", "DINOv2"))
 
 
 def test_generated_tokens_are_those_of_the_formula_with_windows_in_some_layers(tmp_path):
@@ -70,6 +71,18 @@ def test_a_pooled_vector_and_the_logits_of_a_pair_are_those_of_bert(tmp_path):
 
 
 # Images
+
+
+@pytest.mark.exhaustive
+def test_a_vision_model_with_a_pooler_gives_the_vector_of_an_image(tmp_path):
+    config, tensors = MODELS["vit"]()
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    bare = tensors | {"pooler.dense.weight": np.eye(32, dtype=np.float32) / 4, "pooler.dense.bias": np.ones(32, "f4")}
+    loaded = load(write_folder(tmp_path, config, bare))
+    hidden, _ = forward.vit(config, tensors, IMAGE)
+    assert_allclose(loaded.model.apply(loaded.variables, IMAGE), hidden, atol=1e-4)
+    found = loaded.model.apply(loaded.variables, IMAGE, method="pooled")
+    assert_allclose(found, np.tanh(hidden[0] / 4 + 1), atol=1e-5)
 
 
 @pytest.mark.exhaustive
@@ -108,6 +121,18 @@ def test_images_that_do_not_fit_are_refused(case):
     model = VisionModel(its, **({"image_size": 12, "patch_size": 4} | change))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda rng: model.init(rng, IMAGE, *more), jax.random.key(0))
+
+
+@pytest.mark.exhaustive
+def test_a_cache_turns_tokens_as_a_text_of_its_room_would(tmp_path):
+    """A base that grows with the length is the same for all tokens that a cache has room for."""
+    config, tensors = MODELS["llama dynamic"]()
+    loaded = load(write_folder(tmp_path, config, tensors))
+    model = loaded.model.apply
+    logits, cache = model(loaded.variables, jnp.asarray(TOKENS[:5]), cache=loaded.model.empty_cache((), len(TOKENS)))
+    more, _ = model(loaded.variables, jnp.asarray(TOKENS[5:]), cache=cache)
+    expected, _ = forward.llama(config, tensors, TOKENS)
+    assert_allclose(jnp.concatenate([logits, more]), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_without_an_activation_a_config_means_the_published_one():
@@ -226,6 +251,14 @@ WRONG_SIZES = {
     "no base": ({"rotary": 0.0}, "rotary: expected a positive number, got 0.0"),
     "no scaling": ({"rotary_scaling": 0.0}, "rotary_scaling: expected a positive number, got 0.0"),
     "negative epsilon": ({"epsilon": -1}, "epsilon: expected a positive number, got -1"),
+    "tied logits of another width": (
+        {"embedding_width": 4, "head": "tied"},
+        "embedding_width: expected the width 8 for tied logits, got 4",
+    ),
+    "factors of other pairs": (
+        {"rotary": 9.0, "rotary_scaling": FrequencyFactors((1.0, 2.0))},
+        "scaling: expected 1 factors, one per pair of dims, got 2",
+    ),
     "no epsilon": ({"epsilon": None}, "epsilon: expected a positive number, got None"),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import zipfile
 
 import numpy as np
@@ -145,7 +146,100 @@ def nothing(path):
     return path
 
 
+def bytes_of(name, data):
+    """Makes a writer of a model in which one file is these bytes."""
+
+    def write(path):
+        in_one_file(path)
+        (path / name).write_bytes(data)
+        return path / name if name.endswith("gguf") else path
+
+    return write
+
+
+def gguf_header(tensors, settings, rest=bytes(200)):
+    return bytes_of("model.gguf", b"GGUF" + struct.pack("<IQQ", 3, tensors, settings) + rest)
+
+
+LONG_ARRAY = struct.pack("<Q3sIIQ", 3, b"x.y", 9, 4, 2**40)
+
+
+def pickled(body):
+    """Makes a writer of a torch file with this pickle."""
+
+    def write(path):
+        by_torch(path)
+        with zipfile.ZipFile(path / "pytorch_model.bin", "w") as archive:
+            archive.writestr("archive/data.pkl", body)
+        return path
+
+    return write
+
+
+def zip_bomb(path):
+    path.mkdir()
+    with zipfile.ZipFile(path / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.safetensors", bytes(2**26))
+        archive.writestr("config.json", json.dumps(CONFIG))
+    return path / "model.zip"
+
+
+def merges_of_nothing(path):
+    bytes_of("vocab.json", b'{"a": 0, "b": 1}')(path)
+    (path / "merges.txt").write_text("a b")
+    return path
+
+
+CANNOT = "got one that cannot be read: "
+
 WRONG = {
+    "a header of 2**60 bytes": (
+        bytes_of("model.safetensors", struct.pack("<Q", 2**60) + bytes(64)),
+        f"model.safetensors: expected a whole safetensors file, {CANNOT}",
+    ),
+    "a pointer of Git LFS": (
+        bytes_of("model.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+        f"model.safetensors: expected a whole safetensors file, {CANNOT}it is a pointer of Git LFS, and `git lfs pull`",
+    ),
+    "2**60 tensors": (
+        gguf_header(2**60, 0),
+        f"{CANNOT}expected at most 200 further bytes, got a count of 1,152,921,504,606,846,976",
+    ),
+    "an array of 2**40 numbers": (
+        gguf_header(0, 1, LONG_ARRAY + bytes(64)),
+        f"{CANNOT}expected at most 64 further bytes, got a count of 1,099,511,627,776",
+    ),
+    "a type that is none": (
+        gguf_header(0, 1, bytes(8) + b"\x4d" + bytes(30)),
+        "expected a known type of value, got 77",
+    ),
+    "a pickle that asks for memory": (
+        pickled(b"\x80\x02K\x01r\xff\xff\xff\x7f."),
+        f"{CANNOT}expected at most 2 things kept by now, got number 2147483647",
+    ),
+    "a pickle of a long array": (
+        pickled(b"\x80\x05\x96" + struct.pack("<Q", 2**36) + b"abc."),
+        "pytorch_model.bin: expected a whole torch file, got one that cannot be read: expected 68719476736 bytes",
+    ),
+    "a zip bomb": (zip_bomb, f"model.zip: expected a whole zip file, {CANNOT}expected at most 20 times its "),
+    "a billion layers": (
+        with_config(num_hidden_layers=10**9),
+        "config.json: expected num_hidden_layers to be at most 200 with 29 tensors, got 1000000000",
+    ),
+    "more words than 32 bits count": (
+        with_config(vocab_size=10**12),
+        "config.json: expected vocab_size to be an int below 2³¹, got 1000000000000",
+    ),
+    "words for an end": (
+        with_config(eos_token_id="</s>"),
+        "config.json: expected eos_token_id to be a token or a list of them, got '</s>'",
+    ),
+    "merges of nothing": (merges_of_nothing, "tokenizer: expected merges of two entries into a third, got 'a b'"),
+    "a first token that is none": (
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_add_bos_token(True)),
+        "tokenizer: expected tokenizer.ggml.bos_token_id below 40, got None",
+    ),
+    "no unknown word": (bytes_of("vocab.txt", b"a\nb"), "vocab.txt: expected an entry [UNK], got 2 without it"),
     "missing": (
         changed(lambda tensors: tensors.pop("model.norm.weight")),
         "norm.weight: expected this tensor of Llama, got none",
@@ -211,8 +305,8 @@ WRONG = {
     "heads that do not divide": (with_config(num_attention_heads=3), "num_kv_heads: expected a divisor of 3 heads"),
     "other activation": (with_config(hidden_act="mish"), "config.json: expected hidden_act among gelu, "),
     "other scaling": (
-        with_config(rope_scaling={"rope_type": "yarn"}),
-        "config.json: expected rotary scaling 'default', 'linear' or 'llama3', got 'yarn'",
+        with_config(rope_scaling={"rope_type": "longrope"}),
+        "config.json: expected rotary scaling among 'default', 'linear', 'dynamic', 'yarn', 'llama3', got 'longrope'",
     ),
     "partial rotary positions in gguf": (
         lambda path: by_llama_cpp(path, add=lambda writer: writer.add_rope_dimension_count(4)),
@@ -223,8 +317,16 @@ WRONG = {
         "model.gguf: expected llama.attention.value_length = 8, got 4",
     ),
     "scaling in gguf": (
-        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_float32("llama.rope.scale_linear", 4.0)),
-        "model.gguf: expected llama.rope.scale_linear = 1.0, got 4.0",
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_string("llama.rope.scaling.type", "longrope")),
+        "model.gguf: expected llama.rope.scaling.type = 'linear' or 'none' or 'yarn', got 'longrope'",
+    ),
+    "yarn without a length": (
+        with_config(rope_scaling={"rope_type": "yarn", "factor": 2.0}),
+        "config.json: expected original_max_position_embeddings to be a positive int, got None",
+    ),
+    "a list for a scaling": (
+        with_config(rope_scaling={"rope_type": ["yarn"]}),
+        "config.json: expected rotary scaling among 'default', 'linear', 'dynamic', 'yarn', 'llama3', got ['yarn']",
     ),
     "a window in gguf": (
         lambda path: by_llama_cpp(path, add=lambda writer: writer.add_sliding_window(3)),

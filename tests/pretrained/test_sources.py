@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn.pretrained import load
+from jattn.rules.positions import FrequencyFactors, YarnScaling
 from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.torch_writing import save_torch
 from tests.sampled import sampled
@@ -159,6 +160,31 @@ def test_a_card_says_what_was_read(expected):
     assert expected.card.family == "Llama"
     assert list(expected.card.files) == ["config.json", "model.safetensors"]
     assert "3 layers of 4 heads, width 32, vocabulary 40" in str(expected.card)
+
+
+def yarn(writer):
+    writer.add_context_length(64)
+    writer.add_string("llama.rope.scaling.type", "yarn")
+    writer.add_float32("llama.rope.scaling.factor", 4.0)
+    writer.add_uint32("llama.rope.scaling.original_context_length", 16)
+
+
+SCALED = {
+    "linear": (lambda writer: writer.add_float32("llama.rope.scaling.factor", 4.0), 4.0),
+    "linear, older": (lambda writer: writer.add_float32("llama.rope.scale_linear", 2.0), 2.0),
+    "none": (lambda writer: writer.add_string("llama.rope.scaling.type", "none"), 1.0),
+    "yarn": (yarn, YarnScaling(4.0, 16)),
+    "a table": (
+        lambda writer: writer.add_tensor("rope_freqs.weight", np.array([1, 1, 3.5, 8], np.float32)),
+        FrequencyFactors((1.0, 1.0, 3.5, 8.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_a_gguf_file_says_how_rotary_positions_are_scaled(kind, tmp_path):
+    add, expected = SCALED[kind]
+    assert load(by_llama_cpp(tmp_path / "model", add=add)).model.architecture.rotary_scaling == expected
 
 
 def test_a_table_of_rotations_is_that_of_the_base_in_the_config(tmp_path):

@@ -1,6 +1,7 @@
 """The page of every filter: what it holds, what it refuses, and how it is moved in a browser."""
 
 import base64
+import io
 import json
 import re
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from PIL import Image
 
 import jattn
 from jattn import masks
@@ -61,6 +63,88 @@ def test_of_a_long_text_a_page_holds_maps_and_the_largest_weights_of_the_last_qu
         expected = np.take_along_axis(np.asarray(filter.weights())[:, -1:], keys.astype(int), -1)
         assert_allclose(weights, expected, atol=0.005)
         assert (np.diff(weights) <= 0).all()
+
+
+# Pairs and pictures
+
+OTHERS = ["the", "dog", "<b>&", "so", "the", "cat", "sat"]
+
+
+def looking_ahead(length):
+    zeros, place = jnp.zeros((length, 2, 4)), np.arange(length)
+    return jattn.attention_filter(zeros, zeros, bias=9.0 * (place[:, None] == place - 1))
+
+
+SECOND = {"layer_0/attention": looking_ahead(7), "layer_1/attention": looking_ahead(7)}
+
+
+def test_a_page_of_a_pair_holds_both_texts_and_how_much_of_each_head_moves(tmp_path):
+    data = data_of(see(FILTERS, WORDS, tmp_path / "see.html", other=(SECOND, OTHERS)))
+    assert (data["tokens"], data["other"]["tokens"]) == (WORDS, OTHERS)
+    assert data["aligned"] == [[0, 0], [1, 1], [2, 2], [3, 4], [4, 5], [5, 6]]
+    kept = [0, 1, 2, 4, 5, 6]
+    moves = []
+    for layer, first, second in zip(data["layers"], FILTERS.values(), SECOND.values(), strict=True):
+        moved = np.asarray(second.weights())[:, kept][:, :, kept] - np.asarray(first.weights())
+        moves.append(np.abs(moved).sum(-1).mean(-1) / 2)
+        assert_allclose(layer["changes"], moves[-1], atol=1e-4)
+    assert data["first"] == [*map(int, np.unravel_index(np.argmax(moves), (2, 2)))]
+
+
+def test_filters_that_are_the_same_do_not_change(tmp_path):
+    data = data_of(see(FILTERS, WORDS, tmp_path / "see.html", other=(FILTERS, WORDS)))
+    assert [layer["changes"] for layer in data["layers"]] == [[0, 0], [0, 0]]
+
+
+PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+TILES = ["[class]", "[register]", "1,1", "1,2", "2,1", "2,2"]
+
+
+def test_a_page_of_a_picture_holds_it_and_the_grid_of_patches(tmp_path):
+    page = see(FILTERS, TILES, tmp_path / "see.html", picture=PICTURE, patches=(2, 2))
+    image = data_of(page)["image"]
+    assert (image["rows"], image["columns"], image["lead"]) == (2, 2, 2)
+    assert image["source"].startswith("data:image/jpeg;base64,")
+    file = io.BytesIO(base64.b64decode(image["source"].partition(",")[2]))
+    assert Image.open(file).size == (6, 4)
+
+
+def test_of_many_patches_a_page_holds_blocks(tmp_path, monkeypatch):
+    """One token and a row of five patches: with room for 4 x 4 weights of each head, blocks of two, the last of one."""
+    monkeypatch.setattr(seeing, "MOST_BYTES", 4 * 16)
+    data = data_of(see(FILTERS, TILES, tmp_path / "see.html", picture=PICTURE, patches=(1, 5)))
+    assert (data["side"], data["tokens"]) == (4, ["[class]", "[register]", "1,2", "2,2"])
+    blocks = [[0], [1, 2], [3, 4], [5]]
+    for layer, filter in zip(data["layers"], FILTERS.values(), strict=True):
+        weights = np.asarray(filter.weights())
+        expected = [[weights[:, q][:, :, k].sum(-1).mean(-1) for k in blocks] for q in blocks]
+        assert_allclose(weights_of(layer["levels"], 2, 4, 4), np.moveaxis(expected, -1, 0), atol=0.005)
+
+
+WRONG_MORE = {
+    "other heads": (
+        {"other": ({"layer_0/attention": looking_ahead(7)}, OTHERS)},
+        r"other: expected heads by layer as in the first text, {'layer_0/attention': 2, 'layer_1/attention': 2}, got",
+    ),
+    "other words": ({"other": (SECOND, WORDS)}, r"filters: expected shape \[heads, 6, 6\], .* got \(2, 7, 7\)"),
+    "patches alone": ({"patches": (2, 2)}, "picture: expected with patches, and without a second text"),
+    "too many patches": (
+        {"picture": PICTURE, "patches": (2, 4)},
+        r"patches: expected rows and columns of at most 6 tokens in all, got \(2, 4\)",
+    ),
+    "numbers between zero and one": (
+        {"picture": PICTURE / 255, "patches": (2, 2)},
+        r"picture: expected uint8 \[Y, X\] or \[Y, X, 3\], got float64 \[4, 6, 3\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_MORE)
+def test_pairs_and_pictures_that_do_not_fit_are_refused(case, tmp_path):
+    options, message = WRONG_MORE[case]
+    with pytest.raises(ValueError, match=message):
+        see(FILTERS, WORDS, tmp_path / "see.html", **options)
+    assert not (tmp_path / "see.html").exists()
 
 
 WRONG = {
@@ -177,4 +261,41 @@ def test_a_query_whose_weights_are_no_numbers_looks_at_no_number(browser, tmp_pa
     assert texts(page, "#looks li") == ["not a number"]
     page.point_at("#text .token:nth-child(4)")
     assert texts(page, "#looks li")[0] != "not a number"
+    list(pages)
+
+
+def test_a_token_of_a_pair_is_seen_in_both_texts(browser, tmp_path):
+    pages = browsing.opened(browser, see(FILTERS, WORDS, tmp_path / "see.html", other=(SECOND, OTHERS)).as_uri())
+    page = next(pages)
+    assert texts(page, "#other .token") == OTHERS
+    assert texts(page, ".differs") == ["cat", "dog", "so"]
+    assert state(page)["shows"] == "change"
+    difference = page.picture("#large")
+    page.point_at("input[value=second]")
+    page.click()
+    assert page.picture("#large") != difference
+    page.point_at("#other .token:nth-child(5)")
+    assert state(page)["text"] == "1"
+    assert texts(page, ".token.here") == ["the", "the"]
+    assert texts(page, "#looks li")[0].startswith("cat")
+    page.point_at("#other .token:nth-child(4)")  # a word that the first text has not
+    assert texts(page, ".token.here") == ["so"]
+    page.point_at("#changed li:first-child button")
+    page.click()
+    list(pages)
+
+
+def test_over_a_picture_a_person_sees_the_weights_of_the_patch_that_is_pointed_at(browser, tmp_path):
+    pages = browsing.opened(
+        browser, see(FILTERS, TILES, tmp_path / "see.html", picture=PICTURE, patches=(2, 2)).as_uri()
+    )
+    page = next(pages)
+    assert texts(page, "#text .token") == TILES[:2]
+    first, small = page.picture("#image"), page.picture("#grid canvas")
+    page.run(POINT_AT, "image", 0.6)  # the last of four patches
+    assert texts(page, "#looks-title") == ["Where “2,2” looks"]
+    assert texts(page, "#looks li")[0].startswith("2,1")
+    assert page.picture("#image") != first
+    assert page.picture("#grid canvas") != small
+    assert texts(page, "#scale")[0].startswith("“2,2” puts 1.00 of its weight on the patches")
     list(pages)

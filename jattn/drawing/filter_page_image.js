@@ -1,0 +1,98 @@
+// Pictures: the filter of a patch, or of a token before the patches, drawn over the pixels.
+
+const FADED = 0.55;
+const grey = document.createElement("canvas");
+
+function readPicture() {
+  const source = new Image();
+  source.addEventListener("load", () => {
+    grey.width = source.naturalWidth;
+    grey.height = source.naturalHeight;
+    const context = grey.getContext("2d");
+    context.drawImage(source, 0, 0);
+    const found = context.getImageData(0, 0, grey.width, grey.height), { data: parts } = found;
+    for (let at = 0; at < parts.length; at += 4) {
+      const light = 0.3 * parts[at] + 0.59 * parts[at + 1] + 0.11 * parts[at + 2];
+      for (let channel = 0; channel < 3; channel++) {
+        parts[at + channel] = 255 * (1 - FADED) + FADED * (0.7 * light + 0.3 * parts[at + channel]);
+      }
+    }
+    context.putImageData(found, 0, 0);
+    byId("picture").dataset.ready = "yes";
+    drawPicture();
+  });
+  source.src = picture.source;
+}
+
+const patchCount = picture ? picture.rows * picture.columns : 0;
+
+// The weights between a token and each patch, as the page is asked to see them; the first is the largest.
+function patchWeights(layer, head, query) {
+  const found = [];
+  for (let patch = 0; patch < patchCount; patch++) {
+    const place = picture.lead + patch;
+    found.push(state.way === "looks" ? texts[0].weight(layer, head, query, place) : texts[0].weight(layer, head, place, query));
+  }
+  return [Math.max(1e-9, ...found.filter((weight) => !isNaN(weight))), found];
+}
+
+function paintPatches(canvas, layer, head) {
+  const [most, found] = patchWeights(layer, head, state.query ?? 0);
+  paintCells(canvas, picture.rows, picture.columns, (row, column) => {
+    const weight = found[row * picture.columns + column];
+    return isNaN(weight) ? NO_NUMBER.pixel : pixels[Math.round(Math.sqrt(weight / most) * TOP)];
+  });
+}
+
+function drawPicture() {
+  if (!picture || !grey.width) return;
+  const canvas = byId("image"), context = canvas.getContext("2d");
+  canvas.width = grey.width;
+  canvas.height = grey.height;
+  context.drawImage(grey, 0, 0);
+  const { layer, head } = state, query = state.query ?? 0, [most, found] = patchWeights(layer, head, query);
+  const high = canvas.height / picture.rows, wide = canvas.width / picture.columns;
+  const accent = accents[TOP].join(" ");
+  const corner = (patch) => [(patch % picture.columns) * wide, Math.floor(patch / picture.columns) * high];
+  found.forEach((weight, patch) => {
+    context.fillStyle = `rgb(${accent} / ${(0.85 * Math.sqrt((weight || 0) / most)).toFixed(3)})`;
+    context.fillRect(...corner(patch), wide, high);
+  });
+  if (query >= picture.lead) {
+    context.strokeStyle = "#000";
+    context.lineWidth = Math.max(2, wide / 8);
+    context.strokeRect(...corner(query - picture.lead), wide, high);
+  }
+  const word = `“${texts[0].shown(query)}”`, inside = found.reduce((sum, weight) => sum + (weight || 0), 0);
+  byId("scale").textContent = state.way === "looks"
+    ? `${word} puts ${figure(inside)} of its weight on the patches; full colour is ${most.toFixed(3)}.`
+    : `What looks at ${word}; full colour is ${most.toFixed(3)}.`;
+}
+
+function patchAt(event) {
+  const box = byId("image").getBoundingClientRect();
+  const place = (at, length, most) => Math.min(most - 1, Math.max(0, Math.floor((at / length) * most)));
+  const row = place(event.clientY - box.top, box.height, picture.rows);
+  return picture.lead + row * picture.columns + place(event.clientX - box.left, box.width, picture.columns);
+}
+
+function buildPicture() {
+  if (!picture) return;
+  byId("picture").hidden = false;
+  byId("head-title").after(byId("picture"));
+  byId("columns").classList.add("of-picture");
+  byId("text-title").textContent = "Picture";
+  byId("hint").textContent = "Point at a patch, or at a token before the patches, to see its weights in the chosen head; " +
+    "click to keep it.";
+  byId("grid-note").textContent = "A row per layer, a column per head. Each shows the weights of the chosen token on the " +
+    "patches, in full colour where the head puts most. The word says what the head mostly does on this picture.";
+  byId("views").hidden = true;
+  byId("image").addEventListener("mousemove", (event) => {
+    const query = patchAt(event);
+    if (!state.kept && query !== state.query) update({ query });
+  });
+  byId("image").addEventListener("click", (event) => update({ query: patchAt(event), key: null, kept: !state.kept }));
+  // The room that the picture takes, before it is read.
+  [byId("image").height, byId("image").width] = picture.size;
+  readPicture();
+}
