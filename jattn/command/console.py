@@ -1,10 +1,18 @@
 """A console that may lack characters, and a pipe whose reader may leave."""
 
+import contextlib
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what the body prints on the standard output."""
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        yield
 
 
 def on_console(answer: Callable[[], int]) -> int:
