@@ -82,7 +82,7 @@ def plain_loop(output_layers: bool) -> Iterator[None]:
 
 def jattn_loop(devices: int) -> Iterator[None]:
     """Trains as `train.py` does, on the given number of devices."""
-    values = {"model": {"norm": "post"}, "training": {"steps": 10_000_000}, "run": {"devices": devices}}
+    values = {"model": {"norm": "post"}, "training": {"steps": 10_000_000}, "mesh": {"data": devices}}
     setup = make_setup(check(values, "benchmark"))
     state, train_chunk = initial_state(setup), make_train_chunk(setup)
     while True:

@@ -3,7 +3,10 @@
 import shutil
 import textwrap
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from jattn.command.listing import config_lines
 from jattn.training.config import Config
@@ -67,6 +70,10 @@ def kind_words(field: Any) -> str:
     kind = field.annotation
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is Union:
+        return "|".join(kind_words(FieldInfo(annotation=part)) for part in get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return f"{{{', '.join(kind.model_fields)}}}"
     name = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(kind, "INTEGER ...")
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     limits = [(words[way], getattr(limit, way)) for limit in field.metadata for way in words if hasattr(limit, way)]

@@ -1,15 +1,18 @@
 """What `train.py` does: a run, or a sweep of runs, from the arguments to the exit status."""
 
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jattn.command.console import on_console
+from jattn.command.console import on_console, quiet
 from jattn.drawing.plain import message
 from jattn.training.interrupts import Interrupts, Stopped, handled
+from jattn.training.processes import end, end_without, is_first, is_of_runtime, joined, leave
 
 # Whatever takes time to import is imported late: a signal is handled, and a mistake answered, before.
 if TYPE_CHECKING:
@@ -26,10 +29,18 @@ def main(arguments: list[str], program: str = "train.py") -> int:
     signals = Interrupts(lambda: outlook(asked))
     try:
         with handled(signals):
-            return on_console(lambda: answer(arguments, program, signals, asked))
+            status = on_console(lambda: answer(arguments, program, signals, asked))
+            end("its own message says why", status)
+            return status
     except Stopped as stopped:
         complain(signals.farewell(stopped.number))
+        end(f"it was stopped by {stopped}", stopped.status, signals.shared)
         return stopped.status
+    except Exception as error:
+        if asked and joined():
+            traceback.print_exc()
+            end(f"{type(error).__name__}: {error}", 1)
+        raise
 
 
 def answer(arguments: list[str], program: str, signals: Interrupts, asked: "list[Config | Sweep]") -> int:
@@ -82,30 +93,48 @@ def read(arguments: list[str], program: str) -> "Config | Sweep":
 
 def do_run(config: "Config", signals: Interrupts, command: str) -> int:
     """Does one run and prints its result; returns the exit status."""
-    from jattn.training.announcing import first_line, result_words
+    from jattn.training.announcing import first_line
     from jattn.training.progress import reporter
     from jattn.training.runs import configure_jax
 
-    print(first_line(config), flush=True)
-    with reporter(config.training.steps, announces=False) as report:
-        report.doing("starting")
+    if config.run.joins:
+        # Its warnings are of what is done on purpose.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         with signals.nothing_begun():
-            configure_jax([config])
+            configure_jax([config], signals.outlook)
+    with nullcontext() if not config.run.joins or is_first() else quiet():
+        print(first_line(config), flush=True)
+        with reporter(config.training.steps, announces=False) as report:
+            report.doing("starting")
+            with signals.nothing_begun():
+                configure_jax([config], signals.outlook)
 
-            from jattn.training.loop import train
-            from jattn.training.step import TrainingFailed
+                from jattn.training.loop import train
+                from jattn.training.step import TrainingFailed
 
-        try:
-            result = train(config, signals=signals, report=report, command=command)
-        except TrainingFailed as error:
-            complain(str(error))
-            return 1
+            try:
+                result = train(config, signals=signals, report=report, command=command)
+            except TrainingFailed as error:
+                complain(str(error))
+                return 1
+            except Exception as error:
+                if is_of_runtime(error):
+                    end_without(f"what the processes compute together failed: {str(error).partition(chr(10))[0]}")
+                raise
+        say_result(config, result)
+    leave()
+    return 0
+
+
+def say_result(config: "Config", result: dict[str, Any]) -> None:
+    """Prints what the test of a run found."""
+    from jattn.training.announcing import result_words
+
     kind = "held-out" if config.task.reads() and config.task.model_dump()["test_share"] else "fresh"
     print(f"test on {result['examples']} {kind} sequences: {result_words(result)}")
     for length, found in result["by_length"].items():
         print(f"    length {length:>4}: {result_words(found)}")
     print(message(f"see {Path(config.run.folder) / 'report.html'}"))
-    return 0
 
 
 def do_sweep(sweep: "Sweep", signals: Interrupts, command: str) -> int:

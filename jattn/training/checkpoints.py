@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jattn.drawing.files import named
 from jattn.training.digests import Damaged, Digests, History, check_files, digests_of, read_digests, write_digests
+from jattn.training.processes import from_first, is_first
 from jattn.training.step import TrainState
 
 SPECIAL = "[]*?\\:"
@@ -61,7 +61,7 @@ class Checkpoints:
         self._whole: dict[int, Digests | None] = {}
         self._pending: tuple[int, float, History] | None = None
         if keep_latest is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            from_first(lambda: self._folder.mkdir(parents=True, exist_ok=True))
         options = ocp.CheckpointManagerOptions(
             create=False,
             cleanup_tmp_directories=keep_latest is not None,
@@ -92,14 +92,14 @@ class Checkpoints:
         Raises:
           CheckpointError: if it cannot be written, or an earlier one could not be.
         """
-        step = int(np.max(state.step))
+        step = state.number
         self.wait()
-        if self._digests(step) is not None:
+        if from_first(lambda: self._digests(step) is not None):
             return
         _drop_what_threads_say()
         with self._written(step):
-            self._check_room(state)
-            self._set_aside(step)
+            from_first(lambda: self._make_room(state, step))
+            self._reload()
             self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
         self._pending = step, score, history
 
@@ -118,7 +118,10 @@ class Checkpoints:
             return
         (step, score, history), self._pending = self._pending, None
         with self._written(step):
+            # Orbax is finished once the files of all processes are there.
             self._manager.wait_until_finished()
+            if not is_first():
+                return
             write_digests(self._digests_path(step), digests_of(self._folder / str(step), step, score, history))
         del self._whole[step]
         self.delete_old()
@@ -177,7 +180,7 @@ class Checkpoints:
 
     def add_history(self, history: History) -> None:
         """Lets the rows that were written after the latest checkpoint, those of the test, belong to it."""
-        step = self.latest_step()
+        step = self.latest_step() if is_first() else None
         if step is not None and self.history(step) != history:
             known = self._digests(step)
             assert known is not None
@@ -214,11 +217,12 @@ class Checkpoints:
                     self._say(f"the checkpoint of step {step} is not whole and not used: {error}")
         return self._whole[step]
 
-    def _check_room(self, state: TrainState) -> None:
+    def _make_room(self, state: TrainState, step: int) -> None:
         needed = LEAST_ROOM + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are left, {needed:,} are needed")
+        self._set_aside(step)
 
     def _set_aside(self, step: int) -> None:
         """Moves what lies in the place of a checkpoint that is to be written; what never was whole is deleted."""
@@ -227,7 +231,6 @@ class Checkpoints:
         elif (self._folder / str(step)).exists():
             aside = Path(tempfile.mkdtemp(prefix=f"damaged_{step}_", dir=self._folder))
             (self._folder / str(step)).rename(aside / str(step))
-        self._reload()
 
     def _reload(self) -> None:
         with _saying_nothing():

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo
 
 from jattn.tasks.catalogue import CATALOGUE, FROM_FILES, make_task
 from jattn.training.config_problems import choice_problems, fitting_problems, missing_problems, unused_problems
+from jattn.training.distributed import Processes
 from jattn.training.own.code import Code, Places
 from jattn.training.own.parts import OwnPart
 from jattn.training.sections import Section, with_options
@@ -161,6 +162,25 @@ class EvaluationConfig(Section):
     batch_size: int = Field(default=200, ge=1, le=1_048_576, description="examples computed at once")
 
 
+class MeshConfig(Section):
+    """Over which devices it is split."""
+
+    data: int = Field(
+        default=-1, ge=-1, le=1_048_576, description="devices to split batches over; -1 takes all, on a CPU what suits"
+    )
+    shard_parameters: bool = Field(
+        default=False, description="split parameters and the optimizer's state over these devices as well"
+    )
+
+    @pydantic.field_validator("data")
+    @classmethod
+    def _is_some(cls, data: int) -> int:
+        """Refuses no device at all."""
+        if data == 0:
+            raise ValueError("mesh.data: expected a number of devices, or -1 for all of them, got 0")
+        return data
+
+
 class RunConfig(Section):
     """Where it is written, and what is watched on the way."""
 
@@ -184,14 +204,26 @@ class RunConfig(Section):
     )
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints kept besides the best")
-    devices: int = Field(
-        default=0, ge=0, le=4096, description="devices to split batches over; 0 takes all, on a CPU as many as suit"
+    distributed: Literal["none", "auto"] | Processes = Field(
+        default="none",
+        description="several processes that train together: auto, or {coordinator, processes, index} of this one",
     )
     lock: bool = Field(default=True, description="write to the folder only while no other process does")
     debug: bool = Field(
         default=False, description="look at every array of every step, on one device, and name the first not finite"
     )
     cache: bool = Field(default=True, description="keep compiled programs in your own cache folder")
+
+    @pydantic.field_validator("distributed", mode="before")
+    @classmethod
+    def _is_known(cls, asked: Any) -> Any:
+        """Refuses in one line what is neither of the two."""
+        return asked if asked in ("none", "auto") or isinstance(asked, Processes) else Processes.of(asked)
+
+    @property
+    def joins(self) -> bool:
+        """Whether this is one of several processes."""
+        return self.distributed != "none"
 
     @pydantic.field_validator("folder")
     @classmethod
@@ -211,6 +243,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    mesh: MeshConfig = MeshConfig()
     run: RunConfig = RunConfig()
 
     parts: ClassVar[Mapping[str, OwnPart]] = MappingProxyType({})

@@ -66,8 +66,12 @@ def fitting_problems(config: Config) -> list[str]:
             f"training.replicates: expected seeds below {2**32}, got {last_seed} for the last; "
             f"nearest: {2**32 - config.training.seed}"
         )
-    if config.run.debug and config.run.devices > 1:
-        problems.append(f"run.devices: expected 1 with run.debug, or nothing, got {config.run.devices}")
+    if config.run.debug and config.mesh.data > 1:
+        problems.append(f"mesh.data: expected 1 with run.debug, or nothing, got {config.mesh.data}")
+    if config.mesh.shard_parameters and config.training.replicates > 1:
+        problems.append(f"training.replicates: expected 1 with mesh.shard_parameters, got {config.training.replicates}")
+    if config.run.debug and config.run.joins:
+        problems.append(f"run.debug: expected one process, got run.distributed {config.run.distributed}")
     if not _is_path(config.run.folder):
         problems.append(f"run.folder: expected the name of a folder in UTF-8, got {config.run.folder!r}")
     return problems + _watching_problems(config) + _task_problems(config) + _model_problems(config)

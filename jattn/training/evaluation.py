@@ -26,6 +26,7 @@ from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import map_fold, on_oracle, pool_filters
 from jattn.training.reading import ConfigError
 from jattn.training.setup import Setup
+from jattn.training.sharding import replicated
 from jattn.training.step import cross_entropy, is_correct
 
 ACCURACIES = ("token_accuracy", "exact_accuracy", "filter_score")
@@ -97,7 +98,8 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
         weights, pooled, visible = _keep(setup, filters, batch, pools)
         return Measured(sums, batch, predictions, weights, pooled, related, visible)
 
-    judge = jax.jit(setup.each(judge, (0, 0, None, None, None, None)))
+    # On every device, so that each process can read it.
+    judge = jax.jit(setup.each(judge, (0, 0, None, None, None, None)), out_shardings=replicated(setup.mesh))
 
     def measure(
         params: Any, rng: PRNGKeyArray, start: Any, shortest: Any = None, longest: Any = None, *, pools: bool = False

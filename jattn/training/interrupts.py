@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import NoReturn
 
 PATIENCE = 0.15
 """Seconds that the main thread has to act on a signal before it is said what it waits for."""
@@ -38,8 +39,10 @@ class Interrupts:
         self._received: int | None = None
         self._may_wait, self._may_end, self._held_back = False, False, False
         self._ending = threading.Event()
-        self._outlook = outlook
+        self.outlook = outlook
         self._answered = 0
+        self.shared = False
+        """Whether all processes of the run act on the signal."""
         self.saved_by: int | None = None
         """The step at whose end a signal that waits is acted on."""
 
@@ -69,21 +72,26 @@ class Interrupts:
                 self._end_process(number)
 
     def _end_process(self, number: int) -> None:
-        with contextlib.suppress(OSError):
-            # A bar hides the cursor.
-            if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), b"\n\x1b[?25h")
-            os.write(2, f"{self.farewell(number)}\n".encode())
-        os._exit(128 + number)
+        end_process(self.farewell(number), 128 + number)
 
     def farewell(self, number: int) -> str:
         """Says which signal ended the run, and what the same command will do."""
-        return f"stopped by {signal.Signals(number).name}; {self._outlook()}"
+        return f"stopped by {signal.Signals(number).name}; {self.outlook()}"
 
     @property
     def received(self) -> bool:
         """Whether a signal waits for the run to save."""
         return self._received is not None
+
+    @property
+    def number(self) -> int:
+        """The number of that signal; 0 where there is none."""
+        return self._received or 0
+
+    def share(self, number: int) -> None:
+        """Acts on a signal that another process of the run got, as if it had come here."""
+        self._received = self._received or number or None
+        self.shared = self.shared or number > 0
 
     @contextmanager
     def nothing_begun(self) -> Iterator[None]:
@@ -119,6 +127,16 @@ class Interrupts:
         if self._received is not None:
             self._ending.set()
             raise Stopped(self._received)
+
+
+def end_process(text: str, status: int) -> NoReturn:
+    """Ends this process at once, with a last line."""
+    with contextlib.suppress(OSError):
+        # A bar hides the cursor.
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), b"\n\x1b[?25h")
+        os.write(2, f"{text}\n".encode())
+    os._exit(status)
 
 
 def say(text: str) -> None:

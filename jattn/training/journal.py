@@ -15,6 +15,7 @@ from jattn.training.describing import decode, describe_answers, describe_probes
 from jattn.training.digests import History
 from jattn.training.evaluation import Measured, accuracies, add_up, average, make_measure, of_replicate, summarize
 from jattn.training.loggers import Loggers
+from jattn.training.processes import from_first, is_first
 from jattn.training.profiling import Profiler
 from jattn.training.progress import Reporter
 from jattn.training.run_folder import RunFolder
@@ -44,11 +45,7 @@ class Journal:
         self._loggers = Loggers(setup.config, folder.path, rows)
         self._measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
         self._seconds, self._steps = 0.0, 0
-        try:
-            read_probes(folder.path / "filters" / "probes.json")
-            self._probes_are_kept = True
-        except (OSError, ValueError):
-            self._probes_are_kept = False
+        self._probes_are_kept = from_first(lambda: _can_read_probes(folder))
 
     @property
     def evaluation(self) -> Row | None:
@@ -92,21 +89,25 @@ class Journal:
           snapshot: whether to keep them, where those of this step are not kept already.
         """
         path, step = self._folder.path, state.number
-        snapshot = snapshot and not (self._probes_are_kept and snapshot_path(path, step).exists())
+        snapshot = snapshot and not from_first(lambda: self._probes_are_kept and snapshot_path(path, step).exists())
         if not log and not snapshot:
             return
         probes = self._setup.first(self._measure(state.params, self._setup.rngs("probes"), 0, pools=snapshot))
         kept = (probes.weights, probes.pooled) if snapshot else ({}, {})
         sums, (weights, pooled), watched = jax.device_get((probes.sums, kept, state.sums))
         if snapshot:
-            if not self._probes_are_kept:
-                save_probes(path, describe_probes(self._setup, probes))
-                self._probes_are_kept = True
-            filters = weights | {name: Pooled(**fields) for name, fields in pooled.items()}
-            save_snapshot(path, step, filters, describe_answers(self._setup, probes))
-            self._loggers.filters(step, filters)
+            self._keep(step, probes, weights | {name: Pooled(**fields) for name, fields in pooled.items()})
         if log:
             self._log(step, watched, summarize(add_up([sums]))["filters"])
+
+    def _keep(self, step: int, probes: Measured, filters: dict[str, Any]) -> None:
+        path = self._folder.path
+        if is_first():
+            if not self._probes_are_kept:
+                save_probes(path, describe_probes(self._setup, probes))
+            save_snapshot(path, step, filters, describe_answers(self._setup, probes))
+            self._loggers.filters(step, filters)
+        self._probes_are_kept = True
 
     def _log(self, step: int, watched: dict[str, Any], filters: dict[str, Any]) -> None:
         interval = (step - 1) % self._setup.config.run.log_every + 1
@@ -183,6 +184,14 @@ class Journal:
         """Ends what is under way besides: a trace, and what loggers have left to write."""
         self.profiler.close()
         self._loggers.close()
+
+
+def _can_read_probes(folder: RunFolder) -> bool:
+    try:
+        read_probes(folder.path / "filters" / "probes.json")
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def snapshot_steps(steps: int, count: int) -> list[int]:

@@ -17,11 +17,12 @@ from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.loggers import check_loggers
+from jattn.training.processes import agreed, check_joined, is_first, wait_for_first
 from jattn.training.progress import Reporter, reporter
 from jattn.training.provenance import recorded
 from jattn.training.restore import resume
-from jattn.training.run_folder import RunFolder
-from jattn.training.runs import in_float32, on_its_devices
+from jattn.training.run_folder import open_folder
+from jattn.training.runs import alone, in_float32, on_its_devices
 from jattn.training.setup import Setup, make_setup
 from jattn.training.step import TrainState, check_finite, make_train_chunk
 
@@ -64,20 +65,23 @@ def train(
       ...     "task": {"min_length": 3, "max_length": 3},
       ...     "training": {"steps": 2, "batch_size": 4},
       ...     "evaluation": {"examples": 4, "test_examples": 4, "batch_size": 4},
-      ...     "run": {"folder": tempfile.mkdtemp(), "devices": 1},
+      ...     "mesh": {"data": 1},
+      ...     "run": {"folder": tempfile.mkdtemp()},
       ... }
       >>> train(check(small, "example"), optimizer=optax.sgd(0.1))["step"]    # doctest: +ELLIPSIS
       reverse, ...
       2
     """
     signals = Interrupts() if signals is None else signals
+    check_joined(config)
+    config = alone(config)
     check_loggers(config)
     with reporter(config.training.steps) if report is None else nullcontext(report) as report:
         if report.announces:
             report.line(first_line(config, task, model))
         setup = make_setup(on_its_devices(config), task, model, optimizer)
         # The folder belongs to this process until the run ends.
-        with closing(RunFolder(config, setup.own)) as folder:
+        with closing(open_folder(config, setup.own)) as folder:
             report.device(device_line(setup))
             checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, report.line)
             report.doing("compiling")
@@ -90,6 +94,7 @@ def train(
                     with signals.waiting():
                         state = take_steps(setup, state, train_chunk, journal, checkpoints, signals, note_time)
                         checkpoints.wait()
+                        wait_for_first()
                     # Fresh examples, never seen in training or evaluation, have the last word.
                     report.doing("testing")
                     result = journal.test(state)
@@ -97,7 +102,8 @@ def train(
         # The pictures and the page are made from the files in the folder alone.
         with checkpoints.naming_what_is_kept():
             report.doing("drawing")
-            render(folder.path, say=report.line)
+            if is_first():
+                render(folder.path, say=report.line)
     return result
 
 
@@ -133,7 +139,7 @@ def take_steps(
     snapshots = snapshot_steps(steps, config.run.snapshots)
     every = (config.run.log_every, config.evaluation.every, config.run.checkpoint_every)
     step = state.number
-    done, stopping = is_done(setup, step, journal), signals.received
+    done, stopping = is_done(setup, step, journal), agreed(signals)
     journal.profiler.reached(step)
     while not done and not stopping:
         # One compiled loop on the devices, up to the next step at which there is something to do here.
@@ -149,7 +155,7 @@ def take_steps(
         if last or step % config.evaluation.every == 0:
             journal.evaluate(state)
         # Asked once: a signal that comes after the question is for the next turn to save.
-        done, stopping = is_done(setup, step, journal), signals.received
+        done, stopping = is_done(setup, step, journal), agreed(signals)
         if done or stopping or step % config.run.checkpoint_every == 0:
             checkpoints.save(state, journal.score, journal.history)
             note_time()

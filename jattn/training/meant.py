@@ -29,7 +29,9 @@ OTHER_WORDS = {
     "evaluation.test_lengths": "eval_lengths lengths",
     "run.folder": "o output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
     "run.overwrite": "force clean fresh",
-    "run.devices": "gpus num_gpus n_gpus num_devices tpus world_size",
+    "mesh.data": "gpus num_gpus n_gpus num_devices tpus data_parallel dp",
+    "mesh.shard_parameters": "fsdp zero zero3 shard_params sharded_parameters",
+    "run.distributed": "coordinator coordinator_address num_processes process_id processes nnodes world_size rank",
     "run.logger": "wandb tensorboard loggers report_to use_wandb wandb_project",
     "run.profile": "profiler trace",
     "run.log_every": "log_interval log_freq logging_steps",
@@ -44,6 +46,7 @@ NAMES = "task.name names the task, model.kind the kind of model, run.folder the 
 NO_KEYS = {
     NAMES: "",
     "it goes with --sweep KEY VALUE ...": "jobs yes",
+    "mesh.data says over how many devices batches are split; -1, the default, takes all": "devices",
     "JAX takes the GPU or TPU that it finds; the environment variable JAX_PLATFORMS=cpu chooses another": (
         "device gpu cuda tpu cpu accelerator platform backend"
     ),

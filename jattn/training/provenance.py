@@ -14,6 +14,7 @@ import numpy as np
 
 from jattn.report.provenance import read_provenance, save_provenance
 from jattn.training.config import Config
+from jattn.training.processes import is_first
 from jattn.training.reading import HOW_WRITTEN, ConfigError, check
 from jattn.training.sections import Section
 from jattn.training.setup import Setup
@@ -37,7 +38,7 @@ def recorded(
       command: what was asked for on the command line; empty where there was none.
       finished: whether the run was done before, so that nothing is left to write down.
     """
-    if finished:
+    if finished or not is_first():
         yield lambda: None
         return
     began, session = time.perf_counter(), _session(setup, state.number)
@@ -79,6 +80,7 @@ def _session(setup: Setup, step: int) -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "device": device.device_kind,
         "devices": setup.mesh.size,
+        "processes": jax.process_count(),
     }
 
 
@@ -115,8 +117,7 @@ def differences_from_defaults(config: Config) -> dict[str, Any]:
         f"{name}.{key}": value
         for name, table in found.items()
         for key, value in table.items()
-        if f"{name}.{key}" not in (*HOW_WRITTEN, "run.devices")
-        and value != (first if key in chosen[name] else base)[name].get(key)
+        if f"{name}.{key}" not in HOW_WRITTEN and value != (first if key in chosen[name] else base)[name].get(key)
     }
 
 

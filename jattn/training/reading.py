@@ -18,8 +18,11 @@ from jattn.training.own.code import OwnError, Places
 from jattn.training.own.keys import config_class
 from jattn.training.shipped import configs_folder, find_config
 
-HOW_WRITTEN = ("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock", "run.logger", "run.profile")
-"""The keys that say where and how a run is written: with others it is the same run."""
+HOW_WRITTEN = (
+    *("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock", "run.logger", "run.profile"),
+    *("run.distributed", "mesh.data", "mesh.shard_parameters"),
+)
+"""The keys that say where and how a run is written, and on what it is computed: with others it is the same run."""
 
 
 LARGEST = 1_000_000

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec
 from jattn.report.rows import final_test
 from jattn.tasks import Task
 from jattn.training.checkpoints import Checkpoints
+from jattn.training.config import MeshConfig
+from jattn.training.processes import from_first
 from jattn.training.restored import Restored
 from jattn.training.run_folder import CONFIG, RunFolder, RunFolderError, read_config, refuse_other_parts
 from jattn.training.runs import in_float32
@@ -23,19 +25,27 @@ def resume(
     setup: Setup, folder: RunFolder, checkpoints: Checkpoints, say: Callable[[str], None]
 ) -> tuple[TrainState, list[dict[str, Any]]]:
     """Goes back to the latest checkpoint that is whole, if there is any; returns its state and the rows before it."""
-    state, step = initial_state(setup), checkpoints.latest_step()
+    state, step = initial_state(setup), from_first(lambda: _begin(folder, checkpoints))
     if step is not None:
-        checkpoints.delete_old()
-        state, rows = checkpoints.restore(state, step), folder.rewind(step, checkpoints.history(step), say)
+        state = checkpoints.restore(state, step)
+        rows = from_first(lambda: folder.rewind(step, checkpoints.history(step), say))
         tested = rows != [] and rows[-1]["kind"] == "test"
         done = final_test(rows, setup.config.model_dump()) is not None
         say(f"{'already done' if done else 'trained on' if tested else 'resumed'} at step {step}")
         return state, rows
-    if checkpoints.any:
-        raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")
     if folder.history().size:
         say("there is no checkpoint: training starts anew at step 0")
-    return state, folder.rewind(-1, None, say)
+    return state, from_first(lambda: folder.rewind(-1, None, say))
+
+
+def _begin(folder: RunFolder, checkpoints: Checkpoints) -> int | None:
+    """Returns the step to go on from, None for a run that begins, and deletes what need not be kept."""
+    step = checkpoints.latest_step()
+    if step is not None:
+        checkpoints.delete_old()
+    elif checkpoints.any:
+        raise RunFolderError(f"{folder.path}: no checkpoint is whole; --run.overwrite deletes the run and starts anew")
+    return step
 
 
 @in_float32()
@@ -52,7 +62,7 @@ def restore(
     Nothing in the folder is written or held, so that a run under way is not disturbed. ``setup.model`` is the model,
     ``setup.apply(params, batch)`` its logits, ``setup.training_batch(rng, indices)`` makes examples, and
     ``setup.judging_batch(rng, indices)`` those of evaluation. All of it is on one device, however many the run took:
-    ``setup.config.run.devices`` is 1.
+    ``setup.config.mesh.data`` is 1.
 
     Args:
       folder: the run folder.
@@ -81,7 +91,7 @@ def restore(
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: expected the folder of a run, there is no {CONFIG} in it")
     config = read_config(folder)
-    one_device = config.model_copy(update={"run": config.run.model_copy(update={"devices": 1})})
+    one_device = config.model_copy(update={"mesh": MeshConfig(data=1)})
     setup = make_setup(one_device, task, model, optimizer)
     refuse_other_parts(folder, setup.own)
     # Orbax expects the folder to be there.

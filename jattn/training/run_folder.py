@@ -18,6 +18,7 @@ from jattn.training.digests import History, history_of
 from jattn.training.lock import Lock, Locked
 from jattn.training.own.keys import files_of_code
 from jattn.training.own.record import COPIES, RECORD, ChangedCode, places_of_code, record_code
+from jattn.training.processes import from_first
 from jattn.training.reading import ConfigError, check, differences, read_toml
 from jattn.training.training_on import goes_on, only_longer, why_not
 
@@ -145,6 +146,29 @@ class RunFolder:
                 continue
             with named(entry):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+class FolderOfAnother(RunFolder):
+    """A run folder that another process of the same run holds: nothing is read or written."""
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.run.folder)
+
+    def history(self) -> History:
+        return history_of(b"")
+
+    def append(self, row: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def open_folder(config: Config, own: Mapping[str, str] = MappingProxyType({})) -> RunFolder:
+    """Holds a run folder as `RunFolder` does, in the first process of a run; if it cannot, all raise what it raises."""
+    held: list[RunFolder] = []
+    from_first(lambda: held.append(RunFolder(config, own)))
+    return held[0] if held else FolderOfAnother(config)
 
 
 def check_folder(config: Config) -> None:

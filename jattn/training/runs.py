@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jattn.training.config import Config
 from jattn.training.reading import ConfigError
@@ -12,17 +12,32 @@ PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 """The variable by which JAX takes an accelerator's memory at once or as it needs it."""
 
 
-def configure_jax(configs: Sequence[Config]) -> None:
+def configure_jax(configs: Sequence[Config], outlook: Callable[[], str] = str) -> None:
     """Sets what must be set before JAX first touches a device, so that it suits all of these runs.
 
+    A run of several processes waits here for the others.
+
+    Args:
+      configs: of the runs.
+      outlook: says what the same command will do, for a process that ends because another did.
+
     Raises:
-      ConfigError: if JAX finds no device, as with a ``JAX_PLATFORMS`` that is not there.
+      ConfigError: if JAX finds no device, as with a ``JAX_PLATFORMS`` that is not there, or a run of several processes
+        cannot begin.
     """
     import jax
 
+    from jattn.training import processes
+
+    if any(config.run.joins for config in configs):
+        if len(configs) > 1:
+            raise ConfigError("run.distributed: expected one run, got a sweep, whose runs have one process each")
+        processes.join(configs[0].run.distributed, outlook)
+
     # On a CPU, a device per core takes small steps faster than one device with a thread per core.
     if asked_cpu_devices() is None:
-        jax.config.update("jax_num_cpu_devices", max(config.run.devices or cpu_devices(config) for config in configs))
+        number = processes.asked_number()
+        jax.config.update("jax_num_cpu_devices", max(cpu_devices(config, number) for config in configs))
     cached = any(config.run.cache for config in configs)
     if cached and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         # Compiled programs are code: they belong in a folder that only this user writes to. A user without a home, as
@@ -65,14 +80,19 @@ def in_float32() -> Iterator[None]:
         yield
 
 
-def cpu_devices(config: Config) -> int:
-    """Returns how many CPU devices suit a run: at most one per core, each with an equal and worthwhile share."""
+def cpu_devices(config: Config, processes: int = 1) -> int:
+    """Returns how many CPU devices each process of a run should have: its part of those asked for, or what suits.
+
+    What suits is at most one per core, each with an equal and worthwhile share.
+    """
+    if config.mesh.data != -1:
+        return max(1, config.mesh.data // processes)
     if config.run.debug:
         return 1
     cores = asked_cpu_devices() or cpu_cores()
     sizes = config.training.batch_size, config.evaluation.batch_size
-    worthwhile = range(1, min(cores, *(size // 32 for size in sizes)) + 1)
-    return max((n for n in worthwhile if all(size % n == 0 for size in sizes)), default=1)
+    worthwhile = range(1, min(cores, *(size // 32 // processes for size in sizes)) + 1)
+    return max((n for n in worthwhile if all(size % (n * processes) == 0 for size in sizes)), default=1)
 
 
 def cpu_cores() -> int:
@@ -86,11 +106,21 @@ def asked_cpu_devices() -> int | None:
     return int(found[1]) if found else None
 
 
+def alone(config: Config) -> Config:
+    """Returns the config without what only the first process of a run does: loggers and a trace."""
+    import jax
+
+    if jax.process_index() == 0:
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"logger": (), "profile": ()})})
+
+
 def on_its_devices(config: Config) -> Config:
     """Returns the config of a run with as many devices as it takes, where a CPU has those of other runs besides."""
     import jax
 
-    if config.run.devices or (jax.default_backend() != "cpu" and not config.run.debug):
+    on_accelerator = jax.default_backend() != "cpu" and not config.run.debug
+    if config.mesh.data != -1 or on_accelerator or jax.process_count() > 1:
         return config
     devices = min(cpu_devices(config), jax.local_device_count())
-    return config.model_copy(update={"run": config.run.model_copy(update={"devices": devices})})
+    return config.model_copy(update={"mesh": config.mesh.model_copy(update={"data": devices})})

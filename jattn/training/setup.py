@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jattn.rules.scores import soft_cap
@@ -25,6 +25,7 @@ from jattn.training.own.signatures import is_nnx
 from jattn.training.reading import ConfigError
 from jattn.training.schedules import with_warmup
 from jattn.training.sections import Section
+from jattn.training.sharding import make_mesh
 from jattn.training.tables import NORMALIZERS, SCORES
 
 STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
@@ -79,6 +80,11 @@ class Setup:
     def learning_rate(self, step: int) -> dict[str, float]:
         """Returns the learning rate of a step by its name in a row of metrics; nothing for an own optimizer."""
         return {} if self.schedule is None else {"learning_rate": float(jax.jit(self.schedule)(step))}
+
+    @property
+    def splits_parameters(self) -> bool:
+        """Whether parameters and the optimizer's state are split over the devices."""
+        return self.config.mesh.shard_parameters and self.mesh.size > 1
 
     @property
     def tokens_per_step(self) -> int:
@@ -295,21 +301,3 @@ def _make(made: Entry, section: Section, *arguments: Any) -> Any:
     """Makes what a section of the config chose, with the options it has there."""
     given = {option.argument or key: getattr(section, key) for key, option in made.options.items()}
     return made.load()(*arguments, **given)
-
-
-def make_mesh(config: Config) -> Mesh:
-    """Makes a mesh with one axis, ``data``, over the local devices.
-
-    Raises:
-      ConfigError: if there are fewer devices than asked for, or they do not divide the batch sizes.
-    """
-    devices = jax.local_devices()[: config.run.devices or None]
-    if config.run.devices > len(devices):
-        raise ConfigError(f"run.devices: expected at most the {len(devices)} there are, got {config.run.devices}")
-    for name, size in (("training", config.training.batch_size), ("evaluation", config.evaluation.batch_size)):
-        if size % len(devices):
-            raise ConfigError(
-                f"{name}.batch_size: expected a multiple of the {len(devices)} devices, got {size}; "
-                f"run.devices = 1 takes one device"
-            )
-    return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))

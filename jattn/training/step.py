@@ -5,6 +5,7 @@ chunks, and a resumed run takes the very steps that the uninterrupted one would 
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +17,12 @@ import numpy as np
 import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.training.setup import Setup
+from jattn.training.sharding import shardings
 
 WATCHED = ("loss", "token_accuracy", "exact_accuracy", "gradient_norm")
 """What a step measures of itself."""
@@ -63,7 +65,7 @@ class TrainState:
 
 
 def initial_state(setup: Setup) -> TrainState:
-    """Makes the state before the first step, under jit, the same copy on every device."""
+    """Makes the state before the first step, under jit, where it lies on the devices."""
 
     def init(seed: Int[Array, ""]) -> TrainState:
         batch = setup.training_batch(setup.rng("training", seed), jnp.arange(1))
@@ -76,46 +78,22 @@ def initial_state(setup: Setup) -> TrainState:
             broken_step=jnp.int32(-1),
         )
 
-    everywhere = jax.NamedSharding(setup.mesh, PartitionSpec())
-    return jax.jit(lambda: setup.each(init)(setup.seeds), out_shardings=everywhere)()
+    def state() -> TrainState:
+        return setup.each(init)(setup.seeds)
+
+    lies = shardings(setup.mesh, jax.eval_shape(state), setup.splits_parameters)
+    return jax.jit(state, out_shardings=lies)()
 
 
 def train_step(
     setup: Setup, state: TrainState, seed: Int[Array, ""] | None = None, look: Look | None = None
 ) -> TrainState:
-    """Takes one optimizer step of one replicate on this device's share of a fresh batch, in step with all devices.
+    """Takes one optimizer step of one replicate on a fresh batch, of which each device has a share.
 
     `look`, where given, is shown the arrays on the way, what each layer returns among them.
     """
     shown: Look = (lambda kind, arrays: None) if look is None else look
-    share = setup.config.training.batch_size // setup.mesh.size
-    indices = lax.axis_index("data") * share + jnp.arange(share)
-    batch = setup.training_batch(jax.random.fold_in(setup.rng("training", seed), state.step), indices)
-    dropout_rng = jax.random.fold_in(setup.rng("dropout", seed), state.step)
-    dropout_rng = jax.random.fold_in(dropout_rng, lax.axis_index("data"))
-    options: dict[str, Any] = {"deterministic": False, "rngs": {"dropout": dropout_rng}}
-    shown("the input", batch.inputs)
-    shown("the parameter", state.params)
-
-    def loss_of(params: optax.Params) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        if look is None:
-            logits = setup.apply(params, batch, **options)
-        else:
-            watched = {"capture_intermediates": True, "mutable": ["intermediates"]}
-            logits, kept = setup.apply(params, batch, **options, **watched)
-            look("the output of layer", kept["intermediates"])
-        correct = is_correct(logits, batch)
-        loss = jnp.sum(cross_entropy(logits, batch))
-        chex.assert_rank(loss, 0)
-        shown("the loss", loss)
-        return loss, {
-            "loss": loss,
-            "right_tokens": jnp.sum(correct & batch.scored, dtype=jnp.float32),
-            "right_sequences": jnp.sum(jnp.all(correct, axis=-1), dtype=jnp.float32),
-            "tokens": jnp.sum(batch.scored, dtype=jnp.float32),
-        }
-
-    gradients, found = sum_over_devices(setup.mesh, jax.grad(loss_of, has_aux=True)(state.params))
+    gradients, found = _gradients(setup, state, seed, look)
     gradients = jax.tree.map(lambda gradient: gradient / found["tokens"], gradients)
     chex.assert_trees_all_equal_shapes_and_dtypes(gradients, state.params)
     shown("the gradient of", gradients)
@@ -135,6 +113,62 @@ def train_step(
         sums={name: jnp.where(new_row, 0, state.sums[name]) + watched[name] for name in WATCHED},
         broken_step=jnp.where(jnp.isfinite(watched["loss"]), state.broken_step, state.step),
     )
+
+
+Found = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
+"""A loss summed over tokens, and what is counted besides."""
+
+
+def loss_of_share(
+    setup: Setup,
+    state: TrainState,
+    seed: Int[Array, ""] | None,
+    look: Look | None,
+    params: optax.Params,
+    device: Int[Array, ""],
+) -> Found:
+    """Computes the loss of the share of a batch that a device has: examples and dropout depend on its number alone."""
+    shown: Look = (lambda kind, arrays: None) if look is None else look
+    share = setup.config.training.batch_size // setup.mesh.size
+    indices = device * share + jnp.arange(share)
+    batch = setup.training_batch(jax.random.fold_in(setup.rng("training", seed), state.step), indices)
+    dropout_rng = jax.random.fold_in(jax.random.fold_in(setup.rng("dropout", seed), state.step), device)
+    options: dict[str, Any] = {"deterministic": False, "rngs": {"dropout": dropout_rng}}
+    shown("the input", batch.inputs)
+    shown("the parameter", state.params)
+    if look is None:
+        logits = setup.apply(params, batch, **options)
+    else:
+        watched = {"capture_intermediates": True, "mutable": ["intermediates"]}
+        logits, kept = setup.apply(params, batch, **options, **watched)
+        look("the output of layer", kept["intermediates"])
+    correct = is_correct(logits, batch)
+    loss = jnp.sum(cross_entropy(logits, batch))
+    chex.assert_rank(loss, 0)
+    shown("the loss", loss)
+    return loss, {
+        "loss": loss,
+        "right_tokens": jnp.sum(correct & batch.scored, dtype=jnp.float32),
+        "right_sequences": jnp.sum(jnp.all(correct, axis=-1), dtype=jnp.float32),
+        "tokens": jnp.sum(batch.scored, dtype=jnp.float32),
+    }
+
+
+def _gradients(setup: Setup, state: TrainState, seed: Int[Array, ""] | None, look: Look | None) -> tuple[Any, Any]:
+    """Returns gradients and counts, summed over the shares of all devices."""
+    of_share = functools.partial(loss_of_share, setup, state, seed, look)
+    if not setup.splits_parameters:
+        shares = jax.grad(of_share, has_aux=True)(state.params, lax.axis_index("data"))
+        return sum_over_devices(setup.mesh, shares)
+
+    def of_all(params: optax.Params) -> Found:
+        numbers = lax.with_sharding_constraint(
+            jnp.arange(setup.mesh.size), NamedSharding(setup.mesh, PartitionSpec("data"))
+        )
+        each = jax.vmap(of_share, (None, 0), spmd_axis_name="data")(params, numbers)
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+
+    return jax.grad(of_all, has_aux=True)(state.params)
 
 
 def mark_broken(setup: Setup, state: TrainState) -> TrainState:
@@ -168,10 +202,10 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
     def steps(state: TrainState, until: Int[Array, ""]) -> TrainState:
         state = lax.while_loop(
             lambda state: jnp.all((state.step < until) & (state.broken_step < 0)),
-            lambda state: step(state, setup.seeds),
+            lambda state: _in_place(setup, step(state, setup.seeds)),
             state,
         )
-        return setup.each(lambda state: mark_broken(setup, state))(state)
+        return _in_place(setup, setup.each(lambda state: mark_broken(setup, state))(state))
 
     # chex counts by name, and every run of a process has a loop of its own.
     steps.__name__ = f"steps_{next(_numbers)}"
@@ -184,9 +218,21 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
 
 
 def on_each_device(setup: Setup, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps a function over the devices of a run, each of which holds all of its arguments and of its result."""
+    """Maps a function over the devices of a run, each of which holds all of its arguments and of its result.
+
+    Where parameters are split, the function is left as it is, for XLA to split.
+    """
+    if setup.splits_parameters:
+        return function
     everywhere = PartitionSpec()
     return jax.shard_map(function, mesh=setup.mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+
+
+def _in_place(setup: Setup, state: TrainState) -> TrainState:
+    """Keeps each array of a state split as it is at the beginning."""
+    if not setup.splits_parameters:
+        return state
+    return lax.with_sharding_constraint(state, shardings(setup.mesh, state, split=True))
 
 
 def check_finite(state: TrainState, seeds: Int[Any, "*R"], kept: Callable[[], str]) -> None:

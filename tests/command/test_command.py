@@ -179,7 +179,7 @@ def command(folder, *arguments, text=SMALL):
     [
         ("[task]\nnmae = 'copy'", [], ["mine.toml: task.nmae", "task.name"]),
         (SMALL, ["--model.num-heads", "two"], ["model.num_heads", "'two'"]),
-        (SMALL, ["--run.devices", "3"], ["training.batch_size", "3 devices", "got 8"]),
+        (SMALL, ["--mesh.data", "3"], ["training.batch_size", "3 devices", "got 8"]),
         (SMALL, ["--run.folder", "mine.toml"], ["run.folder", "mine.toml"]),
     ],
     ids=["key", "option", "devices", "folder"],

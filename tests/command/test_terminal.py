@@ -33,7 +33,8 @@ test_examples = 4
 snapshots = 2
 probes = 1
 log_every = 2
-devices = 1
+[mesh]
+data = 1
 """
 LONG = ["--training.steps", "3000000", "--run.log-every", "1000", "--evaluation.every", "1000000"]
 
@@ -190,7 +191,7 @@ def test_a_pipe_that_is_closed_early_ends_a_run_quietly(folder):
 @pytest.mark.exhaustive
 def test_devices_that_xla_is_asked_for_are_taken_and_shown(folder):
     flags = "--xla_force_host_platform_device_count=3"
-    options = ["--training.batch-size", "96", "--evaluation.batch-size", "96", "--run.devices", "3"]
+    options = ["--training.batch-size", "96", "--evaluation.batch-size", "96", "--mesh.data", "3"]
     run = subprocess.run(
         [sys.executable, "-m", "jattn", "train", "mine.toml", *options],
         cwd=folder, env=environment_of(XLA_FLAGS=flags), capture_output=True, text=True, check=False,

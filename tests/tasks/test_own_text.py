@@ -70,7 +70,7 @@ def judged(tmp_path_factory):
     """Judges an untrained model on a text, and writes what a run would."""
     folder = tmp_path_factory.mktemp("text")
     task = {"name": "text", "file": written(folder, ALPHABET * 4), **SMALL}
-    setup = make_setup(check({"task": task, "model": {"width": 8}, "run": {"devices": 1, "probes": 8}}, "test"))
+    setup = make_setup(check({"task": task, "model": {"width": 8}, "mesh": {"data": 1}, "run": {"probes": 8}}, "test"))
     params = initial_state(setup).params
     measured = make_measure(setup, 4, 8)(params, setup.rng("test"), 0)
     logits = jax.jit(setup.apply)(params, measured.batch)

@@ -19,7 +19,8 @@ SMALL = {
     "task": {"min_length": 3, "max_length": 3, "symbols": 4},
     "model": {"width": 4, "hidden": 4},
     "training": {"batch_size": 2, "steps": 4, "warmup_steps": 0},
-    "run": {"devices": 1, "debug": True},
+    "mesh": {"data": 1},
+    "run": {"debug": True},
 }
 
 
@@ -104,9 +105,9 @@ def test_a_whole_run_may_be_debugged(tmp_path):
 
 
 def test_it_takes_one_device():
-    assert on_its_devices(check({"run": {"debug": True}}, "test")).run.devices == 1
-    with pytest.raises(ConfigError, match=r"run\.devices: expected 1 with run\.debug, or nothing, got 2"):
-        check({"run": {"debug": True, "devices": 2}}, "test")
+    assert on_its_devices(check({"run": {"debug": True}}, "test")).mesh.data == 1
+    with pytest.raises(ConfigError, match=r"mesh\.data: expected 1 with run\.debug, or nothing, got 2"):
+        check({"run": {"debug": True}, "mesh": {"data": 2}}, "test")
 
 
 @pytest.mark.exhaustive

@@ -23,7 +23,7 @@ THREE_OF_FOUR = Sequence(
 
 def described(task, sequence, wrong, *layers):
     """Describes one example whose answers are right but for some, and the filters of layers."""
-    setup = make_setup(check({"task": task, "run": {"devices": 1}}, "test"))
+    setup = make_setup(check({"task": task, "mesh": {"data": 1}}, "test"))
     batch = jax.tree.map(lambda x: x[None], setup.layout.arrange(sequence, len(setup.task.symbols)))
     if sequence.source_length == len(sequence.source):
         batch.inputs.pop("source_lengths")

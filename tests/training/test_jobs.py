@@ -18,7 +18,7 @@ from jattn.training.progress import SweepReporter
 from jattn.training.reading import check
 from jattn.training.step import TrainingFailed
 
-CONFIG = check({"run": {"devices": 1, "folder": "runs/mine"}}, "test")
+CONFIG = check({"mesh": {"data": 1}, "run": {"folder": "runs/mine"}}, "test")
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def values_of(base, **changes):
     model = {"width": 8} | heads | {key: value for key, value in (base | changes).items() if key != "layout"}
     name = "induction" if base["layout"] == "causal" else "copy"
     task = {"name": name, "layout": base["layout"], "min_length": 3, "max_length": 3, "symbols": 3}
-    return {"task": task, "model": model, "training": {"batch_size": 2}, "run": {"devices": 1}}
+    return {"task": task, "model": model, "training": {"batch_size": 2}, "mesh": {"data": 1}}
 
 
 @functools.cache

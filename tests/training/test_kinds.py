@@ -24,7 +24,7 @@ TASK = {"layout": "encoder_decoder", "min_length": 17, "max_length": 20}
 
 
 def setup_of(model, **sections):
-    return make_setup(check({"task": TASK, "model": {"width": 8} | model, "run": {"devices": 1}} | sections, "test"))
+    return make_setup(check({"task": TASK, "model": {"width": 8} | model, "mesh": {"data": 1}} | sections, "test"))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def looked_at(tmp_path_factory):
     @functools.cache
     def look(kind, attention, screen):
         setup = setup_of(
-            {"kind": kind} | ({} if attention else {"attention": False}), run={"screen": screen, "devices": 1}
+            {"kind": kind} | ({} if attention else {"attention": False}), run={"screen": screen}, mesh={"data": 1}
         )
         measured = make_measure(setup, 20, 6)(initial_state(setup).params, setup.rng("probes"), 0, pools=True)
         folder = tmp_path_factory.mktemp(f"{kind}_{attention}_{screen}")

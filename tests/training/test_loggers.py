@@ -210,7 +210,7 @@ def test_a_run_is_in_tensorboard_with_its_folds_and_its_profile(tmp_path):
     pytest.importorskip("tensorboardX")
     folder = tmp_path / "run"
     watched = {"logger": ["tensorboard"], "log_folds": [*LOG_FOLDS], "profile": [2, 5], "log_every": 2, "snapshots": 2}
-    config = check(SMALL | {"run": {"folder": str(folder), "devices": 1} | watched}, "test")
+    config = check(SMALL | {"run": {"folder": str(folder)}, "mesh": {"data": 1} | watched}, "test")
     train(config)
     rows = read_metrics(folder)
     expected = [(row["step"], name, number) for row in rows for name, number in numbers_of(row)]

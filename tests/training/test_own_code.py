@@ -196,7 +196,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-SMALL = {"task": {"min_length": 3, "max_length": 3}, "training": {"batch_size": 2}, "run": {"devices": 1}}
+SMALL = {"task": {"min_length": 3, "max_length": 3}, "training": {"batch_size": 2}, "mesh": {"data": 1}}
 
 
 def checked(folder, sections):

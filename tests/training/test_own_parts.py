@@ -51,7 +51,8 @@ def config(folder, **more):
         "task": {"min_length": 2, "max_length": 4},
         "training": {"steps": 8, "batch_size": 8},
         "evaluation": {"examples": 8, "test_examples": 8, "batch_size": 8, "every": 4},
-        "run": {"folder": str(folder), "devices": 1, "checkpoint_every": 4, "snapshots": 3, "log_every": 4},
+        "mesh": {"data": 1},
+        "run": {"folder": str(folder), "checkpoint_every": 4, "snapshots": 3, "log_every": 4},
     }
     return check({table: entries | more.get(table, {}) for table, entries in values.items()}, "test")
 

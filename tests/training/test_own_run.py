@@ -82,8 +82,10 @@ test_examples = 8
 batch_size = 8
 every = 4
 
+[mesh]
+data = 1
+
 [run]
-devices = 1
 checkpoint_every = 4
 snapshots = 3
 log_every = 4
@@ -300,7 +302,7 @@ class Bag(nn.Module):
 """
     )
     task = {"name": task, "layout": layout, "min_length": 4, "max_length": 8}
-    values = {"task": task, "model": {"kind": f"zz_{layout}.py:Bag"}, "run": {"devices": 1}}
+    values = {"task": task, "model": {"kind": f"zz_{layout}.py:Bag"}, "mesh": {"data": 1}}
     setup = make_setup(check(values, "test", places=places_beside(tmp_path / "exp.toml")))
     batch = jax.eval_shape(lambda: setup.training_batch(jax.random.key(0), jnp.arange(2)))
     assert set(batch.inputs) == {name.partition("=")[0] for name in call.split(", ")}

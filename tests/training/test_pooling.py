@@ -25,7 +25,7 @@ def record_of(folder, layout, screen, lengths):
     """Takes one snapshot of a model's filters on a screen of the given size, and reads it back."""
     task = {"layout": layout, "min_length": lengths[0], "max_length": lengths[1]}
     model = {"num_heads": 2, "num_layers": 1, "width": 8}
-    setup = make_setup(check({"task": task, "model": model, "run": {"screen": screen, "devices": 1}}, "test"))
+    setup = make_setup(check({"task": task, "model": model, "run": {"screen": screen}, "mesh": {"data": 1}}, "test"))
     params = jax.tree.map(lambda x: 3 * x, initial_state(setup).params)
     measured = make_measure(setup, lengths[1], 6)(params, setup.rng("probes"), 0, pools=True)
     (folder / "config.toml").write_text("")
@@ -111,7 +111,7 @@ def test_pooling_over_the_real_length_of_each_example(heads, block_size):
 
 @pytest.mark.exhaustive
 def test_nothing_is_kept_unless_it_is_asked_for():
-    config = {"task": {"min_length": 20, "max_length": 20}, "run": {"screen": 16, "devices": 1}}
+    config = {"task": {"min_length": 20, "max_length": 20}, "run": {"screen": 16}, "mesh": {"data": 1}}
     setup = make_setup(check(config, "test"))
     measure_batch, params = make_measure(setup, 20, 4), initial_state(setup).params
     asked, plain = (measure_batch(params, setup.rng("probes"), 0, pools=pools) for pools in (True, False))

@@ -76,7 +76,7 @@ def setup_of(replicates=1, task="roles", kind="pooled", model=None):
         "task": {"name": task, "layout": "encoder_decoder"},
         "model": {"kind": kind, "width": 16},
         "training": {"replicates": replicates},
-        "run": {"devices": 1},
+        "mesh": {"data": 1},
     }
     setup = make_setup(check(values, "test"))
     return setup if model is None else dataclasses.replace(setup, model=model)

@@ -26,7 +26,8 @@ def make_config(folder, replicates=1):
             "task": {"min_length": 3, "max_length": 3},
             "model": {"width": 4, "hidden": 4},
             "training": {"batch_size": 4, "replicates": replicates},
-            "run": {"folder": str(folder), "devices": 2},
+            "run": {"folder": str(folder)},
+            "mesh": {"data": 2},
         },
         "test",
     )
@@ -42,7 +43,7 @@ def times(state, step):
 def run(request, tmp_path_factory):
     """A run folder with checkpoints, the parts of its run on one device, and its first state."""
     config = make_config(tmp_path_factory.mktemp("restored") / "run", request.param)
-    setup = make_setup(config.model_copy(update={"run": config.run.model_copy(update={"devices": 1})}))
+    setup = make_setup(config.model_copy(update={"mesh": config.mesh.model_copy(update={"data": 1})}))
     state = initial_state(setup)
     with closing(RunFolder(config)) as folder:
         checkpoints = Checkpoints(folder.path / "checkpoints", keep_latest=3)

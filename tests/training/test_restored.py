@@ -15,7 +15,7 @@ from tests.sampled import sampled
 def restored(name="reverse", layout="encoder", **options):
     """A model that has learned nothing."""
     task = {"name": name, "layout": layout} | options
-    setup = make_setup(check({"task": task, "model": {"width": 8}, "run": {"devices": 1}}, "test"))
+    setup = make_setup(check({"task": task, "model": {"width": 8}, "mesh": {"data": 1}}, "test"))
     batch = jax.jit(setup.training_batch)(jax.random.key(0), jnp.arange(1))
     return Restored(setup, jax.jit(setup.init)(batch))
 

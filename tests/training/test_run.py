@@ -322,7 +322,7 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
 
 @sampled("name", CONFIGS, keep=2)
 def test_every_config_makes_a_setup_whose_step_can_be_traced(name):
-    setup = make_setup(config_from_arguments([str(ROOT / "configs" / f"{name}.toml"), "--run.devices=1"]))
+    setup = make_setup(config_from_arguments([str(ROOT / "configs" / f"{name}.toml"), "--mesh.data=1"]))
     state = jax.eval_shape(lambda: initial_state(setup))
     assert jax.eval_shape(make_train_chunk(setup), state, jnp.int32(1)) == state
 
@@ -337,7 +337,7 @@ def test_every_config_runs(name, tmp_path):
         "evaluation.batch-size": 4,
         "evaluation.test-examples": 4,
         "run.snapshots": 2,
-        "run.devices": 1,
+        "mesh.data": 1,
         "run.folder": tmp_path / "run",
     }
     config = config_from_arguments(

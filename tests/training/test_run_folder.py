@@ -82,7 +82,7 @@ def test_a_new_folder_holds_the_whole_config(tmp_path):
     config = make_config(path, model={"num_heads": 4}, evaluation={"test_lengths": [4, 8]})
     with closing(RunFolder(config)):
         written = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
-    assert written.keys() == {"task", "model", "training", "evaluation", "run"}
+    assert written.keys() == {"task", "model", "training", "evaluation", "mesh", "run"}
     assert check(written, "test") == config
 
 

@@ -133,7 +133,6 @@ def test_without_sweep_nothing_is_swept():
         ("training.batch-size", "8", ["--training.batch-size", "8"], "training.batch_size=8"),
         ("task.name", "copy", ["--task.name", "copy"], "name=copy"),
         ("task.symbols", "7", ["--task.symbols", "7"], "symbols=7"),
-        ("run.devices", "1", ["--run.devices", "1"], "devices=1"),
     ],
 )
 def test_a_run_of_a_sweep_is_that_of_the_single_command(key, text, options, name):
@@ -276,7 +275,7 @@ def test_what_is_said_of_a_stopped_sweep_is_what_its_command_does(options, witho
 
 @pytest.mark.exhaustive
 def test_runs_at_once_print_a_line_each(capfd):
-    assert sweep(*SWEEP, "--jobs", "2", "--run.devices", "1") == 0
+    assert sweep(*SWEEP, "--jobs", "2", "--mesh.data", "1") == 0
     printed = capfd.readouterr()
     assert sorted(re.findall(r"^\[(\d)/2\] num_heads=\d: .* right", printed.out, flags=re.MULTILINE)) == ["1", "2"], (
         printed
@@ -286,15 +285,15 @@ def test_runs_at_once_print_a_line_each(capfd):
 
 @pytest.mark.exhaustive
 def test_a_run_at_once_that_fails_is_told_and_the_others_go_on(capfd):
-    options = ["--training.clip-norm", "1e38", "--run.devices", "1"]
+    options = ["--training.clip-norm", "1e38", "--mesh.data", "1"]
     assert sweep("--sweep", "training.learning-rate", "0.01", "1e38", *options, "--jobs", "2") == 1
     assert "learning_rate=1e+38: the loss of seed 0 is not finite" in capfd.readouterr().err
     assert [row["status"] for row in table()] == ["done", "failed"]
 
 
 def test_devices_that_do_not_fit_one_run_are_told_before_the_first(no_run, capsys):
-    assert sweep("--sweep", "run.devices", "1", "300") == 2
-    assert "--sweep at devices=300: run.devices: expected at most" in capsys.readouterr().err
+    assert sweep("--sweep", "training.batch-size", "4", "8", "--mesh.data", "300") == 2
+    assert "--sweep at training.batch_size=4: mesh.data: expected at most" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -308,8 +307,8 @@ def test_each_run_takes_the_devices_that_suit_it_alone(monkeypatch):
     monkeypatch.setattr("jax.config.update", chosen.__setitem__)
     configure_jax([odd, large, small])
     assert chosen["jax_num_cpu_devices"] == 4
-    assert on_its_devices(odd).run.devices == 1
-    assert on_its_devices(check({"run": {"devices": 3}}, "test")).run.devices == 3
+    assert on_its_devices(odd).mesh.data == 1
+    assert on_its_devices(check({"mesh": {"data": 3}}, "test")).mesh.data == 3
 
 
 def test_a_sweep_writes_run_folders_a_table_and_a_figure(whole):

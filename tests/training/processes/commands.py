@@ -65,7 +65,8 @@ checkpoint_every = 3
 keep_checkpoints = 2
 snapshots = 3
 probes = 2
-devices = 1
+[mesh]
+data = 1
 """
 
 

@@ -1,0 +1,67 @@
+"""Training on a mesh: one step is that of one device, whatever is split, and checkpoints fit any number of devices."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+from jattn.training.checkpoints import Checkpoints
+from jattn.training.digests import history_of
+from jattn.training.evaluation import make_measure
+from jattn.training.reading import check
+from jattn.training.setup import make_setup
+from jattn.training.step import initial_state, make_train_chunk
+from pathlib import Path
+
+def trained(data, split=False, **training):
+    values = {"task": {"min_length": 4, "max_length": 4}, "model": {"width": 16, "hidden": 32, "dropout_rate": DROPOUT}}
+    training = {"batch_size": 16, "optimizer": "sgd", "learning_rate": 0.1} | training
+    mesh = {"data": data, "shard_parameters": split}
+    values |= {"training": training, "evaluation": {"batch_size": 16}, "mesh": mesh}
+    setup = make_setup(check(values, "test"))
+    return setup, make_train_chunk(setup)(initial_state(setup), jnp.int32(3))
+
+def largest_difference(one, other):
+    pairs = zip(*(jax.tree.leaves(jax.device_get(state)) for state in (one, other)), strict=True)
+    return max(float(np.max(np.abs(ours - theirs), initial=0)) for ours, theirs in pairs)
+
+def held(state):
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+
+found = {}
+DROPOUT = 0.0
+_, one = trained(1)
+for name, arguments in {"8": (8,), "8 split": (8, True), "2 split": (2, True)}.items():
+    found[name] = largest_difference(trained(*arguments)[1], one)
+DROPOUT = 0.2
+whole, split = trained(8), trained(8, True)
+found["dropout"] = largest_difference(split[1], whole[1])
+found["held"] = held(split[1]) / held(whole[1])
+measure = [make_measure(setup, 4, 16)(state.params, setup.rngs("test"), 0).sums for setup, state in (whole, split)]
+found["measured"] = largest_difference(*measure)
+checkpoints = Checkpoints(Path(sys.argv[1]) / "checkpoints", 2)
+checkpoints.save(split[1], 0.0, history_of(b""))
+checkpoints.wait()
+for name, arguments in {"to 1": (1,), "to 4 split": (4, True)}.items():
+    like = initial_state(trained(*arguments)[0])
+    restored = checkpoints.restore(like, 3)
+    found[name] = largest_difference(restored, split[1])
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, like)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_step_is_that_of_one_device_whatever_is_split(tmp_path):
+    run = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found.pop("held") < 0.2
+    assert found.pop("to 1") == found.pop("to 4 split") == 0
+    assert found.keys() == {"8", "8 split", "2 split", "dropout", "measured"}
+    assert all(difference < 1e-4 for difference in found.values()), found
