@@ -14,6 +14,7 @@ def quiet() -> Iterator[None]:
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         yield
 
+
 SIGINT_WORDS = "stopped by SIGINT"
 
 

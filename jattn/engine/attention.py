@@ -4,6 +4,7 @@ Glossary of shapes: ``T`` query length, ``S`` key length, ``N`` query heads, ``K
 of ``K``), ``H`` head dim, ``V`` value dim.
 """
 
+import dataclasses
 import functools
 import math
 import numbers
@@ -19,7 +20,7 @@ from jattn.engine.averages import average_by_softmax
 from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
 from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
-from jattn.engine.rows import Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
+from jattn.engine.rows import MARKS, Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
 from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import check_float
@@ -174,8 +175,8 @@ def attend_part(
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
     prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
-    span = _span_of_mask if place is None and plan.narrowed else None
-    return map_blocks(_attend_block, program, *sides, shape, plan, prepare, place, span)
+    by_data = _ByMask() if place is None and plan.narrowed else None
+    return map_blocks(_attend_block, program, *sides, shape, plan, prepare, place, by_data)
 
 
 def prepare_sides(
@@ -194,9 +195,29 @@ def prepare_sides(
     return clean(query_side, key_side) if masked else (query_side, key_side)
 
 
-def _span_of_mask(program: RowProgram, grid: Grid) -> tuple[Array, Array]:
-    assert program.mask is not None
-    return program.mask.span(grid)
+class _ByMask:
+    """What the data of a mask say about a block."""
+
+    def span(self, program: RowProgram, grid: Grid) -> tuple[Array, Array]:
+        assert program.mask is not None
+        return program.mask.span(grid)
+
+    def free(self, program: RowProgram, grid: Grid, query_side: Side, key_side: Side) -> Array | None:
+        assert program.mask is not None
+        allowed = program.mask.allows_all(grid)
+        if allowed is None:
+            return None
+        # What is not finite gets other gradients under a mask; values are marked, and finite here.
+        fine = [jnp.isfinite(query_side["query"]), jnp.isfinite(key_side["key"])]
+        fine += [side[name] == 0 for side in (query_side, key_side) for name in MARKS if name in side]
+        return functools.reduce(jnp.logical_and, map(jnp.all, fine), allowed)
+
+    def without_mask(self, program: RowProgram, query_side: Side, key_side: Side) -> tuple[RowProgram, Side, Side]:
+        # Nothing is marked, so the parts are what they were before they were cleaned.
+        query_side, key_side = (
+            {name: side[name] for name in side if name not in MARKS} for side in (query_side, key_side)
+        )
+        return dataclasses.replace(program, mask=None), query_side, key_side
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -210,6 +210,10 @@ def _marked_scores_jvp(primals: Any, tangents: Any) -> Any:
     return marked_scores(*primals), tangent
 
 
+MARKS = ("broken", "mark")
+"""The names under which sides say what in them was not finite."""
+
+
 def clean(query_side: dict[str, Array], key_side: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
     """Makes queries, keys and values `finite`, and adds under the name ``broken`` which of them were not."""
     queries = {name: finite(x) for name, x in query_side.items()}

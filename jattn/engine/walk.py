@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jattn.engine.narrowing import narrow
+from jattn.engine.narrowing import ByData, narrow
 from jattn.engine.plans import Plan, Strip
 from jattn.rules.grids import Grid, Place, whole_grid
 from jattn.rules.meshes import varying_axes
@@ -34,7 +34,7 @@ Arrays = TypeVar("Arrays")
 Side = dict[str, Array]
 """What belongs to the queries, arrays ``[*batch, N, T, ...]`` by name, or to the keys, ``[*batch, K, S, ...]``."""
 
-Bounds = Callable[[Program, Grid], tuple[Int[Array, ""], Int[Array, ""]]]
+
 """Takes a program and the grid of a block; returns the first key that its rows see, and the one after the last."""
 
 Prepare = Callable[[Side, Side], tuple[Side, Side]]
@@ -100,7 +100,7 @@ def map_blocks(
     plan: Plan,
     prepare: Prepare = lambda *sides: sides,
     place: Place | None = None,
-    span: Bounds[Program] | None = None,
+    by_data: ByData[Program] | None = None,
 ) -> Rows:
     """Maps a function over the blocks of a filter.
 
@@ -114,8 +114,7 @@ def map_blocks(
       plan: which blocks there are.
       prepare: is applied to both sides of a strip, all blocks together; the backward pass keeps no result of it.
       place: where `shape` is a part of a filter, the place of the part.
-      span: takes the program and the grid of a block; returns the first key that its rows depend on, and the one after
-        the last. Where heads are walked, others are not computed.
+      by_data: where heads are walked, what it says is not needed is not computed.
 
     Returns:
       The pytree that `block` would return for all rows at once: arrays ``[*batch, N, T, ...]``.
@@ -126,7 +125,7 @@ def map_blocks(
 
     nothing = Reduction(lambda total, parts: total, ())
     rows, _ = fold_blocks(
-        rows_alone, nothing, program, query_side, key_side, shape, plan, prepare, place=place, span=span
+        rows_alone, nothing, program, query_side, key_side, shape, plan, prepare, place=place, by_data=by_data
     )
     chex.assert_tree_shape_prefix(rows, shape[:-1])
     return rows
@@ -143,7 +142,7 @@ def fold_blocks(
     prepare: Prepare = lambda *sides: sides,
     streams: Int[Array, " M"] | None = None,
     place: Place | None = None,
-    span: Bounds[Program] | None = None,
+    by_data: ByData[Program] | None = None,
 ) -> tuple[Rows, Parts]:
     """Maps a function over the blocks of a filter, and combines some of what it returns over the blocks of each head.
 
@@ -152,9 +151,8 @@ def fold_blocks(
         ``[*batch, N, ...]``, or without the leading axes where heads are walked. Where `plan` counts rows twice, so do
         the parts.
       reduction: how parts become a total.
-      program, query_side, key_side, shape, plan, prepare, place: as in `map_blocks`.
+      program, query_side, key_side, shape, plan, prepare, place, by_data: as in `map_blocks`.
       streams: goes through these heads only, one at a time; each is an index among all of ``batch x N``.
-      span: as in `map_blocks`.
 
     Returns:
       The rows of all blocks, and the totals ``[*batch, N, ...]``; of some heads, both with one axis ``M`` for them.
@@ -168,13 +166,16 @@ def fold_blocks(
         cut = [Overlay(next(laid), cut=True) if _is_overlay(leaf) else leaf for leaf in leaves]
         return jax.tree.unflatten(structure, cut)
 
-    def run(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
-        return block(program_here(sides), grid, sides.query, sides.key)
+    def run(grid: Grid, sides: Sides, free: bool = False) -> tuple[Rows, Parts]:
+        here = program_here(sides), sides.query, sides.key
+        program, *parts = by_data.without_mask(*here) if by_data and free else here
+        return block(program, grid, *parts)
 
     def narrowed(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
-        if span is None or grid.stream is None:
+        if by_data is None or grid.stream is None:
             return run(grid, sides)
-        return narrow(run, _keep_keys, grid, sides, *span(program_here(sides), grid))
+        free = by_data.free(program_here(sides), grid, sides.query, sides.key)
+        return narrow(run, _keep_keys, grid, sides, *by_data.span(program_here(sides), grid), free)
 
     def one_stream(sides: Sides, stream: Int[Array, ""] | None) -> tuple[Rows, Parts]:
         return _map_strips(narrowed, reduction, prepare, sides, shape, plan, stream, place)

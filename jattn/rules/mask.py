@@ -68,6 +68,10 @@ class Mask(Rule):
         """
         return jnp.int32(grid.first_key), jnp.int32(grid.first_key + grid.width)
 
+    def allows_all(self, grid: Grid) -> Bool[Array, ""] | None:
+        """Says by data whether all rows of a block may attend to all of its keys; None where that cannot be known."""
+        return None
+
     def __bool__(self) -> bool:
         raise TypeError("a mask has no truth value: combine masks with &, | and ~")
 
@@ -167,6 +171,9 @@ class FromArray(Mask):
     def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
         return span_of(grid.part(self.array), grid)
 
+    def allows_all(self, grid: Grid) -> Bool[Array, ""] | None:
+        return jnp.all(grid.part(self.array))
+
     def fit(self, shape: tuple[int, ...]) -> Self:
         return dataclasses.replace(self, array=Overlay.of("mask", self.array, shape))
 
@@ -196,6 +203,10 @@ class Both(Mask):
     def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
         return _intersect(self.left.span(grid), self.right.span(grid), jnp)
 
+    def allows_all(self, grid: Grid) -> Bool[Array, ""] | None:
+        left, right = self.left.allows_all(grid), self.right.allows_all(grid)
+        return None if left is None or right is None else left & right
+
 
 @rule()
 class Either(Mask):
@@ -221,6 +232,10 @@ class Either(Mask):
 
     def span(self, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
         return _hull(self.left.span(grid), self.right.span(grid), jnp)
+
+    def allows_all(self, grid: Grid) -> Bool[Array, ""] | None:
+        left, right = self.left.allows_all(grid), self.right.allows_all(grid)
+        return right if left is None else left if right is None else left | right
 
 
 @rule()

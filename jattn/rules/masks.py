@@ -326,6 +326,11 @@ class Segments(Mask):
             return super().span(grid)
         return span_of((theirs >= jnp.min(ours)) & (theirs <= jnp.max(ours)), grid)
 
+    def allows_all(self, grid: Grid) -> Bool[Array, ""] | None:
+        # One id in all rows is that of all keys; of different types both may be the same though they look different.
+        ours, theirs = grid.part(self.query_ids), grid.part(self.key_ids)
+        return jnp.all(ours == jnp.min(ours)) & jnp.all(theirs == jnp.min(ours)) if ours.dtype == theirs.dtype else None
+
     def fit(self, shape: tuple[int, ...]) -> Self:
         *batch, _, num_queries, num_keys = shape
         laid = []
@@ -365,6 +370,12 @@ class Padding(Mask):
         if self.query_lengths is not None:
             end = jnp.where(jnp.min(grid.query) < jnp.max(grid.part(self.query_lengths)), end, 0)
         return begin, end
+
+    def allows_all(self, grid: Grid) -> Bool[Array, ""] | None:
+        reached = jnp.min(grid.part(self.lengths)) >= grid.first_key + grid.width
+        if self.query_lengths is not None:
+            reached &= jnp.min(grid.part(self.query_lengths)) > jnp.max(grid.query)
+        return reached
 
     def fit(self, shape: tuple[int, ...]) -> Self:
         lengths = Overlay.per_batch("padding: lengths", self.lengths, shape)

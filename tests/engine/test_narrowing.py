@@ -1,5 +1,7 @@
 """Blocks that leave out keys by the data of their mask: the span holds every allowed key, and nothing else changes."""
 
+import functools
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -37,6 +39,7 @@ def test_the_span_of_a_mask_holds_every_key_that_it_allows(name):
             begin, end = map(int, mask.span(grid))
             keys = np.asarray(grid.key[0])
             assert not allowed[:, (keys < begin) | (keys >= end)].any()
+            assert allowed.all() or not mask.allows_all(grid)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,28 @@ def test_the_span_of_the_middle_rows(mask, span):
     mask = mask.fit((1, 6, 6))
     begin, end = map(int, mask.span(Grid(jnp.arange(2, 4, dtype=jnp.int32), (1, 6, 6), True, jnp.int32(0))))
     assert (begin >= end) if span is None else (begin, end) == span
+
+
+@pytest.mark.parametrize(
+    ("mask", "known"),
+    [
+        (masks.padding(jnp.array(6)), True),
+        (masks.padding(jnp.array(5)), False),
+        (masks.padding(jnp.array(6), jnp.array(4)), True),
+        (masks.padding(jnp.array(6), jnp.array(3)), False),
+        (masks.segments(jnp.array([1, 1, 5, 5, 1, 1]), jnp.full(6, 5)), True),
+        (masks.segments(jnp.array([3, 3, 5, 4, 7, 7]), jnp.full(6, 5)), False),
+        (as_mask(np.arange(6)[:, None] > 1), True),
+        (masks.padding(jnp.array(6)) & masks.padding(jnp.array(5)), False),
+        (masks.padding(jnp.array(5)) | masks.padding(jnp.array(6)) | masks.causal(), True),
+        (masks.padding(jnp.array(6)) & masks.causal(), None),
+        (~masks.padding(jnp.array(0)), None),
+    ],
+)
+def test_whether_the_middle_rows_may_attend_to_all_keys(mask, known):
+    mask = mask.fit((1, 6, 6))
+    allowed = mask.allows_all(Grid(jnp.arange(2, 4, dtype=jnp.int32), (1, 6, 6), True, jnp.int32(0)))
+    assert allowed is None if known is None else bool(allowed) == known
 
 
 def draw(rng, batch=2, heads=2):
@@ -103,6 +128,33 @@ def test_leaving_out_keys_changes_nothing(seed, planted):
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
         assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("planted", [None, "query", "key", "value"])
+def test_a_block_without_forbidden_keys_is_computed_as_without_a_mask(planted):
+    sides = dict(zip(("query", "key", "value"), draw(np.random.default_rng(1))[:3], strict=True))
+    if planted:
+        sides[planted] = sides[planted].at[1, 7, 0, 2].set(jnp.nan)
+    for lengths in ((LENGTH, LENGTH), (LENGTH, 300)):
+        found, expected = (padded(implementation, *sides.values(), jnp.array(lengths)) for implementation in PADDED)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
+            assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+PADDED = ("blocked", "dense")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def padded(implementation, query, key, value, lengths):
+    """The output and the gradients of its finite part."""
+
+    def loss(*sides):
+        blocks = {} if implementation == "dense" else {"block_size": 128}
+        out = attend(*sides, mask=masks.padding(lengths), implementation=implementation, **blocks)
+        return jnp.sum(jnp.sin(jnp.where(jnp.isnan(out), 0, out))), out
+
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
 
 
 @pytest.mark.exhaustive

@@ -164,7 +164,7 @@ def test_a_job_stops_when_the_process_that_started_it_is_gone():
 
 @pytest.mark.exhaustive
 def test_a_sweep_that_is_killed_leaves_no_run(tmp_path):
-    options = "--training.steps 3000000 --evaluation.every 1000000 --run.devices 1 --jobs 2 --sweep training.seed 0 1"
+    options = "--training.steps 3000000 --evaluation.every 1000000 --mesh.data 1 --jobs 2 --sweep training.seed 0 1"
     command = [sys.executable, "-m", "jattn", "train", "reverse", "--run.folder", "swept", *options.split()]
     sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:

@@ -95,7 +95,8 @@ def values(folder, **model):
         "model": model,
         "training": {"steps": 8, "batch_size": 8},
         "evaluation": {"examples": 8, "test_examples": 8, "batch_size": 8, "every": 4},
-        "run": {"folder": str(folder), "devices": 1, "checkpoint_every": 4, "snapshots": 3, "log_every": 4},
+        "mesh": {"data": 1},
+        "run": {"folder": str(folder), "checkpoint_every": 4, "snapshots": 3, "log_every": 4},
     }
 
 
