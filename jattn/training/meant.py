@@ -22,7 +22,7 @@ OTHER_WORDS = {
     "model.dropout_rate": "dropout drop p_drop",
     "model.positions": "pos position_encoding positional_encoding pos_enc rope",
     "model.kind": "model arch architecture model_name model_type",
-    "task.name": "task dataset data task_name",
+    "task.name": "task dataset task_name",
     "task.max_length": "length seq_len seq_length sequence_length max_len block_size context_length",
     "task.symbols": "vocab vocab_size num_symbols num_tokens alphabet",
     "evaluation.every": "eval_every eval_steps eval_interval eval_freq validate_every",

@@ -58,7 +58,7 @@ def nothing():
 def made_of(**fields):
     def sample(rng, length, room):
         one = tasks.copy(5).sample(rng, length, room)
-        return dataclasses.replace(one, **{key: value(one) for key, value in fields.items()})
+        return one._replace(**{key: value(one) for key, value in fields.items()})
     return dataclasses.replace(tasks.copy(5), sample=sample)
 
 def tuples():
