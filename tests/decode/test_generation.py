@@ -167,6 +167,7 @@ def test_which_tokens_stay(name):
     assert_array_equal(here(batch), np.stack([kept, kept[::-1]])[:, None])
 
 
+@pytest.mark.exhaustive
 def test_of_equals_the_first_stay():
     equals = jnp.array([1.0, 2.0, 1.0, 1.0, -jnp.inf])
     for top_k in range(1, 5):

@@ -213,7 +213,7 @@ def test_few_queries_know_nothing_of_what_they_may_not_see(score):
 
 
 @sampled("route", ROUTES, keep=2)
-@pytest.mark.parametrize("sign", [1, -1])
+@sampled("sign", [1, -1], keep=1)
 def test_a_score_that_its_dtype_cannot_hold_reaches_only_the_queries_that_may_attend_there(sign, route):
     """Finite vectors, whose product is beyond float32: query 3 may see key 2, the queries before it may not."""
     query, key, value = inputs()
@@ -246,6 +246,7 @@ def loss_of_fine_rows(query, key, value, sink, **route):
     return jnp.sum(jnp.sin(out[:, :2]))
 
 
+@pytest.mark.exhaustive
 @sampled("argument", [0, 1, 2], keep=[1])
 @sampled("route", ROUTES, keep=1)
 def test_the_gradient_of_a_sink_and_second_derivatives_know_nothing_of_rows_that_are_nan(route, argument):
@@ -265,6 +266,7 @@ def test_the_gradient_of_a_sink_and_second_derivatives_know_nothing_of_rows_that
     assert all(np.isfinite(found).all() for found in second)
 
 
+@pytest.mark.exhaustive
 def test_values_may_be_wider_or_narrower_than_queries_and_keys():
     query, key, value = (x[:, :4] for x in inputs())
     with jax.enable_x64(True):

@@ -15,6 +15,7 @@ from jattn.engine.implementations import explain_implementation
 from jattn.engine.narrowing import widths_of
 from jattn.rules.grids import Grid
 from jattn.rules.mask import as_mask
+from tests.sampled import sampled
 from tests.variants import BATCH, HEADS, KEYS, MASKS, QUERIES
 
 SHAPE = (*BATCH, HEADS, QUERIES, KEYS)
@@ -30,7 +31,7 @@ def grids():
             yield Grid(rows, SHAPE, True, jnp.int32(stream), jnp.int32(begin), width)
 
 
-@pytest.mark.parametrize("name", [name for name in MASKS if name != "no mask"])
+@sampled("name", [name for name in MASKS if name != "no mask"], keep=9)
 def test_the_span_of_a_mask_holds_every_key_that_it_allows(name):
     given = as_mask(MASKS[name].call["mask"])
     for mask in (given.fit(SHAPE), (~given).fit(SHAPE)):

@@ -132,6 +132,6 @@ def wrong(request):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@sampled("name", CALLS, keep=["offsets, causal and a sink by head", "in blocks"])
+@sampled("name", CALLS, keep=["in blocks"])
 def test_attention_of_sharded_heads_and_batch_moves_nothing(name, wrong):
     assert not wrong[name], wrong[name]

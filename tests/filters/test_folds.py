@@ -95,6 +95,7 @@ def test_every_fold_of_every_variant_is_the_reference(name):
     check_all(attention_filter(query, key, **TOGETHER[name].call), weights_of(name), MOST)
 
 
+@pytest.mark.exhaustive
 @sampled(
     ("heads", "name"),
     [

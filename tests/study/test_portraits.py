@@ -140,6 +140,7 @@ NORMALIZERS = {
 }
 
 
+@pytest.mark.exhaustive
 @sampled("name", NORMALIZERS, keep=1)
 def test_chance_counts_keys_and_mass_counts_weights_whatever_the_normalizer(name):
     query, key, _ = inputs(9, 9)

@@ -7,10 +7,11 @@ import pytest
 
 from jattn.tasks import LAYOUTS, pronoun
 from jattn.tasks.minimal_pairs import minimal_pairs
+from tests.sampled import sampled
 from tests.tasks import restated
 
 
-@pytest.mark.parametrize(("split", "read_at"), [("test", "it"), ("train", "end")])
+@sampled(("split", "read_at"), [("test", "it"), ("train", "end")], keep=1)
 def test_the_last_word_alone_differs_and_turns_the_answer(split, read_at):
     task = pronoun(split, read_at)
     make = jax.jit(lambda rng: minimal_pairs(LAYOUTS["encoder"], rng, jnp.arange(300), split, read_at))

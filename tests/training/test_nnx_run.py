@@ -127,6 +127,7 @@ def assert_same(linen, other):
     np.testing.assert_allclose(one[NAME].weights(), two[NAME].weights(), atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(tmp_path):
     config = check(values(tmp_path, **SIZES), "test")
     linen = make_setup(config)

@@ -64,6 +64,7 @@ def test_words_that_are_said_one_after_the_other_are_those_that_teacher_forcing_
     assert likeliest[batch.scored].tolist() == said.tolist()
 
 
+@pytest.mark.exhaustive
 @sampled(("read_at", "layout", "place"), [("end", "causal", 11), ("it", "encoder", 8)], keep=1)
 def test_an_answer_is_read_where_the_task_reads_it(read_at, layout, place):
     model = restored("pronoun", layout, read_at=read_at)

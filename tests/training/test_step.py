@@ -98,6 +98,7 @@ def test_a_step_follows_the_gradient_of_the_loss_on_its_batch():
     np.testing.assert_allclose(after.sums["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_loop_ends_at_a_loss_that_is_not_finite_and_says_at_which_step():
     setup = setup_of()
     state = initial_state(setup)
