@@ -207,15 +207,17 @@ class _ByMask:
         allowed = program.mask.allows_all(grid)
         if allowed is None:
             return None
-        # What is not finite gets other gradients under a mask; values are marked, and finite here.
-        fine = [jnp.isfinite(query_side["query"]), jnp.isfinite(key_side["key"])]
-        fine += [side[name] == 0 for side in (query_side, key_side) for name in MARKS if name in side]
-        return functools.reduce(jnp.logical_and, map(jnp.all, fine), allowed)
+        # Scores that a float cannot hold are NaN under a mask only; values are finite where nothing is marked.
+        query, key = query_side["query"], key_side["key"]
+        reach = sum(jnp.max(jnp.abs(x), initial=0).astype(jnp.float32) for x in (query, key))
+        fine = [reach * reach * query.shape[-1] < jnp.finfo(jnp.float32).max]
+        fine += [jnp.all(side[name] == 0) for side in (query_side, key_side) for name in MARKS if name in side]
+        return functools.reduce(jnp.logical_and, fine, allowed)
 
     def without_mask(self, program: RowProgram, query_side: Side, key_side: Side) -> tuple[RowProgram, Side, Side]:
-        # Nothing is marked, so the parts are what they were before they were cleaned.
+        # Marks that are zero are not added to scores, but let no gradient through a row that a bias makes NaN.
         query_side, key_side = (
-            {name: side[name] for name in side if name not in MARKS} for side in (query_side, key_side)
+            {name: side[name] for name in side if name != "broken"} for side in (query_side, key_side)
         )
         return dataclasses.replace(program, mask=None), query_side, key_side
 

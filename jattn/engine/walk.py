@@ -34,9 +34,6 @@ Arrays = TypeVar("Arrays")
 Side = dict[str, Array]
 """What belongs to the queries, arrays ``[*batch, N, T, ...]`` by name, or to the keys, ``[*batch, K, S, ...]``."""
 
-
-"""Takes a program and the grid of a block; returns the first key that its rows see, and the one after the last."""
-
 Prepare = Callable[[Side, Side], tuple[Side, Side]]
 """Takes the queries of a strip and all keys; returns them changed."""
 

@@ -131,13 +131,17 @@ def test_leaving_out_keys_changes_nothing(seed, planted):
         assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("planted", [None, "query", "key", "value"])
+@pytest.mark.parametrize("planted", [None, "query", "key", "value", "bias", "overflow"])
 def test_a_block_without_forbidden_keys_is_computed_as_without_a_mask(planted):
     sides = dict(zip(("query", "key", "value"), draw(np.random.default_rng(1))[:3], strict=True))
-    if planted:
-        sides[planted] = sides[planted].at[1, 7, 0, 2].set(jnp.nan)
+    bias = jnp.zeros((LENGTH, LENGTH)).at[7, 3].set(jnp.inf if planted == "bias" else 0)
+    bad = {"query": -1e20, "key": 1e20} if planted == "overflow" else dict.fromkeys(sides.keys() & {planted}, jnp.nan)
+    for side, number in bad.items():
+        sides[side] = sides[side].at[1, 7, 0, 2].set(number)
     for lengths in ((LENGTH, LENGTH), (LENGTH, 300)):
-        found, expected = (padded(implementation, *sides.values(), jnp.array(lengths)) for implementation in PADDED)
+        found, expected = (
+            padded(implementation, *sides.values(), jnp.array(lengths), bias) for implementation in PADDED
+        )
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert_array_equal(jnp.isnan(ours), jnp.isnan(theirs))
             assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
@@ -147,12 +151,12 @@ PADDED = ("blocked", "dense")
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def padded(implementation, query, key, value, lengths):
+def padded(implementation, query, key, value, lengths, bias):
     """The output and the gradients of its finite part."""
 
     def loss(*sides):
         blocks = {} if implementation == "dense" else {"block_size": 128}
-        out = attend(*sides, mask=masks.padding(lengths), implementation=implementation, **blocks)
+        out = attend(*sides, mask=masks.padding(lengths), bias=bias, implementation=implementation, **blocks)
         return jnp.sum(jnp.sin(jnp.where(jnp.isnan(out), 0, out))), out
 
     return jax.grad(loss, (0, 1, 2), has_aux=True)(query, key, value)
