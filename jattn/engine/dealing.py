@@ -82,8 +82,8 @@ class Dealing:
         """Moves an axis of an array from contiguous to how it is dealt, inside `jax.shard_map`: each position once."""
         before, after, n = x.shape[:dim], x.shape[dim + 1 :], self.devices
         if self.order == "striped":
-            x = x.reshape(*before, self.runs // n, n, self.run, *after)
-            return lax.all_to_all(x, axis, dim + 1, dim).reshape(*before, self.rows_each, *after)
+            x = jnp.moveaxis(x.reshape(*before, self.runs // n, n, self.run, *after), dim + 1, dim)
+            return lax.all_to_all(x, axis, dim, dim, tiled=True).reshape(*before, self.rows_each, *after)
         if self.order == "zigzag":
             pieces = jnp.split(x, 2, axis=dim)
             even, odd = (lax.ppermute(piece, axis, self._moves(k)) for k, piece in enumerate(pieces))
@@ -94,8 +94,8 @@ class Dealing:
         """Moves an axis of an array back: the inverse of `deal`."""
         before, after, n = x.shape[:dim], x.shape[dim + 1 :], self.devices
         if self.order == "striped":
-            x = x.reshape(*before, n, self.runs // n, self.run, *after)
-            return lax.all_to_all(x, axis, dim, dim + 1).reshape(*before, self.rows_each, *after)
+            x = lax.all_to_all(x.reshape(*before, n, self.runs // n, self.run, *after), axis, dim, dim, tiled=True)
+            return jnp.moveaxis(x, dim, dim + 1).reshape(*before, self.rows_each, *after)
         if self.order == "zigzag":
             pieces = _swap_odd(device, *jnp.split(x, 2, axis=dim))
             back = [[(there, here) for here, there in self._moves(k)] for k in range(2)]

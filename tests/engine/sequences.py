@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jattn import attend, attention_filter, folds, masks, normalizers, sharded
-from jattn.engine import plans
+from jattn.engine import dealing, plans
 from tests.variants import VARIANTS, inputs
 
 MOVES = r"\b(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)\("
@@ -72,6 +72,14 @@ def check_causal_rows_that_move():
         assert "striped in runs of 4" in said["gathered"], said
         assert "in a zigzag" in said["ring"], said
         compare(arrays, mesh, **call)
+
+
+def check_several_stripes_for_each_device():
+    arrays, mesh = long_inputs(256), make_mesh()
+    with mock.patch.object(plans, "WEIGHTS_LOST", 0), mock.patch.object(dealing, "FEWEST_ROWS", 2):
+        dealt = dealing.striped(256, mesh.shape["sequence"])
+        assert dealt.runs >= 2 * mesh.shape["sequence"]
+        compare(arrays, mesh, ("gathered",), mask=masks.causal(), block_size=4)
 
 
 def check_windows_that_stay():

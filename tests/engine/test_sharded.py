@@ -57,6 +57,18 @@ def test_every_position_is_dealt_out(dealing):
     assert rows.size - dealing.length == dealing.padded - dealing.length
 
 
+@sampled("strategy", ["gathered", "ring"], keep=1)
+def test_several_stripes_of_a_device_for_each_other_one_have_gradients(strategy):
+    given = {"mesh": MESH, "axis": "sequence", "strategy": strategy, "mask": masks.causal()}
+    assert striped(TOKENS.shape[1], 8).runs == 16
+
+    def loss(*sides):
+        return jnp.sum(sharded.attend(*sides, **given))
+
+    gradients = jax.eval_shape(jax.grad(loss, (0, 1, 2)), TOKENS, TOKENS, TOKENS)
+    assert [gradient.shape for gradient in gradients] == [TOKENS.shape] * 3
+
+
 def causal_work(rows, num_keys):
     """How many keys the queries of each device see, of a causal mask."""
     return np.minimum(rows + 1, num_keys).sum(axis=1)
