@@ -23,7 +23,7 @@ from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, chec
 from jattn.engine.rows import MARKS, Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
 from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
-from jattn.rules.checks import check_float
+from jattn.rules.checks import ArrayOrShape, check_float
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import Grid, Place, fixed_sizes, whole_grid
 from jattn.rules.mask import MaskLike
@@ -246,7 +246,9 @@ def _attend_few_jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
     return jax.jvp(functools.partial(_attend_any, plan), primals, tangents)
 
 
-def filter_shape(query: Float[Array, "*batch T N H"], key: Float[Array, "*batch S K H"]) -> tuple[int, ...]:
+def filter_shape(
+    query: Float[ArrayOrShape, "*batch T N H"], key: Float[ArrayOrShape, "*batch S K H"]
+) -> tuple[int, ...]:
     """Returns the shape ``(*batch, N, T, S)`` of the filter of a query and a key, or says why they do not fit."""
     for name, array, axes in (("query", query, "[*batch, T, N, H]"), ("key", key, "[*batch, S, K, H]")):
         check_float(name, array)
@@ -305,7 +307,7 @@ def has_few_rows(query: Float[Array, "*batch N T H"]) -> bool:
     return isinstance(query.shape[-2], int) and query.shape[-2] <= FEW_ROWS
 
 
-def check_value(key: Array, value: Array) -> None:
+def check_value(key: ArrayOrShape, value: ArrayOrShape) -> None:
     """Raises an error unless a value belongs to the key: floats, and the same shape except for the last axis."""
     check_float("value", value)
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:

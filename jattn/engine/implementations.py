@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from jattn.engine.attention import IMPLEMENTATIONS, as_dropout, check_value, choose_plan, filter_shape, repeat_batch
 from jattn.engine.kernels import KERNELS, choose_kernel, unmet, unwise
 from jattn.engine.plans import DENSE_WEIGHTS, Plan
 from jattn.engine.rows import row_program
 from jattn.rules.biases import BiasLike
+from jattn.rules.checks import ArrayOrShape
 from jattn.rules.edits import EditLike
 from jattn.rules.grids import fixed_sizes
 from jattn.rules.mask import MaskLike
@@ -40,9 +41,9 @@ class Explanation:
 
 
 def explain_implementation(
-    query: Float[Array, "*batch T N H"],
-    key: Float[Array, "*batch S K H"],
-    value: Float[Array, "*batch S K V"],
+    query: Float[ArrayOrShape, "*batch T N H"],
+    key: Float[ArrayOrShape, "*batch S K H"],
+    value: Float[ArrayOrShape, "*batch S K V"],
     *,
     score: ScoreLike = scaled_dot(),
     bias: BiasLike | None = None,

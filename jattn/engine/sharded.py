@@ -29,6 +29,7 @@ from jattn.engine.strategies import (
     why_not,
 )
 from jattn.rules.biases import BiasLike
+from jattn.rules.checks import ArrayOrShape
 from jattn.rules.edits import EditLike
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
@@ -139,9 +140,9 @@ def bare(array: Any) -> Any:
 
 
 def explain_implementation(
-    query: Float[Array, "*batch T N H"],
-    key: Float[Array, "*batch S K H"],
-    value: Float[Array, "*batch S K V"],
+    query: Float[ArrayOrShape, "*batch T N H"],
+    key: Float[ArrayOrShape, "*batch S K H"],
+    value: Float[ArrayOrShape, "*batch S K V"],
     *,
     axis: str,
     mesh: Mesh | AbstractMesh | None = None,

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+ArrayOrShape = Array | jax.ShapeDtypeStruct
+"""An array, or the shape and dtype of one."""
+
 
 def check_float(name: str, array: Any) -> None:
     """Raises `TypeError` unless the argument is an array of floats."""
