@@ -19,7 +19,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jattn.engine.averages import average_by_softmax
 from jattn.engine.compiling import closes_over_tracers, compiled
 from jattn.engine.kernels import KERNELS, choose_kernel
-from jattn.engine.plans import DENSE_WEIGHTS, FEW_ROWS, Plan, blocked_plan, check_block_size, dense_plan, walks_heads
+from jattn.engine.plans import (
+    DENSE_WEIGHTS,
+    FEW_ROWS,
+    Plan,
+    Strip,
+    blocked_plan,
+    check_block_size,
+    dense_plan,
+    walks_heads,
+)
 from jattn.engine.rows import MARKS, Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
 from jattn.engine.walk import Side, map_blocks
 from jattn.rules.biases import BiasLike
@@ -175,7 +184,7 @@ def attend_part(
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
     prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
-    by_data = _ByMask() if place is None and plan.narrowed else None
+    by_data = _ByMask(plan.strips[0]) if place is None and plan.narrowed else None
     return map_blocks(_attend_block, program, *sides, shape, plan, prepare, place, by_data)
 
 
@@ -195,12 +204,20 @@ def prepare_sides(
     return clean(query_side, key_side) if masked else (query_side, key_side)
 
 
+@dataclasses.dataclass(frozen=True)
 class _ByMask:
-    """What the data of a mask say about a block."""
+    """What a mask says about a block of a strip."""
+
+    strip: Strip
 
     def span(self, program: RowProgram, grid: Grid) -> tuple[Array, Array]:
         assert program.mask is not None
-        return program.mask.span(grid)
+        assert self.strip.spans is not None
+        if program.mask.depends_on_data:
+            return program.mask.span(grid)
+        block = jnp.sum(jnp.array(self.strip.first_rows[1:], jnp.int32) <= jnp.min(grid.query))
+        begin, end = jnp.array(self.strip.spans, jnp.int32)[block]
+        return begin, end
 
     def free(self, program: RowProgram, grid: Grid, query_side: Side, key_side: Side) -> Array | None:
         assert program.mask is not None

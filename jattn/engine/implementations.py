@@ -76,7 +76,7 @@ def explain_implementation(
       >>> tokens = jax.ShapeDtypeStruct((8, 4096, 4, 64), jnp.float32)
       >>> explanation = explain_implementation(tokens, tokens, tokens, mask=masks.causal(), block_size=512)
       >>> print(explanation)
-      blocked: 512 query rows a block, 62% of the 4096 x 4096 scores computed, ...
+      blocked: 512 query rows a block, 56% of the 4096 x 4096 scores computed, ...
         not dense: needs block_size None, got 512
         not cudnn: needs a GPU, got backend cpu; float16 or bfloat16 inputs, got float32; block_size None, got 512
         not splash: needs a TPU, got backend cpu; block_size None, got 512
@@ -96,18 +96,18 @@ def explain_implementation(
         plan = choose_plan(shape, program, implementation, block_size, narrow=True)
         small = math.prod(fixed_sizes(shape)) <= DENSE_WEIGHTS and block_size is None
         chosen = implementation or ("dense" if small else "blocked")
-        how = _describe(plan, shape, plan.narrowed)
+        how = _describe(plan, shape, plan.narrowed and program.mask is not None and program.mask.depends_on_data)
     others = [name for name in IMPLEMENTATIONS if name != chosen]
     return Explanation(chosen, {name: _why_not(name, chosen, implementation, shape, call) for name in others}, how)
 
 
-def _describe(plan: Plan, shape: tuple[int, ...], narrowed: bool) -> str:
+def _describe(plan: Plan, shape: tuple[int, ...], by_data: bool) -> str:
     num_rows, num_keys = shape[-2:]
     sizes = sorted({strip.block_size for strip in plan.strips})
     size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     part = sum(strip.num_weights for strip in plan.strips) / max(1, num_rows * num_keys)
     heads = "heads one at a time" if plan.walk_heads else "all heads at once"
-    most = "at most " if narrowed else ""
+    most = "at most " if by_data else ""
     return f"{size} query rows a block, {most}{part:.0%} of the {num_rows} x {num_keys} scores computed, {heads}"
 
 

@@ -1,11 +1,10 @@
-"""Narrowing: when a block runs, only as many of its keys are computed as the data of its mask needs.
+"""Narrowing: when a block runs, only as many of its keys are computed as its mask needs.
 
 Shapes are fixed when a call is compiled, so a few widths are compiled, and the block takes the least one that holds all
 keys which some row of it may attend to. A block in which every row may attend to every key is computed without a mask.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -14,18 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jattn.engine.plans import EVEN_KEYS
 from jattn.rules.grids import Grid
 
 Arrays = TypeVar("Arrays")
 Out = TypeVar("Out")
 Program = TypeVar("Program")
 Side = dict[str, Array]
-
-SHARES = tuple(eighths / 8 for eighths in range(1, 8))
-"""The widths that are compiled, besides all keys, as parts of them."""
-FEWEST_KEYS = 128
-"""No width has fewer keys; products with fewer are slow."""
 
 
 class ByData(Protocol[Program]):
@@ -47,6 +40,7 @@ class ByData(Protocol[Program]):
 def narrow(
     run: Callable[[Grid, Arrays, bool], Out],
     cut: Callable[[Arrays, Int[Array, ""], int], Arrays],
+    widths: tuple[int, ...],
     grid: Grid,
     arrays: Arrays,
     begin: Int[Array, ""],
@@ -59,12 +53,12 @@ def narrow(
       run: takes the grid of a block, its arrays, and whether the block is free; what it returns must not depend on keys
         outside of the range.
       cut: takes the arrays, the first key to keep, counted from that of the grid, and the number of keys to keep.
+      widths: how many keys may be computed, in ascending order; one of them is enough for the range.
       grid: of the block with all its keys.
       arrays: of that block.
       begin, end: indices of keys of the whole filter.
       free: whether all rows may attend to all keys of the grid, where that may be known.
     """
-    widths = widths_of(grid.width)
     first, last = jnp.int32(grid.first_key), jnp.int32(grid.first_key + grid.width)
     begin, end, all_free = _of_all(
         jnp.clip(begin, first, last), jnp.clip(end, first, last), jnp.asarray(False if free is None else free)
@@ -84,12 +78,6 @@ def narrow(
         branches.append(lambda arrays: run(grid, arrays, True))
     # Under checkpoint a branch keeps its inputs alone, which all of them share, for the backward pass.
     return lax.switch(index, [jax.checkpoint(branch, prevent_cse=False) for branch in branches], arrays)
-
-
-def widths_of(num_keys: int) -> tuple[int, ...]:
-    """Lists the widths that are compiled for a block of so many keys, in ascending order."""
-    widths = {math.ceil(share * num_keys / EVEN_KEYS) * EVEN_KEYS for share in SHARES}
-    return (*sorted(width for width in widths if FEWEST_KEYS <= width < num_keys), num_keys)
 
 
 @jax.custom_batching.custom_vmap

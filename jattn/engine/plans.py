@@ -4,6 +4,7 @@ A plan is made of sizes alone, so it is known when a call is traced. A block hol
 the mask always rules out for all rows of the block (`Mask.allowed_span`).
 """
 
+import bisect
 import dataclasses
 import itertools
 import math
@@ -33,7 +34,11 @@ EVEN_KEYS = 16
 LEAST_NARROWED = 512
 """With fewer keys than this, data leaves out none."""
 NARROWED_ROWS = 512
-"""The most rows of a block whose keys are narrowed as its data tells; more rows need more keys together."""
+"""The most rows of a block that leaves out keys when it runs; more rows need more keys together."""
+SHARES = tuple(eighths / 8 for eighths in range(1, 8))
+"""The numbers of keys that are compiled for such a block, besides all of them, as parts of them."""
+FEWEST_KEYS = 128
+"""Such a block computes no fewer keys; products with fewer are slow."""
 MOST_STRIPS = 6
 """Rows are cut into at most this many strips; each one is compiled on its own."""
 
@@ -55,6 +60,8 @@ class Strip:
       block_size: how many rows a block holds; the last block may begin early and compute rows twice.
       num_keys: how many keys a block holds.
       first_keys: the first key of each block.
+      spans: the first key that the mask leaves each block, and the one after the last, where a block leaves out others
+        when it runs.
       by_device: the same for each of several devices, where they differ; `first_keys` are those of the first device.
     """
 
@@ -62,6 +69,7 @@ class Strip:
     block_size: int
     num_keys: int
     first_keys: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...] | None = None
     by_device: tuple[tuple[int, ...], ...] | None = None
 
     @property
@@ -75,9 +83,17 @@ class Strip:
         return tuple(_first_rows(*self.rows, self.block_size).tolist())
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How many keys each block computes at most."""
+        if self.spans is None:
+            return (self.num_keys,) * len(self.first_keys)
+        compiled = widths_of(self.num_keys)
+        return tuple(compiled[bisect.bisect_left(compiled, end - begin)] for begin, end in self.spans)
+
+    @property
     def num_weights(self) -> int:
-        """How many weights of one head are computed."""
-        return len(self.first_keys) * self.block_size * self.num_keys
+        """How many weights of one head are computed, or may be."""
+        return self.block_size * sum(self.widths)
 
     def once(self) -> "tuple[Strip, ...]":
         """Splits off the rows that do not fill a block, so that no row is computed twice."""
@@ -92,7 +108,8 @@ class Strip:
 
     def _some(self, rows: tuple[int, int], block_size: int, blocks: slice) -> "Strip":
         by_device = None if self.by_device is None else tuple(keys[blocks] for keys in self.by_device)
-        return Strip(rows, block_size, self.num_keys, self.first_keys[blocks], by_device)
+        spans = None if self.spans is None else self.spans[blocks]
+        return Strip(rows, block_size, self.num_keys, self.first_keys[blocks], spans, by_device)
 
     def cost(self, heads: int) -> int:
         """How long it takes where a block holds this many heads, up to a factor."""
@@ -106,12 +123,17 @@ class Plan:
     Args:
       strips: from top to bottom.
       walk_heads: whether heads are walked one at a time.
-      narrowed: whether blocks leave out keys when they run, by the data of the mask.
+      widths: how many keys a block may compute, where blocks leave out keys when they run; in ascending order.
     """
 
     strips: tuple[Strip, ...]
     walk_heads: bool
-    narrowed: bool = False
+    widths: tuple[int, ...] = ()
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether blocks leave out keys when they run."""
+        return self.widths != ()
 
     @property
     def whole(self) -> bool:
@@ -152,15 +174,14 @@ def blocked_plan(
     heads, budget = (1, WALKED_BLOCK_WEIGHTS) if walk_heads else (math.prod(shape[:-2]), WHOLE_BLOCK_WEIGHTS)
     # Blocks of all heads are two at least: the weights of a single one would be kept for the backward pass.
     most_rows = num_rows if walk_heads or block_size is not None else max(1, -(-num_rows // 2))
-    narrowed = narrow and walk_heads and num_keys >= LEAST_NARROWED and isinstance(mask, Mask) and mask.depends_on_data
-    if narrowed:
-        most_rows = min(most_rows, NARROWED_ROWS)
+    narrow = narrow and walk_heads and num_keys >= LEAST_NARROWED and isinstance(mask, Mask)
 
-    def strip(first: int, end: int) -> Strip:
+    def strip(first: int, end: int, narrowed: bool = False) -> Strip:
         if block_size is not None:
-            return _make_strip(first, end, min(block_size, end - first), num_keys, mask)
-        sizes = {min(2**power, end - first, most_rows) for power in range(4, max(5, 1 + num_rows.bit_length()))}
-        strips = [_make_strip(first, end, size, num_keys, mask) for size in sorted(sizes)]
+            return _make_strip(first, end, min(block_size, end - first), num_keys, mask, narrowed)
+        most = min(most_rows, NARROWED_ROWS) if narrowed else most_rows
+        sizes = {min(2**power, end - first, most) for power in range(4, max(5, 1 + num_rows.bit_length()))}
+        strips = [_make_strip(first, end, size, num_keys, mask, narrowed) for size in sorted(sizes)]
         allowed = [
             strip
             for strip in strips
@@ -168,9 +189,12 @@ def blocked_plan(
         ]
         return min(allowed or strips[:1], key=lambda strip: strip.cost(heads))
 
+    if narrow and isinstance(mask, Mask) and mask.depends_on_data:
+        narrowed = strip(0, num_rows, narrowed=True)
+        return Plan((narrowed,), walk_heads, widths_of(narrowed.num_keys))
     best = (strip(0, num_rows),)
     for pieces in (2, 4, MOST_STRIPS):
-        if mask is None or narrowed or num_rows // pieces < (block_size or FEWEST_ROWS):
+        if mask is None or num_rows // pieces < (block_size or FEWEST_ROWS):
             break
         # Strips begin where their blocks, of some power of two, come out even.
         unit = max(1, min(256, 2 ** ((num_rows // pieces).bit_length() - 2))) if block_size is None else block_size
@@ -178,7 +202,18 @@ def blocked_plan(
         strips = tuple(strip(first, end) for first, end in itertools.pairwise(edges))
         if sum(strip.cost(heads) for strip in strips) < 0.95 * sum(strip.cost(heads) for strip in best):
             best = strips
-    return Plan(best, walk_heads, narrowed)
+    if narrow and len(best) > 1:
+        # Blocks whose keys differ in number are compiled once for each of a few numbers, not once in each strip.
+        narrowed = strip(0, num_rows, narrowed=True)
+        if narrowed.cost(heads) <= 1.05 * sum(strip.cost(heads) for strip in best):
+            return Plan((narrowed,), walk_heads, tuple(sorted(set(narrowed.widths))))
+    return Plan(best, walk_heads)
+
+
+def widths_of(num_keys: int) -> tuple[int, ...]:
+    """Lists the numbers of keys that are compiled for a block of at most so many, in ascending order."""
+    widths = {math.ceil(share * num_keys / EVEN_KEYS) * EVEN_KEYS for share in SHARES}
+    return (*sorted(width for width in widths if FEWEST_KEYS <= width < num_keys), num_keys)
 
 
 def check_block_size(block_size: int | None) -> None:
@@ -206,7 +241,9 @@ def _first_rows(first: int, end: int, block_size: int) -> Int[np.ndarray, " bloc
     return np.minimum(np.arange(first, end, block_size), end - block_size)
 
 
-def _make_strip(first: int, end: int, block_size: int, num_keys: int, mask: Spans | None) -> Strip:
+def _make_strip(
+    first: int, end: int, block_size: int, num_keys: int, mask: Spans | None, narrowed: bool = False
+) -> Strip:
     first_rows = _first_rows(first, end, block_size)
     if mask is None:
         return Strip((first, end), block_size, num_keys, (0,) * len(first_rows))
@@ -221,4 +258,5 @@ def _make_strip(first: int, end: int, block_size: int, num_keys: int, mask: Span
         # The same keys for every block: cut out once instead of block by block.
         width = int(min(num_keys, max(width, ends.max() - begins.min())))
         first_keys = np.full_like(first_keys, np.clip(begins.min(), 0, num_keys - width))
-    return Strip((first, end), block_size, width, tuple(first_keys.tolist()))
+    spans = tuple(zip(begins.tolist(), ends.tolist(), strict=True)) if narrowed else None
+    return Strip((first, end), block_size, width, tuple(first_keys.tolist()), spans)

@@ -172,7 +172,7 @@ def fold_blocks(
         if by_data is None or grid.stream is None:
             return run(grid, sides)
         free = by_data.free(program_here(sides), grid, sides.query, sides.key)
-        return narrow(run, _keep_keys, grid, sides, *by_data.span(program_here(sides), grid), free)
+        return narrow(run, _keep_keys, plan.widths, grid, sides, *by_data.span(program_here(sides), grid), free)
 
     def one_stream(sides: Sides, stream: Int[Array, ""] | None) -> tuple[Rows, Parts]:
         return _map_strips(narrowed, reduction, prepare, sides, shape, plan, stream, place)
