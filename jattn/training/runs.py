@@ -107,12 +107,15 @@ def asked_cpu_devices() -> int | None:
 
 
 def alone(config: Config) -> Config:
-    """Returns the config without what only the first process of a run does: loggers and a trace."""
+    """Returns the config without what only the first process of a run does: loggers.
+
+    Keys by which steps are counted stay, as all processes take the same steps at once.
+    """
     import jax
 
     if jax.process_index() == 0:
         return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"logger": (), "profile": ()})})
+    return config.model_copy(update={"run": config.run.model_copy(update={"logger": ()})})
 
 
 def on_its_devices(config: Config) -> Config:
