@@ -11,10 +11,11 @@ from jattn.report.record import Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training import train
 from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
-from jattn.training.own.keys import files_of_code
+from jattn.training.own.record import record_code
 from jattn.training.profiling import Profiler
 from jattn.training.reading import ConfigError, check, differences, places_beside
-from jattn.training.run_folder import RunFolderError, read_metrics
+from jattn.training.run_folder import RunFolder, RunFolderError, read_config, read_metrics
+from jattn.training.runs import alone
 from jattn.training.tables import LOG_FOLDS, LOGGERS
 
 ROWS = [
@@ -263,6 +264,16 @@ def test_a_trace_is_of_what_is_left_of_its_steps(tmp_path, monkeypatch, steps, t
     assert said == ["run.profile: nothing is traced, as steps 100 to 110 were taken before"] * line
 
 
+def test_another_process_traces_nothing_and_counts_the_same_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    config = alone(config_of(logger=["wandb"], profile=[100, 110]))
+    assert (config.run.logger, config.run.profile) == ((), (100, 110))
+    profiler = Profiler(config, tmp_path, pytest.fail)
+    for step in (100, 110):
+        profiler.reached(step)
+    assert not (tmp_path / "profile").exists()
+
+
 OWN = """
 class Losses:
     def __init__(self, folder, config, state):
@@ -302,7 +313,7 @@ def own_config(folder, *names):
     return check({"run": {"logger": [f"zz_logger.py:{name}" for name in names]}}, "test", places=places)
 
 
-def test_a_logger_of_ones_own_gets_each_row_once_and_belongs_to_the_run(tmp_path):
+def test_a_logger_of_ones_own_gets_each_row_once(tmp_path):
     config, run = own_config(tmp_path, "Losses"), tmp_path / "run"
     run.mkdir()
     for rows in ([], ROWS[:3]):
@@ -317,7 +328,26 @@ def test_a_logger_of_ones_own_gets_each_row_once_and_belongs_to_the_run(tmp_path
     assert json.loads((run / STATE).read_text())["zz_logger.py:Losses"]["runs"] == 2
     check_loggers(config)
     assert [code.name for code in config.code] == ["zz_logger.py:Losses"]
-    assert files_of_code(config.model_dump()) == ["zz_logger.py"]
+
+
+def test_a_run_goes_on_with_another_logger_and_is_read_without_its_code(tmp_path):
+    run, endless = {"folder": str(tmp_path / "run")}, {"training": {"schedule": "constant", "warmup_steps": 0}}
+    (tmp_path / "zz_logger.py").write_text(OWN)
+
+    def hold(steps, **run_):
+        values = {"training": endless["training"] | {"steps": steps}, "run": run | run_}
+        config = check(values, "test", places=places_beside(tmp_path / "exp.toml"))
+        RunFolder(config).close()
+        return config
+
+    for steps, logger in ((5, []), (6, ["zz_logger.py:Losses"]), (7, ["zz_logger.py:Losses"])):
+        config = hold(steps, logger=logger)
+    assert not (tmp_path / "run" / "code.json").exists()
+    # So did runs once that began with a logger.
+    record_code(tmp_path / "run", config.code)
+    (tmp_path / "zz_logger.py").unlink()
+    assert read_config(tmp_path / "run").training.steps == 7
+    hold(8)
 
 
 @pytest.mark.parametrize(

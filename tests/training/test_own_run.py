@@ -187,7 +187,7 @@ def test_copies_of_files_whose_names_differ_in_signs_alone_are_apart(tmp_path):
     assert sorted(path.read_bytes() for path in copies) == [*texts.values()]
     assert copies[-3].name == "b.py"
     with pytest.raises(ChangedCode) as refused:
-        places_of_code(tmp_path, {})
+        places_of_code(tmp_path, {}, texts)
     assert Path(str(refused.value).rpartition(" ")[2]).read_bytes() == b"1"
 
 

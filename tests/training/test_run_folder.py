@@ -18,7 +18,7 @@ import pytest
 from jattn.report.rows import write_row
 from jattn.training.digests import history_of
 from jattn.training.reading import ConfigError, check
-from jattn.training.run_folder import RunFolder, RunFolderError, read_metrics
+from jattn.training.run_folder import RunFolder, RunFolderError, read_config, read_metrics
 
 # Runs in another process: makes a config for a folder, as `make_config` does here.
 ELSEWHERE = """
@@ -343,6 +343,21 @@ def test_numbers_that_are_not_finite_are_null(a_run):
     with open_folder(a_run) as folder:
         folder.append(row(40, loss=float("nan"), filters={"layer": {"mass": [float("inf"), 1.0]}}))
     assert read_metrics(a_run)[-1] == row(40, loss=None, filters={"layer": {"mass": [None, 1.0]}})
+
+
+@pytest.mark.parametrize("mesh", [None, "data = 1\nshard_parameters = true"])
+def test_a_run_is_read_whatever_it_was_split_over(a_run, mesh):
+    text = (a_run / "config.toml").read_text()
+    before, _, after = text.partition("[mesh]\n")
+    after = after[after.index("[run]") :]
+    if mesh is None:
+        # As they were before there was a table of devices.
+        after = after.replace('distributed = "none"\n', "devices = 2\n")
+        assert "devices" in after
+    (a_run / "config.toml").write_text(before + (f"[mesh]\n{mesh}\n" if mesh else "") + after)
+    assert read_config(a_run) == make_config(a_run)
+    with open_folder(a_run):
+        pass
 
 
 @pytest.mark.parametrize(("text", "got"), [("2", "'2'"), ("", "''"), (None, "'none'")])
