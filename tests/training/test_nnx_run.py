@@ -71,6 +71,17 @@ class Normed(Mixer):
         self.norm = nnx.BatchNorm(8, rngs=rngs)
 
 
+class Counting(Mixer):
+    def __init__(self, vocabulary, *, rngs):
+        super().__init__(vocabulary, rngs=rngs)
+        self.calls, self.table = nnx.Variable(jnp.zeros((), int)), nnx.Variable(jnp.ones(8))
+
+    def __call__(self, tokens, lengths=None):
+        self.calls.set_value(self.calls.get_value() + 1)
+        self.table.set_value(self.table.get_value() * 1)
+        return super().__call__(tokens)
+
+
 class Narrow(Mixer):
     def __call__(self, tokens, lengths=None):
         return super().__call__(tokens)[..., 1:]
@@ -202,6 +213,7 @@ def test_the_documented_module_makes_a_run(tmp_path):
             "Normed",
             "Normed: raises ValueError: Normed: expected no variables that a call changes, got the BatchStat norm/mean",
         ),
+        ("Counting", r"Counting: expected no variables that a call changes, as they would be lost, got calls$"),
         ("Narrow", r"Narrow: expected to return logits of shape \[B, T, C\] = \(1, 4, 5\) .* got \(1, 4, 4\)"),
         ("Broken", r"Broken: line \d+ raises TypeError: "),
         ("text", "text: expected it to return a Module, got a str"),
@@ -237,6 +249,55 @@ def test_dropout_is_on_in_training_alone_and_another_in_each_layer_and_step(stre
     assert not np.array_equal(first[0], first[1])
     assert 0.2 < np.mean(np.asarray(first) == 0) < 0.8
     assert np.all(np.asarray(model.apply({"params": {}}, x)) == 1)
+
+
+class Asked(nnx.Module):
+    """Drops all unless it is called without dropout."""
+
+    def __call__(self, x, deterministic=False):
+        return x if deterministic else 0 * x
+
+
+class Required(Asked):
+    def __call__(self, x, deterministic):
+        return super().__call__(x, deterministic)
+
+
+@pytest.mark.parametrize("kind", [Asked, Required])
+def test_filters_are_captured_without_dropout_as_outputs_are(kind):
+    from jattn.nnx.functional import functional
+
+    model, x = functional(kind()), np.ones(3)
+    for output in (as_inspectable(model).capture({"params": {}}, x)[0], model.apply({"params": {}}, x)):
+        assert np.array_equal(output, x)
+
+
+class Stacked(nnx.Module):
+    """Shows what dropout of layers that were stacked does to ones."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: nnx.Dropout(0.5, rngs=rngs)))(rngs)
+
+    def __call__(self, x):
+        return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.layers, x)
+
+
+def test_stacked_layers_have_dropout_of_their_own():
+    from jattn.nnx.functional import functional
+
+    model = functional(Stacked(nnx.Rngs(0)))
+    rows = model.apply({"params": {}}, jnp.ones(64), deterministic=False, rngs={"dropout": jax.random.key(0)})
+    assert len({tuple(row) for row in np.asarray(rows).tolist()}) == 3
+
+
+def test_a_module_is_the_same_between_train_and_eval():
+    from jattn.nnx.functional import words_of
+
+    model = Dropped(nnx.Rngs(0))
+    before = words_of(model)
+    assert "rate = 0.5" in before
+    model.eval()
+    assert words_of(model) == before
 
 
 @pytest.mark.exhaustive
