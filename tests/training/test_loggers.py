@@ -287,6 +287,31 @@ class Losses:
         1 / 0
 
 
+class Failing(Losses):
+    def log(self, step, numbers, pictures):
+        raise OSError("full")
+
+
+class Unkept(Losses):
+    def __init__(self, folder, config, state):
+        state["seen"] = {1}
+
+    def log(self, step, numbers, pictures):
+        pass
+
+    def close(self):
+        pass
+
+
+class Last(Losses):
+    def close(self):
+        self.state["closed"] = True
+
+    def __init__(self, folder, config, state):
+        super().__init__(folder, config, state)
+        self.state = state
+
+
 class Mute:
     def __init__(self, folder, config, state):
         pass
@@ -307,10 +332,10 @@ made = 3
 """
 
 
-def own_config(folder, *names):
+def own_config(folder, *names, also=()):
     (folder / "zz_logger.py").write_text(OWN)
     places = places_beside(folder / "exp.toml")
-    return check({"run": {"logger": [f"zz_logger.py:{name}" for name in names]}}, "test", places=places)
+    return check({"run": {"logger": [*also, *(f"zz_logger.py:{name}" for name in names)]}}, "test", places=places)
 
 
 def test_a_logger_of_ones_own_gets_each_row_once(tmp_path):
@@ -348,6 +373,29 @@ def test_a_run_goes_on_with_another_logger_and_is_read_without_its_code(tmp_path
     (tmp_path / "zz_logger.py").unlink()
     assert read_config(tmp_path / "run").training.steps == 7
     hold(8)
+
+
+def test_a_row_is_handed_on_once_where_another_logger_fails(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Failing: line 16 raises OSError: full"):
+            Loggers(own_config(tmp_path, "Last", "Failing"), tmp_path, ROWS[:1])
+    assert (tmp_path / "losses.txt").read_text() == "0 train/loss\n"
+    states = json.loads((tmp_path / STATE).read_text())
+    assert states["zz_logger.py:Failing"]["step"] == -1
+
+
+def test_all_loggers_are_closed_and_what_they_keep_last_is_saved(tmp_path, kept):
+    loggers = Loggers(own_config(tmp_path, "Last", "Losses", also=["wandb"]), tmp_path, [])
+    with pytest.raises(ConfigError, match="Losses: line 11 raises ZeroDivisionError"):
+        loggers.close()
+    assert kept == ["closed"]
+    assert json.loads((tmp_path / STATE).read_text())["zz_logger.py:Last"]["closed"] is True
+
+
+def test_what_a_logger_keeps_is_json(tmp_path):
+    loggers = Loggers(own_config(tmp_path, "Unkept"), tmp_path, [])
+    with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Unkept: expected JSON values in state, got: "):
+        loggers.row(ROWS[0])
 
 
 @pytest.mark.parametrize(
