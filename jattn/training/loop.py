@@ -17,7 +17,7 @@ from jattn.training.debugging import make_debugged_chunk
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.loggers import check_loggers
-from jattn.training.processes import agreed, check_joined, is_first, wait_for_first
+from jattn.training.processes import agreed, check_joined, is_first, leave_at_exit, wait_for_first
 from jattn.training.progress import Reporter, reporter
 from jattn.training.provenance import recorded
 from jattn.training.restore import resume
@@ -104,6 +104,7 @@ def train(
             report.doing("drawing")
             if is_first():
                 render(folder.path, say=report.line)
+    leave_at_exit()
     return result
 
 

@@ -6,16 +6,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from jattn.training.config import Config
+from jattn.training.interrupts import resumes
 from jattn.training.reading import ConfigError
 
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 """The variable by which JAX takes an accelerator's memory at once or as it needs it."""
 
 
-def configure_jax(configs: Sequence[Config], outlook: Callable[[], str] = str) -> None:
+def configure_jax(configs: Sequence[Config], outlook: Callable[[], str] = resumes) -> None:
     """Sets what must be set before JAX first touches a device, so that it suits all of these runs.
 
-    A run of several processes waits here for the others.
+    A run of several processes waits here for the others, and at the end of the program once it was trained.
 
     Args:
       configs: of the runs.
