@@ -14,6 +14,7 @@ from jattn.training.announcing import device_line, first_line
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
 from jattn.training.debugging import make_debugged_chunk
+from jattn.training.flops import flops_per_step
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.loggers import check_loggers
@@ -119,8 +120,11 @@ def begin(
     if state.number == 0:
         journal.look(state, log=False, snapshot=True)
         journal.evaluate(state)
+    here = jnp.int32(state.number)
+    if not setup.config.run.debug:
+        journal.flops = flops_per_step(setup, train_chunk, state, here)
     # No step up to where it is: the first rate of steps has no compilation in it.
-    state = train_chunk(state, jnp.int32(state.number))
+    state = train_chunk(state, here)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.config.training.replicates
     report.training(state.number, parameters)
     return state, train_chunk
