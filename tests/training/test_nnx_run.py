@@ -24,6 +24,12 @@ jattn_nnx = pytest.importorskip("jattn.nnx")
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"width": 8, "hidden": 8, "num_heads": 2}
 NAME = "block_0/attention"
+NAMES = {
+    "encoder": [NAME],
+    "decoder": [NAME],
+    "encoder_decoder": ["decoder_0/attention", "decoder_0/cross_attention", "encoder_0/attention"],
+}
+"""The layers with filters, in order of the alphabet, by layout."""
 
 MINE = '''
 from typing import Annotated
@@ -117,10 +123,11 @@ def rows(folder):
 
 
 def start_of(setup):
-    """Returns an NNX encoder with the parameters that a run in linen begins with, and others of its own."""
+    """Returns an NNX model of the same name with the parameters that a run in linen begins with."""
     batch = setup.training_batch(jax.random.key(0), jnp.arange(1))
     start = {"params": jax.jit(lambda: setup.init(batch))()}
-    return jattn_nnx.from_linen(jattn_nnx.Encoder(5, **SIZES, rngs=nnx.Rngs(3)), start)
+    kind = getattr(jattn_nnx, type(setup.model).__name__)
+    return jattn_nnx.from_linen(kind(len(setup.vocabulary()), **SIZES, rngs=nnx.Rngs(3)), start)
 
 
 def filters_of(setup, params):
@@ -134,13 +141,16 @@ def assert_same(linen, other):
     close = jax.tree.map(lambda one, two: np.allclose(one, two, atol=1e-4), linen[1], other[1])
     assert jax.tree.all(close)
     one, two = filters_of(*linen), filters_of(*other)
-    assert [*one] == [*two] == [NAME]
-    np.testing.assert_allclose(one[NAME].weights(), two[NAME].weights(), atol=1e-4)
+    assert sorted(one) == sorted(two) == NAMES[linen[0].layout.name]
+    for name, filter in one.items():
+        np.testing.assert_allclose(filter.weights(), two[name].weights(), atol=1e-4)
 
 
 @pytest.mark.exhaustive
-def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(tmp_path):
-    config = check(values(tmp_path, **SIZES), "test")
+@pytest.mark.parametrize("layout", NAMES)
+def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(layout, tmp_path):
+    wanted = values(tmp_path, **SIZES)
+    config = check(wanted | {"task": wanted["task"] | {"layout": layout}}, "test")
     linen = make_setup(config)
     model = start_of(linen)
     before = jattn_nnx.to_linen(model)["params"]
@@ -150,7 +160,8 @@ def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(tmp_path):
         trained.append((setup, state.params))
     assert_same(*trained)
     moved = jax.tree.map(lambda one, two: not np.allclose(one, two, atol=1e-3), before, trained[1][1])
-    assert jax.tree.all(moved["block_0"]["attention"])
+    stack = NAMES[layout][0].partition("/")[0]
+    assert all(moved[stack]["attention"][part]["kernel"] for part in ("query", "key", "value", "out"))
     left = jattn_nnx.to_linen(model)["params"]
     assert jax.tree.all(jax.tree.map(np.array_equal, left, before)), "the module given stays as it was"
 
