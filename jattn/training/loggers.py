@@ -215,7 +215,8 @@ class _Own:
     def __init__(self, code: Code, folder: Path, config: Config, state: dict[str, Any]) -> None:
         self._code = code
         with self._naming():
-            self._logger = code.made(folder, config, state)
+            # A dict of its own, as the names in it are a person's.
+            self._logger = code.made(folder, config, state.setdefault("own", {}))
 
     def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
         with self._naming():
