@@ -118,6 +118,8 @@ def test_what_is_imported_late_is_where_type_checkers_are_told(package):
 
 def test_wings_that_are_used_by_name_need_no_import_of_their_own():
     code = "import jattn; jattn.tasks.reverse(3); jattn.training.train; jattn.report.render; jattn.masks.causal()"
+    # What trains, a module of flax alone among them, can be looked into.
+    code += "; import flax.linen; from jattn.decode.protocol import as_inspectable; as_inspectable(flax.linen.Dense(1))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

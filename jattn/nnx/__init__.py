@@ -16,10 +16,11 @@ from jattn.nnx.layers import (
     Block as Block,
     FeedForward as FeedForward,
     LearnedPositions as LearnedPositions,
+    PatchEmbedding as PatchEmbedding,
     RelativePositions as RelativePositions,
     TokenEmbedding as TokenEmbedding,
 )
-from jattn.nnx.models import Decoder as Decoder, Encoder as Encoder
+from jattn.nnx.models import Decoder as Decoder, Encoder as Encoder, EncoderDecoder as EncoderDecoder
 from jattn.nnx.multi_head import Filter as Filter, MultiHeadAttention as MultiHeadAttention, Projection as Projection
 from jattn.nnx.study import (
     apply_with_edits as apply_with_edits,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
@@ -13,6 +14,9 @@ from jattn.nnx.conversion import from_linen, to_linen
 from jattn.nnx.study import Inspected
 
 SCALARS = (bool, int, float, str, type(None))
+
+MODES = ("deterministic", "use_running_average")
+"""What ``train()`` and ``eval()`` set, by which a module is not another one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,31 @@ class Functional(Inspected):
         output, kept = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(*args, **kwargs)
         return output, {"intermediates": nnx.to_pure_dict(kept)}
 
+    def changed_by(self, variables: Any, *args: Any, rngs: Mapping[str, PRNGKeyArray], **kwargs: Any) -> dict[str, Any]:
+        """Says of each variable that a call in training writes to, by its name, whether its value is another one.
+
+        Parameters and random streams are left out, and what a module sows; so is a variable that no call writes to.
+        """
+        if takes(self.module_class, "deterministic"):
+            kwargs["deterministic"] = False
+        model = self._edited(variables)
+        model.train()
+        reseed(model, rngs)
+        before = [(path, one, one.get_value()) for path, one in nnx.iter_graph(model) if _is_kept(one)]
+        model(*args, **kwargs)
+        # A transformation such as nnx.scan writes all variables of a module, also as they were.
+        return {
+            "/".join(map(str, path)): _differ(value, one.get_value())
+            for path, one, value in before
+            if one.get_value() is not value
+        }
+
+    def capture(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Captures the filters of a call, its dropout off as in `apply`."""
+        if takes(self.module_class, "deterministic"):
+            kwargs.setdefault("deterministic", True)
+        return super().capture(variables, *args, **kwargs)
+
 
 def functional(module: nnx.Module) -> Functional:
     """Makes an NNX module functional: `init` gives the parameters that it has, whatever the rng."""
@@ -107,14 +136,18 @@ def takes(module_class: type, argument: str) -> bool:
 
 
 def reseed(module: nnx.Module, rngs: Mapping[str, PRNGKeyArray]) -> None:
-    """Gives each random stream of these names a key of its own, and sets its count to zero."""
+    """Gives each random stream of these names a key of its own, and sets its count to zero.
+
+    A stream of layers that were stacked by `nnx.vmap` has a key for each of them.
+    """
     streams = [value for _, value in nnx.iter_graph(module) if isinstance(value, nnx.RngStream)]
     for place, stream in enumerate(streams):
         tag = stream.key.tag
         rng = rngs.get(tag, rngs.get("dropout") if tag == "default" else None)
         if rng is not None:
-            stream.key.set_value(jax.random.fold_in(rng, place))
-            stream.count.set_value(jax.numpy.zeros_like(stream.count.get_value()))
+            key, shape = jax.random.fold_in(rng, place), stream.key.get_value().shape
+            stream.key.set_value(jax.random.split(key, shape) if shape else key)
+            stream.count.set_value(jnp.zeros_like(stream.count.get_value()))
 
 
 def words_of(module: nnx.Module) -> str:
@@ -122,12 +155,26 @@ def words_of(module: nnx.Module) -> str:
     parts = []
     for path, node in nnx.iter_modules(module):
         scalars = {
-            key: value for key, value in sorted(vars(node).items()) if _is_plain(value) and not key.startswith("_")
+            key: value
+            for key, value in sorted(vars(node).items())
+            if _is_plain(value) and not key.startswith("_") and key not in MODES
         }
         said = ", ".join(f"{key} = {value!r}" for key, value in scalars.items())
         parts.append(f"{'/'.join(map(str, path)) or type(module).__name__}: {type(node).__name__}({said})")
     shapes = jax.tree.map(lambda leaf: tuple(leaf.shape), to_linen(module)["params"])
     return "; ".join([*sorted(parts), f"params = {shapes}"])
+
+
+def _is_kept(node: Any) -> bool:
+    return isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param | nnx.RngState | nnx.Intermediate)
+
+
+def _differ(one: Any, other: Any) -> Any:
+    ours, theirs = (jax.tree.map(jnp.asarray, value) for value in (one, other))
+    if jax.tree.map(jnp.shape, ours) != jax.tree.map(jnp.shape, theirs):
+        return True
+    differing = jax.tree.map(lambda a, b: jnp.any((a != b) & ~((a != a) & (b != b))), ours, theirs)
+    return jax.tree.reduce(jnp.logical_or, differing, False)
 
 
 def _is_plain(value: Any) -> bool:

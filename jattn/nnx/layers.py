@@ -42,6 +42,16 @@ class TokenEmbedding(nnx.Module):
         return look_up(self.embedding[...], tokens, self.dtype)
 
 
+class PatchEmbedding(nnx.Module):
+    """Turns each patch of an image, `pixels` values, into a vector of `width` numbers; see `jattn.PatchEmbedding`."""
+
+    def __init__(self, pixels: int, width: int, dtype: Any = None, *, rngs: nnx.Rngs):
+        self.linear = Projection(pixels, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, patches: Float[Array, "*batch S P"]) -> Float[Array, "*batch S D"]:
+        return self.linear(patches)
+
+
 class LearnedPositions(nnx.Module):
     """Looks up a vector per position in a learned table; see `jattn.LearnedPositions`."""
 

@@ -4,8 +4,7 @@ Glossary of shapes: ``T`` tokens read, ``D`` width, ``C`` vocabulary. Lengths sa
 are real; ``None`` means all of them.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,10 +19,11 @@ from jattn.layers.transformers import (
     check_caches,
     check_choice,
     empty_caches,
+    padding,
     rotary_options,
     self_mask,
 )
-from jattn.nnx.layers import Block, LearnedPositions, RelativePositions, TokenEmbedding, dropout
+from jattn.nnx.layers import Block, LearnedPositions, PatchEmbedding, RelativePositions, TokenEmbedding, dropout
 from jattn.nnx.multi_head import Projection, uncast
 from jattn.rules import biases, positions as placing
 from jattn.rules.biases import Bias
@@ -81,9 +81,8 @@ class Transformer(nnx.Module):
         self.embedding = TokenEmbedding(vocabulary, width, dtype, rngs=rngs)
         if positions == "learned":
             self.embedding_positions = LearnedPositions(max_length, width, rngs=rngs)
-        if positions == "relative":
-            self.block_positions = RelativePositions(num_heads, self.bidirectional, rngs=rngs)
         block: dict[str, Any] = {
+            "hidden": hidden,
             "norm": norm,
             "score": score,
             "normalizer": normalizer,
@@ -93,13 +92,27 @@ class Transformer(nnx.Module):
             "filter_dropout_rate": filter_dropout_rate,
         }
         block |= {"dropout_rate": dropout_rate, "dtype": dtype, "rngs": rngs}
-        for layer in range(num_layers):
-            reads_tokens = self.reads_tokens and layer == 0
-            setattr(self, f"block_{layer}", Block(num_heads, width, hidden, **block, reads_tokens=reads_tokens))
-        last_norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, promote_dtype=uncast, rngs=rngs)
-        self.block_norm = last_norm() if norm == "pre" else nnx.data(None)
+        self.add_stacks(block)
         self.logits = Projection(width, vocabulary, dtype=dtype, rngs=rngs)
         self.dropout = dropout(dropout_rate, rngs)
+
+    def add_stacks(self, block: Mapping[str, Any]) -> None:
+        """Makes the stack of blocks, or more than one; `block` are the options of every block."""
+        self.add_stack("block", block, self.bidirectional, reads_tokens=self.reads_tokens)
+
+    def add_stack(
+        self, name: str, block: Mapping[str, Any], bidirectional: bool, reads_tokens: bool = False, **options: Any
+    ) -> None:
+        """Makes the blocks ``{name}_0``, ``{name}_1`` ..., the bias of their positions, and the norm after the last."""
+        rngs, norm = block["rngs"], nnx.data(None)
+        if self.positions == "relative":
+            setattr(self, f"{name}_positions", RelativePositions(self.num_heads, bidirectional, rngs=rngs))
+        for layer in range(self.num_layers):
+            options["reads_tokens"] = reads_tokens and layer == 0
+            setattr(self, f"{name}_{layer}", Block(self.num_heads, self.width, **block, **options))
+        if block["norm"] == "pre":
+            norm = nnx.LayerNorm(self.width, dtype=self.dtype, promote_dtype=uncast, rngs=rngs)
+        setattr(self, f"{name}_norm", norm)
 
     def embed(
         self, tokens: Int[Array, "*batch T"], at: Int[Array, "*batch T"] | None = None, **call: Any
@@ -119,19 +132,23 @@ class Transformer(nnx.Module):
             return placing.sinusoidal(jnp.arange(length) if at is None else at, self.width)
         return None
 
-    def bias(self, offset: int | Int[Array, "*batch"] = 0) -> Bias | None:
+    def bias(self, offset: int | Int[Array, "*batch"] = 0, name: str = "block") -> Bias | None:
         """Makes what self-attention adds to its scores; the first query lies `offset` behind the first key."""
         if self.positions == "alibi":
             return biases.alibi(offset=offset)
-        return self.block_positions(offset) if self.positions == "relative" else None
+        return getattr(self, f"{name}_positions")(offset) if self.positions == "relative" else None
 
-    def blocks(self) -> list[Block]:
-        """Lists the blocks, the first first."""
-        return [getattr(self, f"block_{layer}") for layer in range(self.num_layers)]
+    def blocks(self, name: str = "block") -> list[Block]:
+        """Lists the blocks of a stack, the first first."""
+        return [getattr(self, f"{name}_{layer}") for layer in range(self.num_layers)]
+
+    def last_norm(self, x: Float[Array, "*batch T D"], name: str = "block") -> Float[Array, "*batch T D"]:
+        """Applies the norm after the last block of a stack, if there is one."""
+        norm = getattr(self, f"{name}_norm")
+        return x if norm is None else norm(x)
 
     def read_out(self, x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T C"]:
-        """Applies the last norm, if there is one, and the final linear layer: logits in float32."""
-        x = x if self.block_norm is None else self.block_norm(x)
+        """Applies the final linear layer: a logit per token of the vocabulary, in float32."""
         return self.logits(x).astype(jnp.float32)
 
 
@@ -188,7 +205,7 @@ class Encoder(Transformer):
         call |= {"mask": self_mask(self.window, lengths, is_causal=False), "bias": self.bias()}
         for layer, block in enumerate(self.blocks()):
             x = block(x, tokens=attended if layer == 0 else None, **call)
-        return self.read_out(x)
+        return self.read_out(self.last_norm(x))
 
 
 class Decoder(Transformer):
@@ -235,15 +252,102 @@ class Decoder(Transformer):
             mask = self_mask(self.window, lengths, is_causal=True)
             for block in self.blocks():
                 x = block(x, mask=mask, bias=bias, **call)
-            return self.read_out(x)
+            return self.read_out(self.last_norm(x))
         check_caches(self, cache, tokens, lengths)
         x, after = self.embed(tokens, cache[0].next_positions(tokens.shape[-1]), **call), []
         bias = self.bias(cache[0].length)
         for block, seen in zip(self.blocks(), cache, strict=True):
             x, seen = block(x, bias=bias, cache=seen, lengths=lengths, **call)
             after.append(seen)
-        return self.read_out(x), tuple(after)
+        return self.read_out(self.last_norm(x)), tuple(after)
 
     def empty_cache(self, batch: Sequence[int], slots: int) -> tuple[KVCache, ...]:
         """Makes a cache that has seen nothing, a `KVCache` per layer; see `jattn.Decoder`."""
         return empty_caches(self, batch, slots)
+
+
+class EncoderDecoder(Transformer):
+    """Reads a source with an encoder and predicts the next token with a decoder that attends to it.
+
+    See `jattn.EncoderDecoder`.
+
+    Args:
+      pixels: how many pixel values a patch of the source has; None for a source of tokens.
+      **others: as in `jattn.EncoderDecoder`, and ``rngs``.
+
+    Example: an image of six patches of four pixels each, and a caption.
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jattn.nnx import EncoderDecoder
+      >>> model = EncoderDecoder(vocabulary=10, pixels=4, rngs=nnx.Rngs(0))
+      >>> model(source=jnp.ones((6, 4)), tokens=jnp.array([9, 2, 5])).shape
+      (3, 10)
+    """
+
+    bidirectional = False
+
+    def __init__(self, vocabulary: int, *sizes: Any, pixels: int | None = None, rngs: nnx.Rngs, **others: Any):
+        self.pixels = pixels
+        super().__init__(vocabulary, *sizes, rngs=rngs, **others)
+
+    def add_stacks(self, block: Mapping[str, Any]) -> None:
+        """Makes what embeds the source, the encoder, and the decoder."""
+        rngs = block["rngs"]
+        if self.pixels is None:
+            self.source_embedding = TokenEmbedding(self.vocabulary, self.width, self.dtype, rngs=rngs)
+        else:
+            self.patch_embedding = PatchEmbedding(self.pixels, self.width, self.dtype, rngs=rngs)
+        if self.positions == "learned":
+            self.source_embedding_positions = LearnedPositions(self.max_length, self.width, rngs=rngs)
+        self.add_stack("encoder", block, bidirectional=True, sequences=("source", "source"))
+        self.add_stack("decoder", block, bidirectional=False, context_width=self.width)
+
+    def read(
+        self,
+        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
+        lengths: Int[Array, "*batch"] | None,
+        **call: Any,
+    ) -> Float[Array, "*batch S D"]:
+        """Embeds a source and passes it through the encoder."""
+        has_patches = jnp.issubdtype(source.dtype, jnp.floating)
+        if has_patches != (self.pixels is not None):
+            expected = "tokens, as pixels is None" if self.pixels is None else f"patches of {self.pixels} pixels"
+            raise ValueError(f"source: expected {expected}, got an array of dtype {source.dtype}")
+        x = self.patch_embedding(source) if has_patches else self.source_embedding(source)
+        learned = self.source_embedding_positions if self.positions == "learned" else None
+        x = self.dropout(add_places(x, self.places(x.shape[-2], learned)), **call)
+        call |= {"mask": self_mask(self.window, lengths, is_causal=False), "bias": self.bias(name="encoder")}
+        for block in self.blocks("encoder"):
+            x = block(x, **call)
+        return self.last_norm(x, "encoder")
+
+    def __call__(
+        self,
+        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
+        tokens: Int[Array, "*batch T"],
+        source_lengths: Int[Array, "*batch"] | None = None,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ) -> Float[Array, "*batch T C"]:
+        """Predicts the next token after each.
+
+        Args:
+          source: tokens; or patches of an image, `pixels` values each, in reading order.
+          tokens: the target so far.
+          source_lengths: how many items of `source` are real.
+          deterministic: whether dropout is off; as ``train()`` and ``eval()`` say by default.
+          rngs: draws what is dropped instead of the streams that the layers keep.
+
+        Returns:
+          Logits, float32.
+
+        Raises:
+          ValueError: if the source is not of the kind that the model was made for.
+        """
+        call: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+        context, x = self.read(source, source_lengths, **call), self.embed(tokens, **call)
+        call |= {"mask": self_mask(self.window, None, is_causal=True), "bias": self.bias(name="decoder")}
+        for block in self.blocks("decoder"):
+            x = block(x, context, context_mask=padding(source_lengths), **call)
+        return self.read_out(self.last_norm(x, "decoder"))

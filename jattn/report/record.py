@@ -13,8 +13,9 @@
 Kinds of metrics:
 
 - `train`: `loss`, `token_accuracy`, `exact_accuracy`, `gradient_norm`, `learning_rate`, `steps_per_second`,
-  `tokens_per_second`, and `filters`: layer name -> `entropy` in nats and, where the oracle speaks of the layer,
-  `mass`, `hit_rate` and `lift` (else null); each a list with one number per head.
+  `tokens_per_second`, `flops_per_second` where the compiler counts a whole step, and `filters`: layer name ->
+  `entropy` in nats and, where the oracle speaks of the layer, `mass`, `hit_rate` and `lift` (else null); each a list
+  with one number per head.
 - `evaluation`: `loss`, `token_accuracy`, `exact_accuracy`, `filter_score`, and `examples`: a few objects of
   `source`, `target` and `prediction`, each a text of tokens separated by spaces.
 - `test`: `examples` (how many), `token_accuracy`, `exact_accuracy`, `filter_score`, and `by_length`:

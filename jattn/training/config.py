@@ -255,6 +255,11 @@ class Config(Section):
         return [part.code for part in self.parts.values() if part.recorded]
 
     @property
+    def code_of_run(self) -> list[Code]:
+        """That of it without which it is another run: all but loggers."""
+        return [part.code for part in self.parts.values() if part.recorded and part.of_run]
+
+    @property
     def places(self) -> Places:
         """Where that code is."""
         return Places(known={code.file: str(code.path) for code in self.code})

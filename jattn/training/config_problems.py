@@ -68,6 +68,9 @@ def fitting_problems(config: Config) -> list[str]:
         )
     if config.run.debug and config.mesh.data > 1:
         problems.append(f"mesh.data: expected 1 with run.debug, or nothing, got {config.mesh.data}")
+    if config.mesh.shard_parameters and (config.mesh.data == 1 or config.run.debug):
+        got = "run.debug, which takes one" if config.run.debug else "mesh.data 1"
+        problems.append(f"mesh.shard_parameters: expected devices to split parameters over, got {got}")
     if config.mesh.shard_parameters and config.training.replicates > 1:
         problems.append(f"training.replicates: expected 1 with mesh.shard_parameters, got {config.training.replicates}")
     if config.run.debug and config.run.joins:

@@ -18,6 +18,11 @@ PATIENCE = 0.15
 """Seconds that the main thread has to act on a signal before it is said what it waits for."""
 
 
+def resumes() -> str:
+    """Says what a run does that is asked for again."""
+    return "the same command resumes"
+
+
 class Stopped(BaseException):
     """Raised to end a run after a signal; `status` is the exit status that the signal asks for."""
 
@@ -35,7 +40,7 @@ class Interrupts:
       outlook: says what the same command will do, for a process that ends without a word of the main thread.
     """
 
-    def __init__(self, outlook: Callable[[], str] = lambda: "the same command resumes") -> None:
+    def __init__(self, outlook: Callable[[], str] = resumes) -> None:
         self._received: int | None = None
         self._may_wait, self._may_end, self._held_back = False, False, False
         self._ending = threading.Event()

@@ -37,6 +37,7 @@ class Journal:
 
     Attributes:
       profiler: is told of the steps that are reached.
+      flops: how many floating-point operations a step takes; None where that is not known.
     """
 
     def __init__(self, setup: Setup, folder: RunFolder, reporter: Reporter, rows: list[Row]) -> None:
@@ -44,6 +45,7 @@ class Journal:
         self.profiler = Profiler(setup.config, folder.path, reporter.line)
         self._loggers = Loggers(setup.config, folder.path, rows)
         self._measure = make_measure(setup, setup.config.task.max_length, setup.config.evaluation.batch_size)
+        self.flops: float | None = None
         self._seconds, self._steps = 0.0, 0
         self._probes_are_kept = from_first(lambda: _can_read_probes(folder))
 
@@ -119,6 +121,7 @@ class Journal:
             **self._setup.learning_rate(step - 1),
             "steps_per_second": rate,
             "tokens_per_second": rate * self._setup.tokens_per_step,
+            **({} if self.flops is None else {"flops_per_second": rate * self.flops}),
             "filters": filters,
         }
         self._append(row)

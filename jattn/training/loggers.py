@@ -11,7 +11,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +43,10 @@ SIDE = 160
 
 
 class Logger(Protocol):
-    """What is written to; made from the run folder, the config, and what is kept of it from one process to the next."""
+    """What is written to; made from the run folder, the config, and what is kept of it from one process to the next.
+
+    What is kept is a dict of JSON values.
+    """
 
     def __init__(self, folder: Path, config: Config, state: dict[str, Any]) -> None: ...
 
@@ -131,6 +134,7 @@ class Loggers:
 
     Raises:
       RunFolderError: if the file that says what each has is not as it was written.
+      ConfigError: if one of a person's own raises, or keeps what is not JSON; so do the methods.
     """
 
     def __init__(self, config: Config, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -139,9 +143,17 @@ class Loggers:
         self._states = {name: NOTHING | known.get(name, {}) for name in config.run.logger}
         self._others = {name: state for name, state in known.items() if name not in self._states}
         self._loggers: dict[str, Logger] = {}
-        for name, state in self._states.items():
-            self._loggers[name] = _made(name, folder, config, state)
-        self._catch_up(folder, rows)
+        self._opened = ExitStack()
+        try:
+            for name, state in self._states.items():
+                self._loggers[name] = _made(name, folder, config, state)
+                self._opened.callback(self._loggers[name].close)
+            self._catch_up(folder, rows)
+        except BaseException:
+            # What came first is what is said.
+            with suppress(Exception):
+                self._opened.close()
+            raise
 
     def _catch_up(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Hands on what was written before, by step, as Weights & Biases takes no earlier step after a later one."""
@@ -161,7 +173,8 @@ class Loggers:
         for name in waiting:
             self._loggers[name].log(row["step"], dict(numbers_of(row)), {})
             self._states[name] |= {"step": row["step"], "kind": row["kind"]}
-        self._save(waiting)
+            # The next one may fail.
+            self._save()
 
     def filters(self, step: int, filters: Mapping[str, Kept]) -> None:
         """Hands on pictures of the filters of a snapshot to those that do not have them."""
@@ -170,19 +183,22 @@ class Loggers:
         for name in waiting:
             self._loggers[name].log(step, {}, pictures)
             self._states[name]["pictures"] = step
-        self._save(waiting)
+            self._save()
 
-    def _save(self, changed: Sequence[str]) -> None:
-        if changed:
-            # A process may be killed here, so it is there at once; the disk may write it later, which takes longest.
-            temporary = self._path.with_name(f".{STATE}.{os.getpid()}")
-            temporary.write_text(json.dumps(self._others | self._states), encoding="utf-8")
-            temporary.replace(self._path)
+    def _save(self) -> None:
+        # A process may be killed here, so it is there at once; the disk may write it later, which takes longest.
+        temporary = self._path.with_name(f".{STATE}.{os.getpid()}")
+        texts = {name: _as_json(name, state) for name, state in (self._others | self._states).items()}
+        temporary.write_text(f"{{{', '.join(f'{json.dumps(name)}: {text}' for name, text in texts.items())}}}", "utf-8")
+        temporary.replace(self._path)
 
     def close(self) -> None:
-        """Lets each write what is left."""
-        for logger in self._loggers.values():
-            logger.close()
+        """Lets each write what is left, also where another one fails."""
+        try:
+            self._opened.close()
+        finally:
+            if self._states:
+                self._save()
 
 
 def _made(name: str, folder: Path, config: Config, state: dict[str, Any]) -> Any:
@@ -199,7 +215,8 @@ class _Own:
     def __init__(self, code: Code, folder: Path, config: Config, state: dict[str, Any]) -> None:
         self._code = code
         with self._naming():
-            self._logger = code.made(folder, config, state)
+            # A dict of its own, as the names in it are a person's.
+            self._logger = code.made(folder, config, state.setdefault("own", {}))
 
     def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
         with self._naming():
@@ -216,6 +233,13 @@ class _Own:
         except Exception as error:
             said = line_that_raised(error, self._code.path)
             raise ConfigError(f"run.logger: {self._code.name}: {said}") from error
+
+
+def _as_json(name: str, state: dict[str, Any]) -> str:
+    try:
+        return json.dumps(state)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"run.logger: {name}: expected JSON values in state, got: {error}") from None
 
 
 def _order(row: Mapping[str, Any]) -> tuple[int, int]:

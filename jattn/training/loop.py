@@ -14,10 +14,11 @@ from jattn.training.announcing import device_line, first_line
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
 from jattn.training.debugging import make_debugged_chunk
+from jattn.training.flops import flops_per_step
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.loggers import check_loggers
-from jattn.training.processes import agreed, check_joined, is_first, wait_for_first
+from jattn.training.processes import agreed, check_joined, is_first, leave_at_exit, wait_for_first
 from jattn.training.progress import Reporter, reporter
 from jattn.training.provenance import recorded
 from jattn.training.restore import resume
@@ -104,6 +105,7 @@ def train(
             report.doing("drawing")
             if is_first():
                 render(folder.path, say=report.line)
+    leave_at_exit()
     return result
 
 
@@ -118,8 +120,11 @@ def begin(
     if state.number == 0:
         journal.look(state, log=False, snapshot=True)
         journal.evaluate(state)
+    here = jnp.int32(state.number)
+    if not setup.config.run.debug:
+        journal.flops = flops_per_step(setup, train_chunk, state, here)
     # No step up to where it is: the first rate of steps has no compilation in it.
-    state = train_chunk(state, jnp.int32(state.number))
+    state = train_chunk(state, here)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.config.training.replicates
     report.training(state.number, parameters)
     return state, train_chunk

@@ -79,6 +79,15 @@ OTHER_VALUES = {
 }
 """The words that others use for a value."""
 
+NO_VALUES = {
+    "scaled_dot": {
+        "it has parameters, so it is a part of a model of your own: docs/extending.md, recipe 3": (
+            "additive bilinear bahdanau luong"
+        )
+    },
+}
+"""The words for what is no value, by a value of the same key, and what is to be said to them."""
+
 _MEANT = {word: said for table in (OTHER_WORDS, NO_KEYS) for said, words in table.items() for word in words.split()}
 
 
@@ -129,6 +138,21 @@ def value_meant_by(word: str, choices: Sequence[str]) -> str | None:
     same = [value for value, words in OTHER_VALUES.items() if word in words.split() and value in choices]
     near = same or difflib.get_close_matches(word, choices, n=1)
     return near[0] if near else None
+
+
+def value_hint(word: str, choices: Sequence[str]) -> str:
+    """Words what was meant by a word that is none of the choices, as the end of a message; empty if none is near.
+
+    Example:
+      >>> from jattn.training.meant import value_hint
+      >>> value_hint("RoPE", ["learned", "rotary"])
+      "; did you mean 'rotary'?"
+    """
+    for said, words in (entry for value in choices for entry in NO_VALUES.get(value, {}).items()):
+        if word.replace("-", "_").lower() in words.split():
+            return f"; {said}"
+    meant = value_meant_by(word, choices)
+    return f"; did you mean {meant!r}?" if meant else ""
 
 
 def hint(meant: str, prefix: str = "") -> str:

@@ -5,6 +5,7 @@ coordinator, which Orbax uses as well, carries what one process has to tell the 
 in a run of one process, too. Imports JAX late.
 """
 
+import atexit
 import contextlib
 import ctypes
 import itertools
@@ -140,6 +141,8 @@ def check_joined(config: Config) -> None:
     """Raises a ConfigError if a config asks for several processes, and JAX was not told of them."""
     import jax
 
+    # A process that fails in this run is not to wait for the others.
+    atexit.unregister(leave)
     if config.run.joins and not jax.distributed.is_initialized():
         raise ConfigError(
             "run.distributed: expected configure_jax of jattn.training.runs to be called before JAX sees a device"
@@ -190,6 +193,13 @@ def leave() -> None:
         _client().wait_at_barrier("jattn/done", FOREVER)
         joined, _joined = _joined, None
         joined.close()
+
+
+def leave_at_exit() -> None:
+    """Lets the end of this program wait for the other processes, whose run has come to its end as well."""
+    if _joined is not None:
+        atexit.unregister(leave)
+        atexit.register(leave)
 
 
 def end(why: str, status: int, together: bool = False) -> None:
@@ -250,13 +260,13 @@ class _Joined:
         ]
         for thread in self._threads:
             thread.start()
-        if os.name == "posix":
-            # Where the coordinator is gone, JAX logs it and aborts the process: this is its last line.
+        if os.name == "posix" and _state().process_id > 0:
+            # Where the coordinator is gone, JAX logs it and aborts the others: this is their last line.
             self._aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
             ctypes.CDLL(None).signal(signal.SIGABRT, self._aborted)
 
     def _abort(self, number: int) -> None:
-        end_without("process 0 ended or cannot be reached")
+        end_without("this process was aborted, perhaps as process 0 ended")
         os._exit(1)
 
     def _watch(self, look: Callable[[], str | None]) -> None:

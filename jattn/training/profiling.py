@@ -6,10 +6,11 @@ from pathlib import Path
 import jax
 
 from jattn.training.config import Config
+from jattn.training.processes import is_first
 
 
 class Profiler:
-    """Traces the steps that ``run.profile`` asks for, into ``profile/`` of the run folder.
+    """Traces the steps that ``run.profile`` asks for, into ``profile/`` of the run folder; only the first process does.
 
     Args:
       config: of the run.
@@ -18,7 +19,8 @@ class Profiler:
     """
 
     def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
-        self._left, self._path, self._say, self._traces = config.run.profile, folder / "profile", say, False
+        self._left = config.run.profile if is_first() else ()
+        self._path, self._say, self._traces = folder / "profile", say, False
 
     def reached(self, step: int) -> None:
         """Begins the trace where it is to begin, or ends it; `step` steps were taken."""
@@ -26,7 +28,7 @@ class Profiler:
             return
         first, last = self._left
         if step >= last:
-            self._left = []
+            self._left = ()
             if not self._traces and not self._path.exists():
                 self._say(f"run.profile: nothing is traced, as steps {first} to {last} were taken before")
             self.close()

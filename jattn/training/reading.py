@@ -13,7 +13,7 @@ import pydantic
 
 from jattn.drawing.plain import in_plain
 from jattn.training.config import DRAFT, Config
-from jattn.training.meant import hint, meant_by, value_meant_by
+from jattn.training.meant import hint, meant_by, value_hint
 from jattn.training.own.code import OwnError, Places
 from jattn.training.own.keys import config_class
 from jattn.training.shipped import configs_folder, find_config
@@ -313,8 +313,7 @@ def _explain(mistake: dict[str, Any], config: type[Config]) -> str:
     asked = ""
     if mistake["type"] == "literal_error":
         names = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        meant = value_meant_by(mistake["input"], names) if isinstance(mistake["input"], str) else None
-        asked = f"; did you mean {meant!r}?" if meant else ""
+        asked = value_hint(mistake["input"], names) if isinstance(mistake["input"], str) else ""
         expected = str(expected) if len(str(expected)) <= 160 else f"one of {_some([repr(name) for name in names])}"
     return f"{path}: expected {expected}, got {got}{asked}"
 

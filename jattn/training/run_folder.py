@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from operator import itemgetter
@@ -16,6 +17,7 @@ from jattn.report.rows import METRICS, read_row, read_rows, write_row
 from jattn.training.config import Config
 from jattn.training.digests import History, history_of
 from jattn.training.lock import Lock, Locked
+from jattn.training.own.code import is_own
 from jattn.training.own.keys import files_of_code
 from jattn.training.own.record import COPIES, RECORD, ChangedCode, places_of_code, record_code
 from jattn.training.processes import from_first
@@ -26,6 +28,9 @@ CONFIG, LOCK, OWN, FORMAT = "config.toml", "lock", "own.json", "format"
 
 VERSION = "1"
 """The format of run folders, which a file in each of them names."""
+
+MODE = re.compile(r"(?<=\()(deterministic|use_running_average) = \w+(, )?|, (deterministic|use_running_average) = \w+")
+"""What the words of an NNX module had once of ``train()`` and ``eval()``, by which it is not another one."""
 
 
 class RunFolderError(RuntimeError):
@@ -72,7 +77,7 @@ class RunFolder:
                     self._write_config(config)
             else:
                 self._empty()
-                record_code(self.path, config.code)
+                record_code(self.path, config.code_of_run)
                 texts = {OWN: json.dumps(dict(own), indent=2)} if own else {}
                 for name, text in (texts | {FORMAT: VERSION}).items():
                     with replacing(self.path / name) as file:
@@ -198,10 +203,11 @@ def _there(path: Path, config: Config) -> Config | None:
 def read_config(
     path: Path, any_format: bool = False, known: Mapping[str, str] = MappingProxyType({}), draft: bool = False
 ) -> Config:
-    """Reads the config of the run in a folder, and imports the code that it names.
+    """Reads the config of the run in a folder, and imports the code that the run needs.
 
-    The file that its task reads may have moved: one of its name in the working folder, or beside the run folder, does
-    as well, if it has the same SHA-256.
+    A file that its task reads may have moved: one of its name in the working folder, or beside the run folder, does
+    as well, if it has the same SHA-256. Loggers of a person's own and ``[mesh]`` are left out, as the same run goes on
+    with others.
 
     Args:
       path: the folder.
@@ -217,9 +223,11 @@ def read_config(
         raise RunFolderError(f"{path}: expected a run folder of format {VERSION}, got {found[:20]!r} in {FORMAT}")
     try:
         values = read_toml(path / CONFIG)
-        if values.keys() != Config.model_fields.keys():
-            raise ConfigError(f"{path / CONFIG}: expected the whole config of a run")
-        values = _with_moved_file(values, path)
+        # A run of before there was [mesh] has its devices in [run].
+        missing = [name for name in Config.model_fields if name not in values and name != "mesh"]
+        if missing:
+            raise ConfigError(f"{path / CONFIG}: expected the whole config of a run, got one without [{missing[0]}]")
+        values = _with_moved_files(_without_surroundings(values), path)
         # A run that is to be deleted may have lost its record.
         places = places_of_code(path, known, () if any_format else files_of_code(values))
         return check(values, str(path / CONFIG), draft, places=places)
@@ -229,21 +237,36 @@ def read_config(
         raise RunFolderError(f"{path}: expected the folder of a run; {error}") from None
 
 
-def _with_moved_file(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the values with the file that the task reads found elsewhere, where it is not where it was."""
-    file = values["task"].get("file") if isinstance(values["task"], dict) else None
-    if not isinstance(file, str) or not file or "\0" in file or Path(file).exists():
+def _without_surroundings(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values without the code of loggers and without devices: a run is read back where neither is there."""
+    run = values["run"]
+    if isinstance(run, dict):
+        run = {key: value for key, value in run.items() if key != "devices"}
+        if isinstance(run.get("logger"), list):
+            run["logger"] = [name for name in run["logger"] if not is_own(name)]
+    return values | {"run": run, "mesh": {}}
+
+
+def _with_moved_files(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the values with the files that the task reads found elsewhere, where they are not where they were."""
+    task = values["task"]
+    if not isinstance(task, dict):
         return values
+    named = {key: task[key] for key in ("file", "tokenizer") if isinstance(task.get(key), str) and task[key]}
+    found = {key: _moved(file, path) for key, file in named.items() if "\0" not in file and not Path(file).exists()}
+    return values | {"task": task | found}
+
+
+def _moved(file: str, path: Path) -> str:
     places = (folder / Path(file).name for folder in (Path(), path.absolute().parent))
-    there = next((str(place.absolute()) for place in places if place.is_file()), file)
-    return values | {"task": values["task"] | {"file": there}}
+    return next((str(place.absolute()) for place in places if place.is_file()), file)
 
 
 def refuse_other_parts(path: Path, own: Mapping[str, str]) -> None:
     """Raises `RunFolderError` unless the run in a folder has these parts in place of its config's task and model."""
     there = json.loads((path / OWN).read_text("utf-8")) if (path / OWN).exists() else {}
     for name in sorted(own.keys() | there.keys()):
-        if own.get(name) != there.get(name):
+        if own.get(name) not in (there.get(name), MODE.sub("", there.get(name, ""))):
             ours, theirs = (x.get(name, "that of the config") for x in (own, there))
             raise RunFolderError(
                 f"{path} holds a run of another {name} (asked for | there):\n  {ours} | {theirs}\n"

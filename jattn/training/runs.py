@@ -6,16 +6,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from jattn.training.config import Config
+from jattn.training.interrupts import resumes
 from jattn.training.reading import ConfigError
 
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 """The variable by which JAX takes an accelerator's memory at once or as it needs it."""
 
 
-def configure_jax(configs: Sequence[Config], outlook: Callable[[], str] = str) -> None:
+def configure_jax(configs: Sequence[Config], outlook: Callable[[], str] = resumes) -> None:
     """Sets what must be set before JAX first touches a device, so that it suits all of these runs.
 
-    A run of several processes waits here for the others.
+    A run of several processes waits here for the others, and at the end of the program once it was trained.
 
     Args:
       configs: of the runs.
@@ -107,12 +108,15 @@ def asked_cpu_devices() -> int | None:
 
 
 def alone(config: Config) -> Config:
-    """Returns the config without what only the first process of a run does: loggers and a trace."""
+    """Returns the config without what only the first process of a run does: loggers.
+
+    Keys by which steps are counted stay, as all processes take the same steps at once.
+    """
     import jax
 
     if jax.process_index() == 0:
         return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"logger": (), "profile": ()})})
+    return config.model_copy(update={"run": config.run.model_copy(update={"logger": ()})})
 
 
 def on_its_devices(config: Config) -> Config:

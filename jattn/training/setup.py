@@ -13,6 +13,9 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
+# Linen modules of a person's own need not import it.
+import jattn.linen.capture  # noqa: F401
+from jattn.decode.protocol import as_inspectable
 from jattn.rules.scores import soft_cap
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.tasks.options import Entry
@@ -213,6 +216,8 @@ def _check_own(setup: Setup, parts: Mapping[str, OwnPart]) -> None:
             options: dict[str, Any] = {"deterministic": False, "rngs": {"dropout": setup.rng("dropout")}}
             logits = jax.eval_shape(lambda batch: setup.apply(setup.init(batch), batch, **options), batch)
             _check_logits(f"{part.code.name}: expected", setup, batch, logits, OwnError)
+            _check_relates(f"{part.code.name}: expected", setup, batch, OwnError)
+            _check_keeps(f"{part.code.name}: expected", setup, OwnError)
     if part := parts.get("training.optimizer"):
         with _naming("training.optimizer"):
             check_optimizer(part.code, setup.optimizer, jax.eval_shape(setup.init, batch))
@@ -222,6 +227,8 @@ def _check_model(setup: Setup) -> None:
     batch = jax.eval_shape(lambda: setup.training_batch(setup.rng("training"), jnp.arange(1)))
     logits = jax.eval_shape(lambda batch: setup.apply(setup.init(batch), batch), batch)
     _check_logits("model: expected", setup, batch, logits, ValueError)
+    _check_relates("model: expected", setup, batch, ValueError)
+    _check_keeps("model: expected", setup, ValueError)
 
 
 def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: type[ValueError]) -> None:
@@ -231,6 +238,37 @@ def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: t
             f"{begins} to return logits of shape [B, T, C] = {expected} for a batch of one, "
             f"got {getattr(logits, 'shape', type(logits).__name__)}"
         )
+
+
+def _check_relates(begins: str, setup: Setup, batch: Batch, error: type[ValueError]) -> None:
+    """Refuses attention that does not say what it relates, where there are two sequences."""
+    if len(set(setup.layout.oracle)) == 1:
+        return
+
+    def look(batch: Batch) -> Any:
+        return as_inspectable(setup.model).capture({"params": setup.init(batch)}, **batch.inputs)[1]
+
+    silent = [name for name, layer in jax.eval_shape(look, batch).items() if layer.relates is None]
+    if silent:
+        raise error(
+            f"{begins} each attention layer to say which inputs its queries and keys come from, such as "
+            f"MultiHeadAttention(..., relates={setup.layout.oracle}), got none from {', '.join(silent)}"
+        )
+
+
+def _check_keeps(begins: str, setup: Setup, error: type[ValueError]) -> None:
+    """Refuses an NNX model of which a call changes more than parameters: it is made anew in each call."""
+    if not hasattr(setup.model, "changed_by"):
+        return
+
+    def changed() -> dict[str, Any]:
+        batch = setup.training_batch(setup.rng("training"), jnp.arange(1))
+        variables, rngs = {"params": setup.init(batch)}, {"dropout": setup.rng("dropout")}
+        return setup.model.changed_by(variables, rngs=rngs, **batch.inputs)
+
+    # Most models write to no such variable, which is known without a computation.
+    if jax.eval_shape(changed) and (names := [name for name, is_so in jax.jit(changed)().items() if is_so]):
+        raise error(f"{begins} no variables that a call changes, as they would be lost, got {', '.join(names)}")
 
 
 def _is_nnx_module(model: Any) -> bool:

@@ -34,25 +34,35 @@ MODELS = {
         {"num_kv_heads": 1, "window": 2, "qk_norm": "rms", "positions": "rotary", "rotary_base": 50.0},
     ),
     "encoder, window": ("Encoder", {"window": 2, "qk_norm": "layer", "filter_dropout_rate": 0.5}),
+    "both, relative": ("EncoderDecoder", {"positions": "relative", "num_kv_heads": 1, "num_layers": 1}),
+    "both, learned, post": ("EncoderDecoder", {"positions": "learned", "max_length": 5, "norm": "post", "window": 2}),
     "decoder, learned": ("Decoder", {"positions": "learned", "max_length": 12, "dtype": jnp.bfloat16}),
 }
+
+
+INPUTS = {"EncoderDecoder": (TOKENS, TOKENS[:, :3], LENGTHS)}
+"""What a kind of model is called with; others with tokens and lengths."""
+
+
+def inputs_of(name):
+    return INPUTS.get(MODELS[name][0], (TOKENS, LENGTHS))
 
 
 @functools.cache
 def both(name):
     """Returns the NNX model, the linen model and its variables, which are those of both."""
     kind, options = MODELS[name]
-    linen = getattr(jattn, kind)(**SIZES, **options)
-    variables = drawn_like(linen, TOKENS)
-    model = getattr(wing, kind)(**SIZES, **options, rngs=nnx.Rngs(0))
+    linen = getattr(jattn, kind)(**SIZES | options)
+    variables = drawn_like(linen, *inputs_of(name))
+    model = getattr(wing, kind)(**SIZES | options, rngs=nnx.Rngs(0))
     return wing.from_linen(model, variables), linen, variables
 
 
-@sampled("name", MODELS, keep=["encoder, positions"])
+@sampled("name", MODELS, keep=["encoder, positions", "both, relative"])
 def test_logits_and_filters_are_those_of_the_linen_model(name):
     model, linen, variables = both(name)
-    output, filters = wing.capture_filters(model, TOKENS, LENGTHS)
-    expected, of_linen = jattn.capture_filters(linen, variables, TOKENS, LENGTHS)
+    output, filters = wing.capture_filters(model, *inputs_of(name))
+    expected, of_linen = jattn.capture_filters(linen, variables, *inputs_of(name))
     assert_array_equal(output, expected)
     assert list(filters) == list(of_linen)
     for layer, filter in filters.items():
@@ -78,6 +88,14 @@ def test_edits_and_knock_outs_are_those_of_the_linen_model():
     assert_allclose(found.alone["block_1/attention"].loss[1], first_logit(edited, None), rtol=1e-5)
     assert_allclose(found.before.loss, first_logit(model(TOKENS), None), rtol=1e-5)
     assert found.before.loss != found.alone["block_1/attention"].loss[1]
+
+
+@pytest.mark.exhaustive
+def test_a_source_may_be_patches_of_an_image():
+    linen, patches = jattn.EncoderDecoder(**SIZES), jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 4)
+    variables = drawn_like(linen, patches, TOKENS)
+    model = wing.from_linen(wing.EncoderDecoder(**SIZES, pixels=4, rngs=nnx.Rngs(0)), variables)
+    assert_array_equal(model(patches, TOKENS), linen.apply(variables, patches, TOKENS))
 
 
 @pytest.mark.exhaustive
@@ -182,6 +200,14 @@ WRONG = {
         "queries: expected one of tokens, positions",
     ),
     "positions": (lambda: wing.Encoder(9, positions="up", rngs=nnx.Rngs(0)), "positions: expected one of sinusoidal"),
+    "source": (
+        lambda: wing.EncoderDecoder(9, rngs=nnx.Rngs(0))(jnp.ones((3, 4)), TOKENS[0]),
+        "source: expected tokens, as pixels is None, got an array of dtype float32",
+    ),
+    "patches": (
+        lambda: wing.EncoderDecoder(9, pixels=4, rngs=nnx.Rngs(0))(TOKENS[0], TOKENS[0]),
+        "source: expected patches of 4 pixels, got an array of dtype int32",
+    ),
     "norm": (lambda: wing.Encoder(9, norm="mid", rngs=nnx.Rngs(0)), "norm: expected 'post' or 'pre', got 'mid'"),
     "context": (
         lambda: wing.Block(1, 4, 4, rngs=nnx.Rngs(0))(jnp.ones((3, 4)), jnp.ones((3, 4))),

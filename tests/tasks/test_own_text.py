@@ -22,6 +22,7 @@ from jattn.training.describing import describe_probes
 from jattn.training.evaluation import add_up, make_measure, summarize
 from jattn.training.journal import Journal
 from jattn.training.reading import ConfigError, check, differences
+from jattn.training.run_folder import RunFolder, read_config
 from jattn.training.setup import make_setup
 from jattn.training.step import initial_state
 
@@ -196,6 +197,20 @@ def test_a_tokenizer_belongs_to_the_run(tokenized, tmp_path):
     assert {line.partition(":")[0] for line in changed} >= {"task.sha256"}
     with pytest.raises(ConfigError, match=r"task\.file: .* or .*tokenizer\.json has changed: expected the SHA-256"):
         config(tokenizer=str(moved), sha256=digest)
+
+
+def test_a_run_is_read_with_its_text_and_its_tokenizer_where_they_moved(tokenized, tmp_path):
+    paths = {name: tmp_path / name for name in ("mine.txt", "tokenizer.json")}
+    for path, there in zip(paths.values(), tokenized, strict=True):
+        path.write_bytes(Path(there).read_bytes())
+    files = dict(zip(("file", "tokenizer"), map(str, paths.values()), strict=True))
+    task = {"name": "text", "layout": "causal", **files}
+    (tmp_path / "runs").mkdir()
+    RunFolder(check({"task": task, "run": {"folder": str(tmp_path / "runs" / "run")}}, "test")).close()
+    for name, path in paths.items():
+        path.rename(tmp_path / "runs" / name)
+    found = read_config(tmp_path / "runs" / "run").task
+    assert [found.file, found.tokenizer] == [str(tmp_path / "runs" / name) for name in paths]
 
 
 WRONG_TOKENIZERS = {

@@ -11,10 +11,11 @@ from jattn.report.record import Example, Layer, Probes, save_probes
 from jattn.report.snapshots import Pooled, save_snapshot, snapshot_path
 from jattn.training import train
 from jattn.training.loggers import STATE, Loggers, check_loggers, numbers_of, picture_of
-from jattn.training.own.keys import files_of_code
+from jattn.training.own.record import record_code
 from jattn.training.profiling import Profiler
 from jattn.training.reading import ConfigError, check, differences, places_beside
-from jattn.training.run_folder import RunFolderError, read_metrics
+from jattn.training.run_folder import RunFolder, RunFolderError, read_config, read_metrics
+from jattn.training.runs import alone
 from jattn.training.tables import LOG_FOLDS, LOGGERS
 
 ROWS = [
@@ -210,7 +211,7 @@ def test_a_run_is_in_tensorboard_with_its_folds_and_its_profile(tmp_path):
     pytest.importorskip("tensorboardX")
     folder = tmp_path / "run"
     watched = {"logger": ["tensorboard"], "log_folds": [*LOG_FOLDS], "profile": [2, 5], "log_every": 2, "snapshots": 2}
-    config = check(SMALL | {"run": {"folder": str(folder)}, "mesh": {"data": 1} | watched}, "test")
+    config = check(SMALL | {"run": {"folder": str(folder)} | watched, "mesh": {"data": 1}}, "test")
     train(config)
     rows = read_metrics(folder)
     expected = [(row["step"], name, number) for row in rows for name, number in numbers_of(row)]
@@ -263,10 +264,22 @@ def test_a_trace_is_of_what_is_left_of_its_steps(tmp_path, monkeypatch, steps, t
     assert said == ["run.profile: nothing is traced, as steps 100 to 110 were taken before"] * line
 
 
+def test_another_process_traces_nothing_and_counts_the_same_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    config = alone(config_of(logger=["wandb"], profile=[100, 110]))
+    assert (config.run.logger, config.run.profile) == ((), (100, 110))
+    profiler = Profiler(config, tmp_path, pytest.fail)
+    for step in (100, 110):
+        profiler.reached(step)
+    assert not (tmp_path / "profile").exists()
+
+
 OWN = """
 class Losses:
     def __init__(self, folder, config, state):
         self.path, state["runs"] = folder / "losses.txt", state.get("runs", 0) + 1
+        # jattn keeps something of this name besides.
+        state["step"] = "mine"
 
     def log(self, step, numbers, pictures):
         with open(self.path, "a") as file:
@@ -274,6 +287,31 @@ class Losses:
 
     def close(self):
         1 / 0
+
+
+class Failing(Losses):
+    def log(self, step, numbers, pictures):
+        raise OSError("full")
+
+
+class Unkept(Losses):
+    def __init__(self, folder, config, state):
+        state["seen"] = {1}
+
+    def log(self, step, numbers, pictures):
+        pass
+
+    def close(self):
+        pass
+
+
+class Last(Losses):
+    def close(self):
+        self.state["closed"] = True
+
+    def __init__(self, folder, config, state):
+        super().__init__(folder, config, state)
+        self.state = state
 
 
 class Mute:
@@ -296,13 +334,13 @@ made = 3
 """
 
 
-def own_config(folder, *names):
+def own_config(folder, *names, also=()):
     (folder / "zz_logger.py").write_text(OWN)
     places = places_beside(folder / "exp.toml")
-    return check({"run": {"logger": [f"zz_logger.py:{name}" for name in names]}}, "test", places=places)
+    return check({"run": {"logger": [*also, *(f"zz_logger.py:{name}" for name in names)]}}, "test", places=places)
 
 
-def test_a_logger_of_ones_own_gets_each_row_once_and_belongs_to_the_run(tmp_path):
+def test_a_logger_of_ones_own_gets_each_row_once(tmp_path):
     config, run = own_config(tmp_path, "Losses"), tmp_path / "run"
     run.mkdir()
     for rows in ([], ROWS[:3]):
@@ -310,14 +348,56 @@ def test_a_logger_of_ones_own_gets_each_row_once_and_belongs_to_the_run(tmp_path
         for row in ROWS[len(rows) : 5]:
             loggers.row(row)
     loggers.filters(5, {"attention": np.ones((1, 2, 3, 3), np.float32)})
-    with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Losses: line 11 raises ZeroDivisionError: "):
+    with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Losses: line 13 raises ZeroDivisionError: "):
         loggers.close()
     lines = (run / "losses.txt").read_text().splitlines()
     assert lines == [*(f"{row['step']} {row['kind']}/loss" for row in ROWS[:5]), "5 filters/attention"]
-    assert json.loads((run / STATE).read_text())["zz_logger.py:Losses"]["runs"] == 2
+    assert json.loads((run / STATE).read_text())["zz_logger.py:Losses"]["own"]["runs"] == 2
     check_loggers(config)
     assert [code.name for code in config.code] == ["zz_logger.py:Losses"]
-    assert files_of_code(config.model_dump()) == ["zz_logger.py"]
+
+
+def test_a_run_goes_on_with_another_logger_and_is_read_without_its_code(tmp_path):
+    run, endless = {"folder": str(tmp_path / "run")}, {"training": {"schedule": "constant", "warmup_steps": 0}}
+    (tmp_path / "zz_logger.py").write_text(OWN)
+
+    def hold(steps, **run_):
+        values = {"training": endless["training"] | {"steps": steps}, "run": run | run_}
+        config = check(values, "test", places=places_beside(tmp_path / "exp.toml"))
+        RunFolder(config).close()
+        return config
+
+    for steps, logger in ((5, []), (6, ["zz_logger.py:Losses"]), (7, ["zz_logger.py:Losses"])):
+        config = hold(steps, logger=logger)
+    assert not (tmp_path / "run" / "code.json").exists()
+    # So did runs once that began with a logger.
+    record_code(tmp_path / "run", config.code)
+    (tmp_path / "zz_logger.py").unlink()
+    assert read_config(tmp_path / "run").training.steps == 7
+    hold(8)
+
+
+def test_a_row_is_handed_on_once_where_another_logger_fails(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Failing: line 18 raises OSError: full"):
+            Loggers(own_config(tmp_path, "Last", "Failing"), tmp_path, ROWS[:1])
+    assert (tmp_path / "losses.txt").read_text() == "0 train/loss\n"
+    states = json.loads((tmp_path / STATE).read_text())
+    assert states["zz_logger.py:Failing"]["step"] == -1
+
+
+def test_all_loggers_are_closed_and_what_they_keep_last_is_saved(tmp_path, kept):
+    loggers = Loggers(own_config(tmp_path, "Last", "Losses", also=["wandb"]), tmp_path, [])
+    with pytest.raises(ConfigError, match="Losses: line 13 raises ZeroDivisionError"):
+        loggers.close()
+    assert kept == ["closed"]
+    assert json.loads((tmp_path / STATE).read_text())["zz_logger.py:Last"]["own"]["closed"] is True
+
+
+def test_what_a_logger_keeps_is_json(tmp_path):
+    loggers = Loggers(own_config(tmp_path, "Unkept"), tmp_path, [])
+    with pytest.raises(ConfigError, match=r"^run\.logger: zz_logger\.py:Unkept: expected JSON values in state, got: "):
+        loggers.row(ROWS[0])
 
 
 @pytest.mark.parametrize(

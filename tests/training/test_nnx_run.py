@@ -24,6 +24,12 @@ jattn_nnx = pytest.importorskip("jattn.nnx")
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"width": 8, "hidden": 8, "num_heads": 2}
 NAME = "block_0/attention"
+NAMES = {
+    "encoder": [NAME],
+    "decoder": [NAME],
+    "encoder_decoder": ["decoder_0/attention", "decoder_0/cross_attention", "encoder_0/attention"],
+}
+"""The layers with filters, in order of the alphabet, by layout."""
 
 MINE = '''
 from typing import Annotated
@@ -71,6 +77,17 @@ class Normed(Mixer):
         self.norm = nnx.BatchNorm(8, rngs=rngs)
 
 
+class Counting(Mixer):
+    def __init__(self, vocabulary, *, rngs):
+        super().__init__(vocabulary, rngs=rngs)
+        self.calls, self.table = nnx.Variable(jnp.zeros((), int)), nnx.Variable(jnp.ones(8))
+
+    def __call__(self, tokens, lengths=None):
+        self.calls.set_value(self.calls.get_value() + 1)
+        self.table.set_value(self.table.get_value() * 1)
+        return super().__call__(tokens)
+
+
 class Narrow(Mixer):
     def __call__(self, tokens, lengths=None):
         return super().__call__(tokens)[..., 1:]
@@ -106,10 +123,11 @@ def rows(folder):
 
 
 def start_of(setup):
-    """Returns an NNX encoder with the parameters that a run in linen begins with, and others of its own."""
+    """Returns an NNX model of the same name with the parameters that a run in linen begins with."""
     batch = setup.training_batch(jax.random.key(0), jnp.arange(1))
     start = {"params": jax.jit(lambda: setup.init(batch))()}
-    return jattn_nnx.from_linen(jattn_nnx.Encoder(5, **SIZES, rngs=nnx.Rngs(3)), start)
+    kind = getattr(jattn_nnx, type(setup.model).__name__)
+    return jattn_nnx.from_linen(kind(len(setup.vocabulary()), **SIZES, rngs=nnx.Rngs(3)), start)
 
 
 def filters_of(setup, params):
@@ -123,13 +141,16 @@ def assert_same(linen, other):
     close = jax.tree.map(lambda one, two: np.allclose(one, two, atol=1e-4), linen[1], other[1])
     assert jax.tree.all(close)
     one, two = filters_of(*linen), filters_of(*other)
-    assert [*one] == [*two] == [NAME]
-    np.testing.assert_allclose(one[NAME].weights(), two[NAME].weights(), atol=1e-4)
+    assert sorted(one) == sorted(two) == NAMES[linen[0].layout.name]
+    for name, filter in one.items():
+        np.testing.assert_allclose(filter.weights(), two[name].weights(), atol=1e-4)
 
 
 @pytest.mark.exhaustive
-def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(tmp_path):
-    config = check(values(tmp_path, **SIZES), "test")
+@pytest.mark.parametrize("layout", NAMES)
+def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(layout, tmp_path):
+    wanted = values(tmp_path, **SIZES)
+    config = check(wanted | {"task": wanted["task"] | {"layout": layout}}, "test")
     linen = make_setup(config)
     model = start_of(linen)
     before = jattn_nnx.to_linen(model)["params"]
@@ -139,7 +160,8 @@ def test_the_same_steps_in_linen_and_in_nnx_give_the_same_filters(tmp_path):
         trained.append((setup, state.params))
     assert_same(*trained)
     moved = jax.tree.map(lambda one, two: not np.allclose(one, two, atol=1e-3), before, trained[1][1])
-    assert jax.tree.all(moved["block_0"]["attention"])
+    stack = NAMES[layout][0].partition("/")[0]
+    assert all(moved[stack]["attention"][part]["kernel"] for part in ("query", "key", "value", "out"))
     left = jattn_nnx.to_linen(model)["params"]
     assert jax.tree.all(jax.tree.map(np.array_equal, left, before)), "the module given stays as it was"
 
@@ -202,6 +224,7 @@ def test_the_documented_module_makes_a_run(tmp_path):
             "Normed",
             "Normed: raises ValueError: Normed: expected no variables that a call changes, got the BatchStat norm/mean",
         ),
+        ("Counting", r"Counting: expected no variables that a call changes, as they would be lost, got calls$"),
         ("Narrow", r"Narrow: expected to return logits of shape \[B, T, C\] = \(1, 4, 5\) .* got \(1, 4, 4\)"),
         ("Broken", r"Broken: line \d+ raises TypeError: "),
         ("text", "text: expected it to return a Module, got a str"),
@@ -237,6 +260,55 @@ def test_dropout_is_on_in_training_alone_and_another_in_each_layer_and_step(stre
     assert not np.array_equal(first[0], first[1])
     assert 0.2 < np.mean(np.asarray(first) == 0) < 0.8
     assert np.all(np.asarray(model.apply({"params": {}}, x)) == 1)
+
+
+class Asked(nnx.Module):
+    """Drops all unless it is called without dropout."""
+
+    def __call__(self, x, deterministic=False):
+        return x if deterministic else 0 * x
+
+
+class Required(Asked):
+    def __call__(self, x, deterministic):
+        return super().__call__(x, deterministic)
+
+
+@pytest.mark.parametrize("kind", [Asked, Required])
+def test_filters_are_captured_without_dropout_as_outputs_are(kind):
+    from jattn.nnx.functional import functional
+
+    model, x = functional(kind()), np.ones(3)
+    for output in (as_inspectable(model).capture({"params": {}}, x)[0], model.apply({"params": {}}, x)):
+        assert np.array_equal(output, x)
+
+
+class Stacked(nnx.Module):
+    """Shows what dropout of layers that were stacked does to ones."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: nnx.Dropout(0.5, rngs=rngs)))(rngs)
+
+    def __call__(self, x):
+        return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.layers, x)
+
+
+def test_stacked_layers_have_dropout_of_their_own():
+    from jattn.nnx.functional import functional
+
+    model = functional(Stacked(nnx.Rngs(0)))
+    rows = model.apply({"params": {}}, jnp.ones(64), deterministic=False, rngs={"dropout": jax.random.key(0)})
+    assert len({tuple(row) for row in np.asarray(rows).tolist()}) == 3
+
+
+def test_a_module_is_the_same_between_train_and_eval():
+    from jattn.nnx.functional import words_of
+
+    model = Dropped(nnx.Rngs(0))
+    before = words_of(model)
+    assert "rate = 0.5" in before
+    model.eval()
+    assert words_of(model) == before
 
 
 @pytest.mark.exhaustive

@@ -1,5 +1,6 @@
 """A whole run with a task, a model without filters, an optimizer and a schedule of one's own, all in one file."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ from jattn.command.main import main
 from jattn.training import train
 from jattn.training.own.code import Code
 from jattn.training.own.record import ChangedCode, places_of_code, record_code
-from jattn.training.reading import check, places_beside, read_toml
+from jattn.training.reading import ConfigError, check, places_beside, read_toml
 from jattn.training.restore import restore
 from jattn.training.run_folder import RunFolderError
 from jattn.training.setup import make_setup
@@ -187,7 +188,7 @@ def test_copies_of_files_whose_names_differ_in_signs_alone_are_apart(tmp_path):
     assert sorted(path.read_bytes() for path in copies) == [*texts.values()]
     assert copies[-3].name == "b.py"
     with pytest.raises(ChangedCode) as refused:
-        places_of_code(tmp_path, {})
+        places_of_code(tmp_path, {}, texts)
     assert Path(str(refused.value).rpartition(" ")[2]).read_bytes() == b"1"
 
 
@@ -306,3 +307,29 @@ class Bag(nn.Module):
     setup = make_setup(check(values, "test", places=places_beside(tmp_path / "exp.toml")))
     batch = jax.eval_shape(lambda: setup.training_batch(jax.random.key(0), jnp.arange(2)))
     assert set(batch.inputs) == {name.partition("=")[0] for name in call.split(", ")}
+
+
+@pytest.mark.parametrize(("said", "silent"), [("", True), (", relates=('tokens', 'source')", False)])
+def test_attention_of_two_sequences_says_which_it_relates(tmp_path, said, silent):
+    file = f"zz_cross_{silent}.py"
+    (tmp_path / file).write_text(
+        f"""
+import flax.linen as nn
+import jattn
+
+class Cross(nn.Module):
+    vocabulary: int
+
+    @nn.compact
+    def __call__(self, tokens, source, source_lengths=None):
+        embed = nn.Embed(self.vocabulary, 4)
+        look = jattn.MultiHeadAttention(num_heads=1, name="look"{said})
+        return nn.Dense(self.vocabulary)(look(embed(tokens), embed(source)))
+"""
+    )
+    task = {"name": "copy", "layout": "encoder_decoder", "min_length": 4, "max_length": 4}
+    values = {"task": task, "model": {"kind": f"{file}:Cross"}, "mesh": {"data": 1}}
+    config = check(values, "test", places=places_beside(tmp_path / "exp.toml"))
+    message = r"Cross: expected each attention layer to say .* relates=\('tokens', 'source'\)\), got none from look$"
+    with pytest.raises(ConfigError, match=message) if silent else contextlib.nullcontext():
+        make_setup(config)

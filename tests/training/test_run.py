@@ -160,6 +160,8 @@ def test_the_rows_of_metrics_say_what_they_promise(whole):
     assert [row["step"] for row in train] == list(range(6, 61, 6))
     assert [row["step"] for row in found if row["kind"] == "evaluation"] == [0, 20, 40, 60]
     assert {"loss", "token_accuracy", "exact_accuracy", "gradient_norm", "learning_rate"} <= set(train[0])
+    rates = [json.loads(line) for line in (whole[0] / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
+    assert all(row["flops_per_second"] > row["tokens_per_second"] > row["steps_per_second"] > 0 for row in rates)
     head = train[0]["filters"]["block_0/attention"]
     assert {name: len(values) for name, values in head.items()} == dict.fromkeys(
         ("entropy", "mass", "hit_rate", "lift"), 1

@@ -18,7 +18,7 @@ import pytest
 from jattn.report.rows import write_row
 from jattn.training.digests import history_of
 from jattn.training.reading import ConfigError, check
-from jattn.training.run_folder import RunFolder, RunFolderError, read_metrics
+from jattn.training.run_folder import RunFolder, RunFolderError, read_config, read_metrics, refuse_other_parts
 
 # Runs in another process: makes a config for a folder, as `make_config` does here.
 ELSEWHERE = """
@@ -343,6 +343,29 @@ def test_numbers_that_are_not_finite_are_null(a_run):
     with open_folder(a_run) as folder:
         folder.append(row(40, loss=float("nan"), filters={"layer": {"mass": [float("inf"), 1.0]}}))
     assert read_metrics(a_run)[-1] == row(40, loss=None, filters={"layer": {"mass": [None, 1.0]}})
+
+
+@pytest.mark.parametrize("mode", ["(deterministic = True, rate = 0)", "(rate = 0, use_running_average = False)"])
+def test_a_module_is_the_same_in_each_mode_it_was_described_in(tmp_path, mode):
+    (tmp_path / "own.json").write_text(json.dumps({"model": f"one: Dropout{mode}"}))
+    refuse_other_parts(tmp_path, {"model": "one: Dropout(rate = 0)"})
+    with pytest.raises(RunFolderError, match="holds a run of another model"):
+        refuse_other_parts(tmp_path, {"model": "one: Dropout(rate = 1)"})
+
+
+@pytest.mark.parametrize("mesh", [None, "data = 1\nshard_parameters = true"])
+def test_a_run_is_read_whatever_it_was_split_over(a_run, mesh):
+    text = (a_run / "config.toml").read_text()
+    before, _, after = text.partition("[mesh]\n")
+    after = after[after.index("[run]") :]
+    if mesh is None:
+        # As they were before there was a table of devices.
+        after = after.replace('distributed = "none"\n', "devices = 2\n")
+        assert "devices" in after
+    (a_run / "config.toml").write_text(before + (f"[mesh]\n{mesh}\n" if mesh else "") + after)
+    assert read_config(a_run) == make_config(a_run)
+    with open_folder(a_run):
+        pass
 
 
 @pytest.mark.parametrize(("text", "got"), [("2", "'2'"), ("", "''"), (None, "'none'")])

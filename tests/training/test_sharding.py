@@ -3,8 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import pytest
+
+from jattn.training.announcing import device_line
+from jattn.training.reading import check
 
 SCRIPT = """
 import json, sys
@@ -65,3 +71,11 @@ def test_a_step_is_that_of_one_device_whatever_is_split(tmp_path):
     assert found.pop("to 1") == found.pop("to 4 split") == 0
     assert found.keys() == {"8", "8 split", "2 split", "dropout", "measured"}
     assert all(difference < 1e-4 for difference in found.values()), found
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_one_device_is_said_to_split_no_parameters(splits):
+    setup: Any = SimpleNamespace(
+        config=check({"mesh": {"shard_parameters": splits}}, "test"), mesh=jax.make_mesh((1,), ("data",))
+    )
+    assert device_line(setup).endswith("; one device, so mesh.shard_parameters splits nothing") is splits

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from jattn.tasks import Batch
+from jattn.training.flops import flops_per_step
 from jattn.training.reading import check
 from jattn.training.setup import make_setup
 from jattn.training.step import (
@@ -23,6 +24,7 @@ from jattn.training.step import (
     mark_broken,
     train_step,
 )
+from tests.compilations import counted
 from tests.sampled import sampled
 
 TINY = {"task": {"min_length": 4, "max_length": 4}, "model": {"width": 8, "hidden": 8}, "training": {"batch_size": 8}}
@@ -77,6 +79,26 @@ def test_chunks_of_any_length_take_one_compilation():
     for until in (1, 2, 7):
         state = chunk(state, jnp.int32(until))
     assert chunk._cache_size() == 1
+
+
+def test_operations_are_counted_in_the_very_program_that_takes_the_steps():
+    setup, chunk, here = setup_of(warmup_steps=0), chunk_of(warmup_steps=0), jnp.int32(0)
+    state = initial_state(setup)
+    flops = flops_per_step(setup, chunk, state, here)
+    assert flops is not None
+    # A token meets each of 8 x 8 parameters once forward and twice backward at the least.
+    assert flops > 3 * 2 * setup.tokens_per_step * 64
+    with counted() as happened:
+        chunk(state, here)
+    assert happened == []
+
+
+def test_a_count_that_lacks_products_is_none():
+    setup, square = setup_of(), jnp.ones((8, 8))
+    whole = jax.jit(lambda x, y: x @ y + 1)
+    assert flops_per_step(setup, whole, square, square) == pytest.approx(setup.mesh.size * (2 * 8**3 + 8**2), rel=0.1)
+    looped = jax.jit(lambda x, y: jax.lax.fori_loop(0, 4, lambda _, x: x @ y, x))
+    assert flops_per_step(setup, looped, square, square) is None
 
 
 def test_a_step_follows_the_gradient_of_the_loss_on_its_batch():

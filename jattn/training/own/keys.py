@@ -63,9 +63,9 @@ def config_class(values: Mapping[str, Any], places: Places | None = None) -> typ
 
 
 def files_of_code(values: Mapping[str, Any]) -> list[str]:
-    """Lists the files and modules that some values name, as they name them."""
+    """Lists the files and modules that a run of some values needs, as they name them; loggers are not among them."""
     named = (_named(values, table, key) for table, _, key in (path.partition(".") for path in PARTS))
-    return [name.rpartition(":")[0] for name in (*named, *_loggers(values)) if is_own(name)]
+    return [name.rpartition(":")[0] for name in named if is_own(name)]
 
 
 def _loggers(values: Mapping[str, Any]) -> Sequence[Any]:

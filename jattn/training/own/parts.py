@@ -27,12 +27,14 @@ class OwnPart(Kind):
     Attributes:
       code: the thing that is named.
       parameters: all that it takes; empty for a thing that is ready.
-      recorded: whether its file belongs to the run.
+      recorded: whether its file is a person's own.
+      of_run: whether the run is another one with other code; a logger only hands on what was written.
     """
 
     code: Code = dataclasses.field(kw_only=True)
     parameters: tuple[str, ...] = ()
     recorded: bool = True
+    of_run: bool = True
 
     def load(self) -> Any:
         """Returns the thing that is named."""
@@ -127,7 +129,7 @@ def logger_part(code: Code) -> OwnPart:
             f"{code.name}: expected a class made of (folder, config, state), with log(step, numbers, pictures) and "
             f"close(), got {got}"
         )
-    return OwnPart(code=code, parameters=tuple(taken))
+    return OwnPart(code=code, parameters=tuple(taken), of_run=False)
 
 
 def _is_function(made: Any) -> bool:

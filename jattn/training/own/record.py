@@ -36,23 +36,23 @@ def record_code(folder: Path, code: Sequence[Code]) -> None:
         file.write(json.dumps(record, indent=2).encode())
 
 
-def places_of_code(folder: Path, known: Mapping[str, str], needed: Iterable[str] = ()) -> Places:
+def places_of_code(folder: Path, known: Mapping[str, str], needed: Iterable[str]) -> Places:
     """Returns where the code of the run in a folder is, once it is known to be as it was.
 
     Args:
       folder: of the run.
       known: the path of a file by its name in the config, where it is not where it was.
-      needed: the names of the files that the config has.
+      needed: the names of the files that the run needs; others in the record are not looked at.
 
     Raises:
       ChangedCode: if a file is not there, has changed, or is not in the record; or the record cannot be read.
     """
     record, places = _read_record(folder / RECORD), {}
-    for file in needed:
+    copies = _copies(folder, record)
+    for file in dict.fromkeys(needed):
         if file not in record:
             raise ChangedCode(f"{folder}: the run needs {file}, of which {RECORD} does not say what it was")
-    copies = _copies(folder, record)
-    for file, then in record.items():
+        then = record[file]
         paths = [Path(known[file])] if file in known else [Path(then["path"]), Path(file)]
         there = next((path for path in paths if path.is_file()), None)
         copy = f"the file as it was is {copies[file]}"

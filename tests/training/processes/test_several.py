@@ -7,15 +7,17 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jattn.command.main import main
 from jattn.report.rows import read_rows
-from jattn.training import loop
+from jattn.training import loop, processes
 from tests.training.processes.commands import CONFIG, context, newest, rows
 
 pytestmark = pytest.mark.exhaustive
@@ -147,6 +149,58 @@ def test_processes_train_as_one_process_does(processes, devices, options, alone,
     again = trained(tmp_path / "run", processes, "--mesh.data", str(devices), *options)
     assert "already done at step 12" in again[0]
     assert trained(tmp_path / "run", 1, "--mesh.data", "1")[0].count("already done at step 12") == 1
+
+
+PROGRAM = """
+import sys, time
+from jattn.training import loop
+from jattn.training.reading import check
+from jattn.training.runs import configure_jax
+
+loop.render = lambda folder, say: None
+where = {"coordinator": sys.argv[1], "processes": 2, "index": int(sys.argv[2])}
+values = {"task": {"min_length": 2, "max_length": 3, "symbols": 4}, "model": {"width": 4, "hidden": 4}}
+values |= {"training": {"steps": 2, "batch_size": 8}}
+values |= {"evaluation": {"examples": 8, "batch_size": 8, "test_examples": 8}}
+config = check(values | {"run": {"folder": sys.argv[3], "distributed": where}}, "test")
+configure_jax([config])
+loop.train(config)
+time.sleep(int(sys.argv[4]))
+print("as long as it likes")
+"""
+
+
+def test_programs_that_end_later_than_others_end_well(tmp_path):
+    # The first, which is the coordinator, ends at once, the other after more than a process may be silent.
+    coordinator = f"127.0.0.1:{free_port()}"
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, coordinator, str(index), str(tmp_path / "run"), seconds],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index, seconds in enumerate(["0", str(processes.SILENT + 10)])
+    ]
+    try:
+        for program in programs:
+            said, complained = program.communicate(timeout=LIMIT)
+            assert program.returncode == 0, complained
+            assert said.endswith("as long as it likes\n")
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+
+
+@pytest.mark.parametrize(("index", "handlers"), [(0, 0), (1, 1)])
+def test_only_those_that_the_coordinator_may_leave_handle_an_abort(index, handlers, monkeypatch):
+    installed = []
+    monkeypatch.setattr(processes, "_state", lambda: SimpleNamespace(process_id=index))
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda _: SimpleNamespace(signal=lambda *of: installed.append(of)))
+    monkeypatch.setattr(processes._Joined, "_watch", lambda *_: None)
+    processes._Joined(lambda: "")
+    assert [number for number, _ in installed] == [signal.SIGABRT] * handlers
 
 
 LONG = ("--training.steps", "100000", "--training.schedule", "constant", "--run.checkpoint-every", "20")
