@@ -56,9 +56,10 @@ def generate(
       temperature: 0 takes the most likely token each time; see `sample`.
       top_k, top_p: which tokens may be drawn; see `sample`.
       end_token: ends a batch entry; what would follow it is `end_token` too. Of several, any ends it, and the first
-        follows.
+        follows; none at all are the same as None.
       rng: needed where `temperature` is above zero. Step ``t`` draws with ``fold_in(rng, t)``, so fewer new tokens
-        are the first of more.
+        are the first of more, except with `DynamicNTKScaling`, whose frequencies go by the length of prompt and new
+        tokens together.
 
     Returns:
       The new tokens, int32, without the prompt.
@@ -231,11 +232,11 @@ def _check_end(end_token: Any) -> Array | None:
     """Returns all tokens that end a batch entry, or None."""
     if end_token is None:
         return None
-    if not isinstance(end_token, list | tuple):
-        return jnp.array([check_integer("end_token", end_token, 0)], jnp.int32)
-    if not end_token:
-        raise ValueError("end_token: expected at least one token, or None, got none")
-    return jnp.array([check_integer("end_token", token, 0) for token in end_token], jnp.int32)
+    several = (isinstance(end_token, Sequence) and not isinstance(end_token, str)) or np.ndim(end_token) == 1
+    tokens = [check_integer("end_token", token, 0) for token in (end_token if several else [end_token])]
+    if any(token >= 2**31 for token in tokens):
+        raise ValueError(f"end_token: expected tokens below 2³¹, got {max(tokens)}")
+    return jnp.array(tokens, jnp.int32) if tokens else None
 
 
 def _check_prompt(prompt: Any, lengths: Any) -> tuple[Array, Array]:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from jattn.drawing.pages import build_html
 from jattn.drawing.plain import percent
-from jattn.report.comparison import measures_of
 from jattn.report.curves import comparison_panels
-from jattn.report.outcomes import Outcome, Table, value_text
+from jattn.report.outcomes import Outcome, Table, measures_of, value_text
 from jattn.report.record import read_probes
 from jattn.report.rows import METRICS, read_rows
 

@@ -68,10 +68,13 @@ def test_an_entry_ends_with_the_end_token_and_the_others_go_on():
             stop = whole.index(end) + 1 if end in whole else 6
             assert row == whole[:stop] + [end] * (6 - stop)
     first, *_ = several = sorted(ends)
-    tokens = generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, max_new_tokens=6, end_token=several)
-    for row, whole in zip(tokens.tolist(), expected(), strict=True):
-        stop = next((place for place, token in enumerate(whole, 1) if token in ends), 6)
-        assert row == whole[:stop] + [first] * (6 - stop)
+    for kind in (list, tuple, np.array, jnp.array):
+        tokens = generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, max_new_tokens=6, end_token=kind(several))
+        for row, whole in zip(tokens.tolist(), expected(), strict=True):
+            stop = next((place for place, token in enumerate(whole, 1) if token in ends), 6)
+            assert row == whole[:stop] + [first] * (6 - stop)
+    none = generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, max_new_tokens=6, end_token=())
+    assert_array_equal(none, expected())
 
 
 class Counting(Decoder):
@@ -296,7 +299,8 @@ WRONG_CALLS = {
     "a length beyond": ({"lengths": jnp.array([1, 6, 2])}, ValueError, "lengths: expected 1 to 5, .* got 6"),
     "no new tokens": ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1, got 0"),
     "half a token": ({"max_new_tokens": 1.5}, TypeError, "max_new_tokens must be an int.*, got 1.5"),
-    "no end tokens": ({"end_token": []}, ValueError, "end_token: expected at least one token, or None, got none"),
+    "a huge end token": ({"end_token": [1, 2**31]}, ValueError, "end_token: expected tokens below 2³¹, got 2147483648"),
+    "a word": ({"end_token": "a"}, TypeError, "end_token must be an int, got 'a'"),
     "end token": ({"end_token": -1}, ValueError, "end_token must be at least 0, got -1"),
     "too few positions": (
         {"model": Decoder(**SIZES, positions="learned", max_length=7)},
