@@ -164,15 +164,16 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, family: Family | None = 
         _check_names(tensors, weights, architecture, family)
         shapes = _shapes(model)
         _check_shapes(tensors, weights, shapes, architecture)
+        # Before the parameters: what reading a vocabulary takes for a moment is not beside them then.
+        if isinstance(model, VisionModel):
+            tokenizer, more = read_picture_rules(found.vocabulary, model, str(found.config.get("model_type")))
+        else:
+            tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
         parameters = {}
         # The largest first: a parameter is in memory twice for a moment, which costs least while there are few others.
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
-        if isinstance(model, VisionModel):
-            tokenizer, more = read_picture_rules(found.vocabulary, model, str(found.config.get("model_type")))
-        else:
-            tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
         ends, ending = read_end_tokens(found, architecture.vocabulary)
         more = [*more, *ending]
         files = {file.name: _digest(file) for file in (*found.files, *more)}
