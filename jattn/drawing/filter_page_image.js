@@ -1,6 +1,7 @@
 // Pictures: the filter of a patch, or of a token before the patches, drawn over the pixels.
 
-const FADED = 0.55;
+// The picture is grey and light, so that all colour is that of the weights.
+const CONTRAST = 0.4, OPAQUE = 0.9;
 const grey = document.createElement("canvas");
 
 function readPicture() {
@@ -13,9 +14,7 @@ function readPicture() {
     const found = context.getImageData(0, 0, grey.width, grey.height), { data: parts } = found;
     for (let at = 0; at < parts.length; at += 4) {
       const light = 0.3 * parts[at] + 0.59 * parts[at + 1] + 0.11 * parts[at + 2];
-      for (let channel = 0; channel < 3; channel++) {
-        parts[at + channel] = 255 * (1 - FADED) + FADED * (0.7 * light + 0.3 * parts[at + channel]);
-      }
+      parts.fill(255 * (1 - CONTRAST) + CONTRAST * light, at, at + 3);
     }
     context.putImageData(found, 0, 0);
     byId("picture").dataset.ready = "yes";
@@ -63,7 +62,7 @@ function drawPicture() {
   const { layer, head } = state, query = state.query ?? 0, [most, found] = patchWeights(layer, head, query);
   const accent = accents[TOP].join(" ");
   found.forEach((weight, patch) => {
-    context.fillStyle = `rgb(${accent} / ${(0.85 * Math.sqrt((weight || 0) / most)).toFixed(3)})`;
+    context.fillStyle = `rgb(${accent} / ${(OPAQUE * Math.sqrt((weight || 0) / most)).toFixed(3)})`;
     context.fillRect(...patchBox(patch));
   });
   if (query >= picture.lead) {

@@ -291,6 +291,8 @@ def test_a_token_of_a_pair_is_seen_in_both_texts(browser, tmp_path):
     assert texts(page, "#looks li")[0].startswith("cat")
     page.point_at("#other .token:nth-child(4)")  # a word that the first text has not
     assert texts(page, ".token.here") == ["so"]
+    ends = "return ['changed', 'grid'].map((id) => document.getElementById(id).getBoundingClientRect().bottom)"
+    assert np.diff(page.run(ends)) > 0
     page.point_at("#changed li:first-child button")
     page.click()
     list(pages)
@@ -319,10 +321,10 @@ return arguments[0].map((column) => [...data.slice(4 * column, 4 * column + 4)])
 
 
 def test_blocks_of_patches_are_drawn_and_found_where_their_patches_are(browser, tmp_path, monkeypatch):
-    """Blocks of two of five columns cover 40 %, 40 % and 20 % of the picture."""
+    """Blocks of two of five columns cover 40 %, 40 % and 20 % of the picture, on which weights alone have a colour."""
     monkeypatch.setattr(seeing, "MOST_BYTES", 4 * 16)
-    white = np.full((40, 100, 3), 255, np.uint8)
-    path = see(FILTERS, TILES, tmp_path / "see.html", picture=white, patches=(1, 5))
+    red = np.full((40, 100, 3), (255, 0, 0), np.uint8)
+    path = see(FILTERS, TILES, tmp_path / "see.html", picture=red, patches=(1, 5))
     pages = browsing.opened(browser, path.as_uri())
     page = next(pages)
     page.run(POINT_AT, "image", 0.75)
@@ -331,4 +333,5 @@ def test_blocks_of_patches_are_drawn_and_found_where_their_patches_are(browser, 
     assert texts(page, "#looks-title") == ["Where “2,2” looks"]
     before, begin, end = page.run(COLOURS, [35, 50, 75])
     assert before != begin == end
+    assert len(set(before[:3])) == 1 < len(set(begin[:3]))
     list(pages)
