@@ -5,12 +5,12 @@ from typing import Any
 
 from jattn.linen.architecture import Architecture
 from jattn.linen.vision import VisionModel
-from jattn.pretrained.families import Config, Family, Weight, class_count, linear, norm
+from jattn.pretrained.families import UNBUILT, Config, Family, Weight, class_count, linear, norm
 from jattn.pretrained.tensors import Tensor
 
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
-    config.expect("pooler_act", "tanh")
+    config.expect_all(UNBUILT | {"pooler_act": ("tanh",), "is_decoder": (False,)})
     classes = class_count(tensors, "classifier.weight")
     width, kind = config.size("hidden_size"), config.get("model_type")
     hidden = config.size("intermediate_size", _default_hidden(width, config))
