@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jattn import sharded as sharded
     from jattn.decode.cache import KVCache as KVCache, attend_cached as attend_cached
-    from jattn.decode.generation import generate as generate
+    from jattn.decode.generation import generate as generate, generate_with_filters as generate_with_filters
     from jattn.engine.attention import attend as attend
     from jattn.engine.drop_in import dot_product_attention as dot_product_attention
     from jattn.engine.implementations import explain_implementation as explain_implementation
@@ -76,6 +76,7 @@ _WHERE = {
     "explain_implementation": "jattn.engine.implementations:explain_implementation",
     "folds": "jattn.filters.folds",
     "generate": "jattn.decode.generation:generate",
+    "generate_with_filters": "jattn.decode.generation:generate_with_filters",
     "head_portraits": "jattn.study.portraits:head_portraits",
     "judge": "jattn.study.interventions:judge",
     "knock_out": "jattn.study.interventions:knock_out",

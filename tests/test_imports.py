@@ -1,14 +1,19 @@
 """Imports go one way, between the wings and inside them, as CONTRIBUTING.md lists them, and take no private names."""
 
 import ast
+import copy
 import functools
 import importlib
+import pickle
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
+
+from jattn.tasks.late import Late
 
 ROOT = Path(__file__).resolve().parents[1]
 WINGS = [
@@ -160,3 +165,17 @@ def test_a_private_name_of_another_module_is_found(tmp_path):
         "from jattn.rules import masks\nfrom jattn.rules.biases import _skew\nmasks._Window\nmasks.__name__\n"
     )
     assert list(private_names(path)) == ["jattn.rules.biases._skew", "masks._Window"]
+
+
+@pytest.mark.parametrize("module", ["jattn", "jattn.tasks"])
+def test_annotations_of_public_names_can_be_looked_up(module):
+    names = importlib.import_module(module).__all__
+    public = [value for name in names if callable(value := getattr(importlib.import_module(module), name))]
+    assert len(public) > 5
+    assert all(isinstance(typing.get_type_hints(value), dict) for value in public)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda late: pickle.loads(pickle.dumps(late))])
+def test_what_is_imported_late_can_be_copied(again):
+    assert again(Late("math")).sqrt(9.0) == 3
+    assert not hasattr(Late("math"), "__array__")

@@ -80,8 +80,10 @@ def write_page(model: Path, asked: Asked, out: Path) -> Path:
         raise ValueError(f"{model}: {NO_TOKENIZER}")
     count = _new_tokens(asked, found.model.architecture.causal)
     filters, shown, written = _read_text(found, asked.read(), count)
-    other = None if asked.pair is None else _read_text(found, asked.pair, count)[:2]
-    return see(filters, shown, out, **title, written=written, other=other)
+    if asked.pair is None:
+        return see(filters, shown, out, **title, written=written)
+    others, other_words, other_written = _read_text(found, asked.pair, count)
+    return see(filters, shown, out, **title, written=(written, other_written), other=(others, other_words))
 
 
 def _read_text(found: "Pretrained", text: str, new_tokens: int) -> tuple[Any, list[str], int]:

@@ -9,7 +9,7 @@ Glossary of shapes: ``P`` prompt length, ``C`` vocabulary.
 import functools
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jattn.decode.protocol import Decodable
+from jattn.decode.drawn_rows import rows_of
+from jattn.decode.protocol import Decodable, as_inspectable
 from jattn.rules.checks import check_float, check_integer
 from jattn.rules.ranks import any_rank
 
@@ -56,9 +57,10 @@ def generate(
       temperature: 0 takes the most likely token each time; see `sample`.
       top_k, top_p: which tokens may be drawn; see `sample`.
       end_token: ends a batch entry; what would follow it is `end_token` too. Of several, any ends it, and the first
-        follows.
+        follows; none at all are the same as None.
       rng: needed where `temperature` is above zero. Step ``t`` draws with ``fold_in(rng, t)``, so fewer new tokens
-        are the first of more.
+        are the first of more, except with `DynamicNTKScaling`, whose frequencies go by the length of prompt and new
+        tokens together.
 
     Returns:
       The new tokens, int32, without the prompt.
@@ -76,20 +78,59 @@ def generate(
       >>> generate(model, variables, prompt, lengths=jnp.array([3, 1]), max_new_tokens=5).shape
       (2, 5)
     """
-    if not isinstance(model, Decodable):
-        got = type(model).__name__
-        raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {got}")
-    prompt, lengths = _check_prompt(prompt, lengths)
-    check_integer("max_new_tokens", max_new_tokens, 1)
-    end_tokens = _check_end(end_token)
-    _check_choice(rng, temperature, top_k, top_p)
-    choice = (None, None, None, None) if _is_zero(temperature) else (top_k, rng, temperature, top_p)
-    try:
-        hash(model)
-        run = functools.partial(_compiled_loop, model)
-    except TypeError:  # A field holds an array, so nothing tells whether this is the model of an earlier call.
-        run = jax.jit(functools.partial(_loop, model), static_argnums=(0, 1))
-    return run(max_new_tokens, choice[0], variables, prompt, lengths, end_tokens, *choice[1:])
+    choice = _Choice(end_token, temperature, top_k, top_p, rng)
+    return _run(model, variables, prompt, max_new_tokens, lengths, choice, keeps_rows=False)[0]
+
+
+def generate_with_filters(
+    model: Decodable,
+    variables: Any,
+    prompt: Int[Array, "*batch P"],
+    *,
+    max_new_tokens: int,
+    lengths: Int[Array, "*batch"] | None = None,
+    temperature: float | Float[Array, ""] = 0.0,
+    top_k: int | None = None,
+    top_p: float | Float[Array, ""] | None = None,
+    end_token: int | Sequence[int] | None = None,
+    rng: PRNGKeyArray | None = None,
+) -> tuple[Int[Array, "*batch max_new_tokens"], dict[str, Float[Array, "*batch N max_new_tokens S"]]]:
+    """Continues prompts as `generate` does, and returns where the model looked when it drew each token.
+
+    ::
+
+        rowₜ = the row of the filter whose query is the last token before xₜ, which logitsₜ were computed by
+
+    These are the rows of the filters of one pass over prompt and new tokens together. They are kept as arrays: 4 bytes
+    for each new token, head, layer and column.
+
+    Args:
+      model: one whose filters `jattn.capture_filters` can capture, with a cache that keeps position ``p`` in slot
+        ``p``, as those of jattn do.
+      variables, prompt, max_new_tokens, lengths, temperature, top_k, top_p, end_token, rng: as in `generate`.
+
+    Returns:
+      The new tokens, and by the name of each layer the rows, ``S = P + max_new_tokens - 1`` columns by position: new
+      token ``t`` of a batch entry was drawn by the query at position ``length - 1 + t``. What follows an end token has
+      rows of zeros.
+
+    Raises:
+      ValueError, TypeError: as `generate`; or if the model has no attention whose filters can be captured.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> model, prompt = jattn.Decoder(vocabulary=10, width=8, num_heads=2), jnp.array([1, 2, 3])
+      >>> variables = jax.jit(model.init)(jax.random.key(0), prompt)
+      >>> tokens, rows = jattn.generate_with_filters(model, variables, prompt, max_new_tokens=2)
+      >>> rows["block_0/attention"].shape
+      (2, 2, 4)
+      >>> _, filters = jattn.capture_filters(model, variables, jnp.append(prompt, tokens[:1]))
+      >>> bool(jnp.allclose(rows["block_0/attention"], filters["block_0/attention"][:, 2:], atol=1e-6))
+      True
+    """
+    choice = _Choice(end_token, temperature, top_k, top_p, rng)
+    return _run(model, variables, prompt, max_new_tokens, lengths, choice, keeps_rows=True)
 
 
 def sample(
@@ -179,11 +220,43 @@ def truncate(
     return jnp.where(kept, logits, -jnp.inf)
 
 
+class _Choice(NamedTuple):
+    """How tokens are chosen, as a caller says it."""
+
+    end_token: Any
+    temperature: Any
+    top_k: Any
+    top_p: Any
+    rng: Any
+
+
+def _run(
+    model: Any, variables: Any, prompt: Any, max_new_tokens: Any, lengths: Any, choice: _Choice, keeps_rows: bool
+) -> tuple[Array, dict[str, Array]]:
+    if not isinstance(model, Decodable):
+        got = type(model).__name__
+        raise TypeError(f"model: expected a module with apply and empty_cache, such as jattn.Decoder, got {got}")
+    prompt, lengths = _check_prompt(prompt, lengths)
+    check_integer("max_new_tokens", max_new_tokens, 1)
+    end_token, temperature, top_k, top_p, rng = choice
+    end_tokens = _check_end(end_token)
+    _check_choice(rng, temperature, top_k, top_p)
+    if _is_zero(temperature):
+        temperature = top_k = top_p = rng = None
+    try:
+        hash(model)
+        run = functools.partial(_compiled_loop, model)
+    except TypeError:  # A field holds an array, so nothing tells whether this is the model of an earlier call.
+        run = jax.jit(functools.partial(_loop, model), static_argnums=(0, 1, 2))
+    return run(max_new_tokens, top_k, keeps_rows, variables, prompt, lengths, end_tokens, rng, temperature, top_p)
+
+
 @any_rank
 def _loop(
     model: Any,
     max_new_tokens: int,
     top_k: int | None,
+    keeps_rows: bool,
     variables: Any,
     prompt: Int[Array, "*batch P"],
     lengths: Int[Array, "*batch"],
@@ -191,51 +264,72 @@ def _loop(
     rng: PRNGKeyArray | None,
     temperature: Float[Array, ""] | None,
     top_p: Float[Array, ""] | None,
-) -> Int[Array, "*batch max_new_tokens"]:
-    batch, prompt_length = prompt.shape[:-1], prompt.shape[-1]
-
-    def choose(logits: Array, step: Array, ended: Array) -> tuple[Array, Array]:
-        if temperature is None or rng is None:
-            token = sample(logits, temperature=0.0)
-        else:
-            token = sample(logits, jax.random.fold_in(rng, step), temperature, top_k, top_p)
-        if end_tokens is None:
-            return token, ended
-        token = jnp.where(ended, end_tokens[0], token)
-        return token, jnp.any(token[..., None] == end_tokens, axis=-1)
+) -> tuple[Int[Array, "*batch max_new_tokens"], dict[str, Float[Array, "*batch N max_new_tokens S"]]]:
+    batch, slots = prompt.shape[:-1], prompt.shape[-1] + max_new_tokens - 1
+    read = functools.partial(_read, model, variables, slots, keeps_rows)
+    choose = functools.partial(_choose, end_tokens, rng, temperature, top_k, top_p)
 
     def unfinished(carry: tuple[Array, ...]) -> Array:
         step, _, ended, *_ = carry
         return (step < max_new_tokens) & ~jnp.all(ended)
 
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, token, ended, tokens, cache = carry
-        logits, cache = model.apply(variables, token[..., None], cache=cache)
-        token, ended = choose(logits[..., 0, :], step, ended)
-        return step + 1, token, ended, tokens.at[..., step].set(token), cache
+        step, token, ended, tokens, kept, cache = carry
+        logits, rows, cache = read(token[..., None], None, cache, jnp.zeros(batch, jnp.int32))
+        rows = {name: jnp.where(ended[..., None, None], 0, row) for name, row in rows.items()}
+        kept = {name: kept[name].at[..., step, :].set(row) for name, row in rows.items()}
+        token, ended = choose(logits, step, ended)
+        return step + 1, token, ended, tokens.at[..., step].set(token), kept, cache
 
     # The last token drawn is never read.
-    cache = model.empty_cache(batch, prompt_length + max_new_tokens - 1)
-    logits, cache = model.apply(variables, prompt, lengths, cache=cache)
-    last = jnp.take_along_axis(logits, (lengths - 1)[..., None, None], axis=-2)[..., 0, :]
-    token, ended = choose(last, jnp.int32(0), jnp.zeros(batch, bool))
+    logits, rows, cache = read(prompt, lengths, model.empty_cache(batch, slots), lengths - 1)
+    token, ended = choose(logits, jnp.int32(0), jnp.zeros(batch, bool))
     tokens = jnp.full((*batch, max_new_tokens), 0 if end_tokens is None else end_tokens[0], jnp.int32)
-    carry = (jnp.int32(1), token, ended, tokens.at[..., 0].set(token), cache)
-    return lax.while_loop(unfinished, advance, carry)[3]
+    kept = {name: jnp.zeros((*row.shape[:-1], max_new_tokens, slots), row.dtype) for name, row in rows.items()}
+    kept = {name: kept[name].at[..., 0, :].set(row) for name, row in rows.items()}
+    carry = (jnp.int32(1), token, ended, tokens.at[..., 0].set(token), kept, cache)
+    *_, tokens, kept, _ = lax.while_loop(unfinished, advance, carry)
+    return tokens, kept
 
 
-_compiled_loop = jax.jit(_loop, static_argnums=(0, 1, 2))
+def _read(
+    model: Any, variables: Any, slots: int, keeps_rows: bool, tokens: Array, lengths: Any, cache: Any, last: Array
+) -> tuple[Array, dict[str, Array], Any]:
+    """Returns the logits at one token of each batch entry, the rows that they come from, and the cache afterwards."""
+    if keeps_rows:
+        (logits, cache), filters = as_inspectable(model).capture(variables, tokens, lengths, cache=cache)
+        rows = rows_of(filters, last, slots)
+    else:
+        logits, cache = model.apply(variables, tokens, lengths, cache=cache)
+        rows = {}
+    return jnp.take_along_axis(logits, last[..., None, None], axis=-2)[..., 0, :], rows, cache
+
+
+def _choose(
+    end_tokens: Any, rng: Any, temperature: Any, top_k: Any, top_p: Any, logits: Array, step: Array, ended: Array
+) -> tuple[Array, Array]:
+    if temperature is None or rng is None:
+        token = sample(logits, temperature=0.0)
+    else:
+        token = sample(logits, jax.random.fold_in(rng, step), temperature, top_k, top_p)
+    if end_tokens is None:
+        return token, ended
+    token = jnp.where(ended, end_tokens[0], token)
+    return token, jnp.any(token[..., None] == end_tokens, axis=-1)
+
+
+_compiled_loop = jax.jit(_loop, static_argnums=(0, 1, 2, 3))
 
 
 def _check_end(end_token: Any) -> Array | None:
     """Returns all tokens that end a batch entry, or None."""
     if end_token is None:
         return None
-    if not isinstance(end_token, list | tuple):
-        return jnp.array([check_integer("end_token", end_token, 0)], jnp.int32)
-    if not end_token:
-        raise ValueError("end_token: expected at least one token, or None, got none")
-    return jnp.array([check_integer("end_token", token, 0) for token in end_token], jnp.int32)
+    several = (isinstance(end_token, Sequence) and not isinstance(end_token, str)) or np.ndim(end_token) == 1
+    tokens = [check_integer("end_token", token, 0) for token in (end_token if several else [end_token])]
+    if any(token >= 2**31 for token in tokens):
+        raise ValueError(f"end_token: expected tokens below 2³¹, got {max(tokens)}")
+    return jnp.array(tokens, jnp.int32) if tokens else None
 
 
 def _check_prompt(prompt: Any, lengths: Any) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 // Pictures: the filter of a patch, or of a token before the patches, drawn over the pixels.
 
-const FADED = 0.55;
+// The picture is grey and light, so that all colour is that of the weights.
+const CONTRAST = 0.4, OPAQUE = 0.9;
 const grey = document.createElement("canvas");
 
 function readPicture() {
@@ -13,9 +14,7 @@ function readPicture() {
     const found = context.getImageData(0, 0, grey.width, grey.height), { data: parts } = found;
     for (let at = 0; at < parts.length; at += 4) {
       const light = 0.3 * parts[at] + 0.59 * parts[at + 1] + 0.11 * parts[at + 2];
-      for (let channel = 0; channel < 3; channel++) {
-        parts[at + channel] = 255 * (1 - FADED) + FADED * (0.7 * light + 0.3 * parts[at + channel]);
-      }
+      parts.fill(255 * (1 - CONTRAST) + CONTRAST * light, at, at + 3);
     }
     context.putImageData(found, 0, 0);
     byId("picture").dataset.ready = "yes";
@@ -44,6 +43,16 @@ function paintPatches(canvas, layer, head) {
   });
 }
 
+// Where a row of blocks begins, or a column, as a part of the picture: the last may cover fewer patches.
+const edge = (index, all) => Math.min(index * picture.block, all) / all;
+
+function patchBox(patch) {
+  const row = Math.floor(patch / picture.columns), column = patch % picture.columns;
+  const [left, right] = [column, column + 1].map((index) => edge(index, picture.all_columns) * grey.width);
+  const [top, bottom] = [row, row + 1].map((index) => edge(index, picture.all_rows) * grey.height);
+  return [left, top, right - left, bottom - top];
+}
+
 function drawPicture() {
   if (!picture || !grey.width) return;
   const canvas = byId("image"), context = canvas.getContext("2d");
@@ -51,17 +60,15 @@ function drawPicture() {
   canvas.height = grey.height;
   context.drawImage(grey, 0, 0);
   const { layer, head } = state, query = state.query ?? 0, [most, found] = patchWeights(layer, head, query);
-  const high = canvas.height / picture.rows, wide = canvas.width / picture.columns;
   const accent = accents[TOP].join(" ");
-  const corner = (patch) => [(patch % picture.columns) * wide, Math.floor(patch / picture.columns) * high];
   found.forEach((weight, patch) => {
-    context.fillStyle = `rgb(${accent} / ${(0.85 * Math.sqrt((weight || 0) / most)).toFixed(3)})`;
-    context.fillRect(...corner(patch), wide, high);
+    context.fillStyle = `rgb(${accent} / ${(OPAQUE * Math.sqrt((weight || 0) / most)).toFixed(3)})`;
+    context.fillRect(...patchBox(patch));
   });
   if (query >= picture.lead) {
     context.strokeStyle = "#000";
-    context.lineWidth = Math.max(2, wide / 8);
-    context.strokeRect(...corner(query - picture.lead), wide, high);
+    context.lineWidth = Math.max(2, canvas.width / picture.columns / 8);
+    context.strokeRect(...patchBox(query - picture.lead));
   }
   const word = `“${texts[0].shown(query)}”`, inside = found.reduce((sum, weight) => sum + (weight || 0), 0);
   byId("scale").textContent = state.way === "looks"
@@ -71,9 +78,9 @@ function drawPicture() {
 
 function patchAt(event) {
   const box = byId("image").getBoundingClientRect();
-  const place = (at, length, most) => Math.min(most - 1, Math.max(0, Math.floor((at / length) * most)));
-  const row = place(event.clientY - box.top, box.height, picture.rows);
-  return picture.lead + row * picture.columns + place(event.clientX - box.left, box.width, picture.columns);
+  const place = (part, all) => Math.floor(Math.min(all - 1, Math.max(0, Math.floor(part * all))) / picture.block);
+  const row = place((event.clientY - box.top) / box.height, picture.all_rows);
+  return picture.lead + row * picture.columns + place((event.clientX - box.left) / box.width, picture.all_columns);
 }
 
 function buildPicture() {

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 
 from jattn.linen.architecture import Architecture
-from jattn.pretrained.families import Config, Copy, Family, Weight, class_count, counting, linear, norm, zeros
+from jattn.pretrained.families import UNBUILT, Config, Copy, Family, Weight, class_count, counting, linear, norm, zeros
 from jattn.pretrained.tensors import Tensor
 
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor], head: str, pooler: str, pair: str) -> Architecture:
-    config.expect("position_embedding_type", "absolute")
-    config.expect("is_decoder", False)
-    config.expect("add_cross_attention", False)
+    config.expect_all(UNBUILT | {"position_embedding_type": ("absolute",), "is_decoder": (False,)})
+    masked = any(name.startswith(head) for name in tensors)
+    if masked:
+        config.expect("tie_word_embeddings", True)
     classes = class_count(tensors, f"{pair}.weight")
     return Architecture(
         vocabulary=config.size("vocab_size"),
@@ -25,7 +26,7 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor], head: str, pool
         max_length=config.size("max_position_embeddings", 512),
         token_types=config.size("type_vocab_size", 2),
         embedding_norm=True,
-        head="masked" if any(name.startswith(head) for name in tensors) else "none",
+        head="masked" if masked else "none",
         pooler=f"{pooler}.weight" in tensors or bool(classes),
         pair_classes=classes,
     )

@@ -135,10 +135,23 @@ class Config:
         if value not in allowed:
             raise ValueError(f"{self.file}: expected {name} = {' or '.join(map(repr, allowed))}, got {value!r}")
 
+    def expect_all(self, table: Mapping[str, tuple[Any, ...]]) -> None:
+        """Refuses what is not built here, by name what is allowed; the first is the default."""
+        for name, allowed in table.items():
+            self.expect(name, *allowed)
+
     def error(self, name: str, expected: str, value: Any) -> ValueError:
         """Makes the error of a value of the wrong kind."""
         return ValueError(f"{self.file}: expected {name} to be {expected}, got {value!r}")
 
+
+UNBUILT = {
+    "quantization_config": (None,),
+    "pruned_heads": ({}, []),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+"""What changes the computation in any family and is not built, each with the values at which it changes nothing."""
 
 ACTIVATION_NAMES = {
     "gelu": "gelu",

@@ -103,7 +103,7 @@ def read_gguf(path: Path) -> Checkpoint:
         if hub in tensors:
             raise ValueError(f"{path.name}: expected one tensor {hub}, got two under that name and {name}")
         tensors[hub] = Tensor(tensor.shape, _dtype(tensor), path.name, read)
-    return Checkpoint(tensors, config, (path,), metadata)
+    return Checkpoint(tensors, config, (path,), metadata, path.name)
 
 
 def _dtype(tensor: RawTensor) -> str:

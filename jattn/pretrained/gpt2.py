@@ -5,15 +5,29 @@ from collections.abc import Mapping
 import numpy as np
 
 from jattn.linen.architecture import Architecture
-from jattn.pretrained.families import Config, Copy, Family, Weight, causal_mask, norm
+from jattn.pretrained.families import UNBUILT, Config, Copy, Family, Weight, causal_mask, norm
 from jattn.pretrained.tensors import Tensor
+
+GPT2_UNBUILT = {
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+OLDER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+"""The sizes that a config may have under two names, of which the second is read here."""
 
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
-    config.expect("scale_attn_weights", True)
-    config.expect("scale_attn_by_inverse_layer_idx", False)
-    config.expect("add_cross_attention", False)
-    config.expect("tie_word_embeddings", True)
+    config.expect_all(UNBUILT | GPT2_UNBUILT)
+    for name, older in OLDER_NAMES.items():
+        if config.get(older) is not None:
+            config.expect(name, config.get(older))
     width = config.size("n_embd")
     return Architecture(
         vocabulary=config.size("vocab_size"),

@@ -3,16 +3,33 @@
 from collections.abc import Mapping
 
 from jattn.linen.architecture import Architecture
-from jattn.pretrained.families import Config, Copy, Family, Weight, frequencies, linear, norm
+from jattn.pretrained.families import UNBUILT, Config, Copy, Family, Weight, frequencies, linear, norm
 from jattn.pretrained.rotary import ROTARY_TABLE, rotary_table, rotary_values, scaling_of
 from jattn.pretrained.tensors import Tensor
 
 WINDOW, FULL_LAYERS = 4096, 28
 """What Mistral and Qwen mean where a config has no ``sliding_window`` or ``max_window_layers``."""
 
+LLAMA_UNBUILT = {
+    "partial_rotary_factor": (1.0,),
+    "rope_interleaved": (False,),
+    "attention_chunk_size": (None,),
+    "no_rope_layers": (None, []),
+    "clip_qkv": (None,),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "query_pre_attn_scalar": (None,),
+    "attention_multiplier": (None,),
+    "embedding_multiplier": (1.0,),
+    "residual_multiplier": (1.0,),
+    "logits_scaling": (1.0,),
+    "logit_scale": (None, 1.0),
+}
+"""What models built like Llama have besides, each with the values at which it changes nothing."""
+
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
-    config.expect("partial_rotary_factor", 1.0)
+    config.expect_all(UNBUILT | LLAMA_UNBUILT)
     kind = config.get("model_type")
     bias = kind == "qwen2" or config.flag("attention_bias", False)
     heads = config.size("num_attention_heads")

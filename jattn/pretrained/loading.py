@@ -156,23 +156,24 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, family: Family | None = 
     with opened(Path(path)) as found:
         family = _family(found) if family is None else family
         tensors = _renamed(found.tensors, family)
-        config = Config(found.config)
+        config = Config(found.config, found.config_file)
         _check_layers(config, len(tensors))
         architecture = family.architecture(config, tensors)
         model = family.make(architecture, config, tensors, dtype)
         weights = family.weights(architecture, tensors)
-        shapes = _shapes(model)
         _check_names(tensors, weights, architecture, family)
+        shapes = _shapes(model)
         _check_shapes(tensors, weights, shapes, architecture)
+        # Before the parameters: what reading a vocabulary takes for a moment is not beside them then.
+        if isinstance(model, VisionModel):
+            tokenizer, more = read_picture_rules(found.vocabulary, model, str(found.config.get("model_type")))
+        else:
+            tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
         parameters = {}
         # The largest first: a parameter is in memory twice for a moment, which costs least while there are few others.
         for name, shape in sorted(shapes.items(), key=lambda item: -math.prod(item[1])):
             array = _filled(shape, weights[name], tensors, dtype)
             parameters[tuple(name.split("/"))] = jax.device_put(array, may_alias=True)
-        if isinstance(model, VisionModel):
-            tokenizer, more = read_picture_rules(found.vocabulary, model, str(found.config.get("model_type")))
-        else:
-            tokenizer, more = read_tokenizer(found.vocabulary, architecture.vocabulary)
         ends, ending = read_end_tokens(found, architecture.vocabulary)
         more = [*more, *ending]
         files = {file.name: _digest(file) for file in (*found.files, *more)}
@@ -194,7 +195,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 def _family(found: Checkpoint) -> Family:
     kind = found.config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(f"config.json: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
+        raise ValueError(f"{found.config_file}: expected a model_type among {', '.join(FAMILIES)}, got {kind!r}")
     return FAMILIES[kind]
 
 
@@ -249,10 +250,10 @@ def _check_names(
 
 def _check_copy(name: str, tensor: Tensor, copy: Copy, tensors: Mapping[str, Tensor], its: Architecture) -> None:
     try:
-        same = tensors[copy.of].read() if isinstance(copy.of, str) else copy.of(tensor.shape, its)
+        same = tensors[copy.of].numbers(copy.of) if isinstance(copy.of, str) else copy.of(tensor.shape, its)
     except IndexError as error:
         raise ValueError(f"{name}: expected more axes, got shape {tensor.shape} in {tensor.file}") from error
-    found = tensor.read()
+    found = tensor.numbers(name)
     # What is made here was rounded when the file was written; what is copied is equal.
     if not (np.array_equal(found, same) if isinstance(copy.of, str) else np.allclose(found, same, rtol=1e-3)):
         what = copy.of if isinstance(copy.of, str) else "what every such model has there"
@@ -321,10 +322,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _arranged(tensor: Tensor, name: str, weight: Weight, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = tensor.read()
-    except (ValueError, IndexError, NotImplementedError) as error:
-        raise ValueError(f"{tensor.file}: expected {name} to be read whole, got: {error}") from error
+    array = tensor.numbers(name)
     array = array.T if weight.layout == "out_in" else array
     array = array.transpose(2, 3, 1, 0) if weight.layout == "image" else array
     index, count = weight.part

@@ -6,7 +6,7 @@ import numpy as np
 
 from jattn.linen.architecture import Architecture
 from jattn.pretrained.families import Config
-from jattn.pretrained.tensors import Tensor
+from jattn.pretrained.tensors import FLOATS, Tensor
 from jattn.rules.rotary_scaling import DynamicNTKScaling, FrequencyFactors, Llama3Scaling, RotaryScaling, YarnScaling
 
 ROTARY_TABLE = "rope_freqs.weight"
@@ -40,7 +40,10 @@ def scaling_of(rotary: Config, config: Config, tensors: Mapping[str, Tensor]) ->
         return scaling
     if scaling != 1.0:
         raise ValueError(f"{ROTARY_TABLE}: expected no table of factors beside the scaling {kind!r}, got one")
-    return FrequencyFactors(tuple(map(float, np.ravel(tensors[ROTARY_TABLE].read()))))
+    table = tensors[ROTARY_TABLE]
+    if table.dtype not in FLOATS:
+        raise ValueError(f"{ROTARY_TABLE}: expected {', '.join(FLOATS)}, got {table.dtype} in {table.file}")
+    return FrequencyFactors(tuple(map(float, np.ravel(table.numbers(ROTARY_TABLE)))))
 
 
 def rotary_table(shape: tuple[int, ...], its: Architecture) -> np.ndarray:

@@ -38,6 +38,13 @@ class Tensor:
     file: str
     read: Callable[[], np.ndarray]
 
+    def numbers(self, name: str) -> np.ndarray:
+        """Returns the numbers, or raises a ValueError that says which tensor of which file cannot be read."""
+        try:
+            return self.read()
+        except (ValueError, IndexError, NotImplementedError) as error:
+            raise ValueError(f"{self.file}: expected {name} to be read whole, got: {error}") from error
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -48,12 +55,14 @@ class Checkpoint:
       config: what the model is, in the words of ``config.json``.
       files: all that has been read.
       vocabulary: the metadata of a GGUF file, which has its tokens; or the folder with the files of a tokenizer.
+      config_file: the name of the file that the config is from, for messages.
     """
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     files: tuple[Path, ...]
     vocabulary: Mapping[str, Any] | Path
+    config_file: str = "config.json"
 
 
 def reader(package: str) -> Any:

@@ -58,7 +58,7 @@ def read_end_tokens(found: Checkpoint, vocabulary: int) -> tuple[tuple[int, ...]
     Raises:
       ValueError: if they are no tokens.
     """
-    config, files = Config(found.config), []
+    config, files = Config(found.config, found.config_file), []
     if isinstance(found.vocabulary, Path) and (own := found.vocabulary / "generation_config.json").exists():
         generation = Config(read_json(own), own.name)
         config, files = (generation, [own]) if generation.get("eos_token_id") is not None else (config, [])

@@ -143,15 +143,19 @@ class _Unpickler(pickle.Unpickler):
 def _unpickle(file: IO[bytes]) -> tuple[_Unpickler, Any]:
     """Reads one pickle, once its numbers are known to be of its size: a few bytes can ask for any amount of memory."""
     begin = file.tell()
-    for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
+    # What is in memory is not read beyond its end, however much a step asks for.
+    body = io.BytesIO(file.read(MOST_BYTES))
+    for count, (opcode, number, _) in enumerate(pickletools.genops(body)):
         # What is kept is numbered from zero on.
         if "PUT" in opcode.name and number is not None and number > count:
             raise ValueError(f"expected at most {count} things kept by now, got number {number}")
         if count > MOST_STEPS:
             raise ValueError(f"expected a pickle of at most {MOST_STEPS:,} steps, got more")
-    file.seek(begin)
-    unpickler = _Unpickler(file)
-    return unpickler, unpickler.load()
+    body.seek(0)
+    unpickler = _Unpickler(body)
+    found = unpickler.load()
+    file.seek(begin + body.tell())
+    return unpickler, found
 
 
 def _read_zip(file: IO[bytes], data: np.ndarray) -> Any:

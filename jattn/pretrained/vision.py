@@ -5,15 +5,15 @@ from typing import Any
 
 from jattn.linen.architecture import Architecture
 from jattn.linen.vision import VisionModel
-from jattn.pretrained.families import Config, Family, Weight, class_count, linear, norm
+from jattn.pretrained.families import UNBUILT, Config, Family, Weight, class_count, linear, norm
 from jattn.pretrained.tensors import Tensor
 
 
 def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture:
-    config.expect("pooler_act", "tanh")
+    config.expect_all(UNBUILT | {"pooler_act": ("tanh",), "is_decoder": (False,)})
     classes = class_count(tensors, "classifier.weight")
     width, kind = config.size("hidden_size"), config.get("model_type")
-    hidden = config.size("intermediate_size", int(width * config.number("mlp_ratio", 4)))
+    hidden = config.size("intermediate_size", _default_hidden(width, config))
     gated = config.flag("use_swiglu_ffn", False)
     return Architecture(
         vocabulary=max(1, classes),
@@ -32,12 +32,20 @@ def _architecture(config: Config, tensors: Mapping[str, Tensor]) -> Architecture
     )
 
 
+def _default_hidden(width: int, config: Config) -> int:
+    hidden = width * config.number("mlp_ratio", 4)
+    if not 1 <= hidden < 2**31:
+        raise config.error("mlp_ratio", f"a number that makes 1 to 2³¹ of a width of {width}", config.get("mlp_ratio"))
+    return int(hidden)
+
+
 def _gated_size(hidden: int) -> int:
     """Returns how many hidden numbers are left of so many where a gate takes a third: a multiple of 8."""
     return (int(hidden * 2 / 3) + 7) // 8 * 8
 
 
 def _model(its: Architecture, config: Config, tensors: Mapping[str, Tensor], dtype: Any) -> VisionModel:
+    _check_sizes(config, tensors)
     return VisionModel(
         its,
         image_size=config.size("image_size"),
@@ -51,13 +59,29 @@ def _model(its: Architecture, config: Config, tensors: Mapping[str, Tensor], dty
     )
 
 
+def _check_sizes(config: Config, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses sizes that the tensors have not, before anything is made of these sizes."""
+    side, patch = config.size("image_size"), config.size("patch_size")
+    sizes = {
+        POSITIONS: (1, (side // patch) ** 2 + 1, f"image_size {side} and patch_size {patch}"),
+        f"{PATCHES}.weight": (3, patch, f"patch_size {patch}"),
+    }
+    if REGISTERS in tensors:
+        registers = config.size("num_register_tokens", 4)
+        sizes[REGISTERS] = 1, registers, f"num_register_tokens {registers}"
+    for name, (axis, size, source) in sizes.items():
+        if name in tensors and tensors[name].shape[axis : axis + 1] != (size,):
+            got = f"{tensors[name].shape} in {tensors[name].file}"
+            raise ValueError(f"{name}: expected {size} along axis {axis}, as {source} of {config.file} say, got {got}")
+
+
 def _weights(its: Architecture, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Weight]:
-    at, patches = "encoder.layer.{}.", "embeddings.patch_embeddings.projection"
+    at = "encoder.layer.{}."
     weights = {
         "first": Weight("embeddings.cls_token"),
-        "positions": Weight("embeddings.position_embeddings"),
-        "patches/kernel": Weight(f"{patches}.weight", "image", in_axes=3),
-        "patches/bias": Weight(f"{patches}.bias"),
+        "positions": Weight(POSITIONS),
+        "patches/kernel": Weight(f"{PATCHES}.weight", "image", in_axes=3),
+        "patches/bias": Weight(f"{PATCHES}.bias"),
         **norm("last_norm", "layernorm"),
     }
     if REGISTERS in tensors:
@@ -91,7 +115,8 @@ def _gated(at: str) -> dict[str, Weight]:
     return weights
 
 
-REGISTERS = "embeddings.register_tokens"
+REGISTERS, POSITIONS = "embeddings.register_tokens", "embeddings.position_embeddings"
+PATCHES = "embeddings.patch_embeddings.projection"
 
 VIT_NAMES = {
     "first": "layernorm_before",

@@ -12,26 +12,8 @@ from pathlib import Path
 
 from jattn.drawing.files import replacing
 from jattn.drawing.plain import percent
-from jattn.report.outcomes import Outcome, Table, value_text
+from jattn.report.outcomes import MEASURES, SHARES, Outcome, Table, measures_of, value_text
 from jattn.report.rows import METRICS, final_test, read_rows
-
-MEASURES = {
-    "exact_accuracy": "exact accuracy",
-    "token_accuracy": "token accuracy",
-    "filter_score": "filter score",
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits per byte",
-}
-"""What runs are compared by: the names in metrics, and in words."""
-
-SHARES = ("exact_accuracy", "token_accuracy")
-"""The measures that are shares of all answers."""
-
-
-def measures_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """Lists the measures of some runs: those of a text are judged by its bits, not by whole sequences."""
-    known = [name for name in MEASURES if name in SHARES or any(one.spread(name) for one in outcomes)]
-    return [name for name in known if name != "exact_accuracy" or "perplexity" not in known]
 
 
 def make_tables(outcomes: Sequence[Outcome]) -> list[Table]:

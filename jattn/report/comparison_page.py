@@ -8,7 +8,7 @@ from pathlib import Path
 from jattn.drawing.pages import build_html
 from jattn.drawing.plain import percent
 from jattn.report.curves import comparison_panels
-from jattn.report.outcomes import Outcome, Table, value_text
+from jattn.report.outcomes import Outcome, Table, measures_of, value_text
 from jattn.report.record import read_probes
 from jattn.report.rows import METRICS, read_rows
 
@@ -41,26 +41,34 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
 
 
 def result_words(outcomes: Sequence[Outcome]) -> str:
-    """Says in a sentence how well the runs of a sweep do, from the worst to the best.
+    """Says in a sentence how well the runs of a sweep do, from the lowest to the highest.
 
     Such as `4 runs: from 98.20 % to 100.00 % of the sequences of their tests are exactly right, and the filter score is
     from 0.828 to 0.958.`
     """
     done = [one for one in outcomes if one.test is not None]
     failed = f", {len(outcomes) - len(done)} of which failed" if len(done) < len(outcomes) else ""
-    words = []
-    for measure, text in (("exact_accuracy", _percent), ("filter_score", "{:.3f}".format)):
+    said = []
+    for measure in measures_of(done):
         means = [found.mean for one in done if (found := one.spread(measure))]
-        if means:
+        if means and measure in SENTENCES:
+            text, sentence = SENTENCES[measure]
             ends = list(dict.fromkeys([text(min(means)), text(max(means))]))
-            words.append(f"from {ends[0]} to {ends[1]}" if len(ends) > 1 else ends[0])
-    sentences = ["{} of the sequences of their tests are exactly right", "the filter score is {}"]
-    told = ", and ".join(sentence.format(each) for sentence, each in zip(sentences, words, strict=False))
+            said.append(sentence.format(f"from {ends[0]} to {ends[1]}" if len(ends) > 1 else ends[0]))
+    told = ", and ".join(said)
     return f"{len(outcomes)} run{'s' * (len(outcomes) > 1)}{failed}" + (f": {told}." if told else ".")
 
 
 def _percent(part: float) -> str:
     return f"{percent(part)} %"
+
+
+SENTENCES = {
+    "exact_accuracy": (_percent, "{} of the sequences of their tests are exactly right"),
+    "filter_score": ("{:.3f}".format, "the filter score is {}"),
+    "bits_per_byte": ("{:.3f}".format, "the loss of their tests is {} bits per byte"),
+}
+"""How measures are said: the number, and the sentence that it stands in."""
 
 
 def _task(folder: Path, outcomes: Sequence[Outcome]) -> str:

@@ -5,6 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MEASURES = {
+    "exact_accuracy": "exact accuracy",
+    "token_accuracy": "token accuracy",
+    "filter_score": "filter score",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+}
+"""What runs are compared by: the names in metrics, and in words."""
+
+SHARES = ("exact_accuracy", "token_accuracy")
+"""The measures that are shares of all answers."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -74,3 +86,9 @@ def value_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "+".join(map(value_text, value)) or "none"
     return str(value)
+
+
+def measures_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lists the measures of some runs: those of a text are judged by its bits, not by whole sequences."""
+    known = [name for name in MEASURES if name in SHARES or any(one.spread(name) for one in outcomes)]
+    return [name for name in known if name != "exact_accuracy" or "perplexity" not in known]

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self, Union
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,6 @@ from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay, fit_array
 from jattn.rules.parameters import Integer, as_integer
 from jattn.rules.rule import Rule, called, is_factory, rule, write, write_joined
-
-BiasLike = Union["Bias", Float[Array, "..."], np.ndarray, np.floating, float, Callable[..., Any]]
-"""A `Bias`, a float array that broadcasts to ``[*batch, N, T, S]``, or a function, as `from_function` takes it."""
 
 
 class Bias(Rule):
@@ -47,11 +44,15 @@ class Bias(Rule):
         """Whether an `offset` that is an array tells where the queries of each batch entry stand among the keys."""
         return False
 
-    def __add__(self, other: BiasLike) -> "Bias":
+    def __add__(self, other: "BiasLike") -> "Bias":
         return Sum(self, as_bias(other))
 
-    def __radd__(self, other: BiasLike) -> "Bias":
+    def __radd__(self, other: "BiasLike") -> "Bias":
         return Sum(as_bias(other), self)
+
+
+BiasLike = Bias | Float[Array, "..."] | np.ndarray | np.floating | float | Callable[..., Any]
+"""A `Bias`, a float array that broadcasts to ``[*batch, N, T, S]``, or a function, as `from_function` takes it."""
 
 
 def alibi(

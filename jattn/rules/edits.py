@@ -15,7 +15,7 @@ import abc
 import dataclasses
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, Union
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,6 @@ from jattn.rules.mask import Mask, MaskLike, as_keys
 from jattn.rules.overlay import Overlay
 from jattn.rules.rule import Rule, rule, write, write_call
 
-EditLike = Union["Edit", Callable[[Array, Grid], Any]]
-"""An `Edit`, or any function of (weights ``[..., R, S]``, `Grid`) that returns weights of the same shape."""
-
 Heads = Sequence[int] | Float[Array, "..."] | None
 """Which heads are edited; see the top of this file. None is all of them."""
 
@@ -46,6 +43,10 @@ class Edit(Rule):
     @abc.abstractmethod
     def __call__(self, weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
         """Returns the new weights."""
+
+
+EditLike = Edit | Callable[[Array, Grid], Any]
+"""An `Edit`, or any function of (weights ``[..., R, S]``, `Grid`) that returns weights of the same shape."""
 
 
 def knock_out(heads: Heads = None) -> Edit:

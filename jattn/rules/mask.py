@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self, Union
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,6 @@ from jattn.rules.rule import Rule, called, is_factory, rule, write, write_joined
 
 IndexFunction = Callable[..., Any]
 """A function of ``(query, key)``, ``(head, query, key)`` or ``(batch, head, query, key)``: see `from_function`."""
-
-MaskLike = Union["Mask", Bool[Array, "..."], np.ndarray, np.bool_, bool, IndexFunction]
-"""A `Mask`, a boolean array that broadcasts to ``[*batch, N, T, S]``, or a function, as `from_function` takes it."""
 
 Rows = Int[np.ndarray, " blocks"]
 """The first, or the last, row of each of some blocks."""
@@ -75,20 +72,24 @@ class Mask(Rule):
     def __bool__(self) -> bool:
         raise TypeError("a mask has no truth value: combine masks with &, | and ~")
 
-    def __and__(self, other: MaskLike) -> "Mask":
+    def __and__(self, other: "MaskLike") -> "Mask":
         return Both(self, as_mask(other))
 
-    def __rand__(self, other: MaskLike) -> "Mask":
+    def __rand__(self, other: "MaskLike") -> "Mask":
         return Both(as_mask(other), self)
 
-    def __or__(self, other: MaskLike) -> "Mask":
+    def __or__(self, other: "MaskLike") -> "Mask":
         return Either(self, as_mask(other))
 
-    def __ror__(self, other: MaskLike) -> "Mask":
+    def __ror__(self, other: "MaskLike") -> "Mask":
         return Either(as_mask(other), self)
 
     def __invert__(self) -> "Mask":
         return Not(self)
+
+
+MaskLike = Mask | Bool[Array, "..."] | np.ndarray | np.bool_ | bool | IndexFunction
+"""A `Mask`, a boolean array that broadcasts to ``[*batch, N, T, S]``, or a function, as `from_function` takes it."""
 
 
 def as_mask(mask: MaskLike) -> Mask:

@@ -8,7 +8,7 @@ same weights when forbidden keys are left out of the row.
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, Union
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,6 @@ from jattn.rules.meshes import varying_as
 from jattn.rules.parameters import Parameter, as_parameter
 from jattn.rules.ranks import any_rank
 from jattn.rules.rule import Rule, rule, write
-
-NormalizerLike = Union["Normalizer", Callable[[Array, Array], Any]]
-"""A `Normalizer`, or any function of (scores ``[..., R, S]``, allowed) that returns weights of the same shape.
-
-A function always gets whole rows.
-"""
 
 
 class Normalizer(Rule):
@@ -54,6 +48,13 @@ class Normalizer(Rule):
     def sink_score(self, grid: Grid, dtype: Any) -> Float[Array, "..."] | None:
         """Of a softmax: the score of what holds no value, which broadcasts to ``[..., R, 1]``; None is no sink."""
         return None
+
+
+NormalizerLike = Normalizer | Callable[[Array, Array], Any]
+"""A `Normalizer`, or any function of (scores ``[..., R, S]``, allowed) that returns weights of the same shape.
+
+A function always gets whole rows.
+"""
 
 
 def softmax() -> Normalizer:

@@ -8,7 +8,7 @@ whatever the inputs.
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,6 @@ from jattn.rules.parameters import HeadParameter, Parameter, as_head_parameter, 
 from jattn.rules.products import dot
 from jattn.rules.rule import Rule, rule, write
 from jattn.rules.vectors import finite, nan_if_broken, nearness, shrink, unit, wide
-
-ScoreLike = Union["Score", Callable[[Array, Array], Any]]
-"""A `Score`, or any function of (query block ``[..., R, H]``, key ``[..., S, H]``) that returns ``[..., R, S]``.
-
-A function must compare pairs only, for it may be given some of the queries and some of the keys: those that the mask
-forbids to every query of a block may be left out.
-"""
 
 
 class Score(Rule):
@@ -50,6 +43,14 @@ class Score(Rule):
         self, query: Float[Array, "... R H"], key: Float[Array, "... S H"], grid: Grid, precision: Any
     ) -> Float[Array, "... R S"]:
         """Computes the scores of one block."""
+
+
+ScoreLike = Score | Callable[[Array, Array], Any]
+"""A `Score`, or any function of (query block ``[..., R, H]``, key ``[..., S, H]``) that returns ``[..., R, S]``.
+
+A function must compare pairs only, for it may be given some of the queries and some of the keys: those that the mask
+forbids to every query of a block may be left out.
+"""
 
 
 def scaled_dot(scale: float | Float[Array, "..."] | None = None) -> Score:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -79,20 +80,25 @@ def finest_fit(patches: Patches, heads: int, most: int) -> Patches:
     return found
 
 
-def check_picture(picture: Any, patches: Any, length: int, other: Any) -> int:
-    """Returns how many tokens come before the patches of a picture, 0 without one.
+def check_picture(picture: Any, patches: Any, length: int, other: Any) -> Patches | None:
+    """Returns the grid of the patches of a picture, which are the last of so many tokens; None without a picture.
 
     Raises:
       ValueError: if only one of the two is given, or they do not fit one another or the tokens.
     """
     if picture is None and patches is None:
-        return 0
+        return None
     if picture is None or patches is None or other is not None:
         raise ValueError("picture: expected with patches, and without a second text")
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
         raise ValueError(f"picture: expected uint8 [Y, X] or [Y, X, 3], got {array.dtype} {list(array.shape)}")
     is_pair = isinstance(patches, tuple | list) and len(patches) == 2
-    if not is_pair or not all(type(size) is int and size > 0 for size in patches) or math.prod(patches) > length:
+    if not is_pair or not all(map(_is_count, patches)) or math.prod(map(int, patches)) > length:
         raise ValueError(f"patches: expected rows and columns of at most {length} tokens in all, got {patches!r}")
-    return length - math.prod(patches)
+    rows, columns = map(int, patches)
+    return Patches(rows, columns, length - rows * columns)
+
+
+def _is_count(size: Any) -> bool:
+    return isinstance(size, numbers.Integral) and not isinstance(size, bool) and int(size) > 0

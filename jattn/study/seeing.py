@@ -35,7 +35,7 @@ def see(
     *,
     title: str = "attention filters",
     about: str = "",
-    written: int | None = None,
+    written: int | tuple[int, int] | None = None,
     other: tuple[Filters, Sequence[str]] | None = None,
     picture: Any = None,
     patches: tuple[int, int] | None = None,
@@ -55,7 +55,7 @@ def see(
       path: where to write; a file that is there is replaced.
       title: the heading.
       about: what stands below it.
-      written: how many tokens a person wrote; those after are marked as the model's own.
+      written: how many tokens a person wrote; those after are marked as the model's own. Of two texts, a pair.
       other: the filters and the words of a second text, of the same layers and heads.
       picture: what a vision model looked at: uint8 ``[Y, X]`` or ``[Y, X, 3]``. Filters are drawn over it.
       patches: how many rows and columns of patches it was cut into; they are the last tokens, in reading order.
@@ -81,18 +81,29 @@ def see(
     """
     layers, words = _check(filters, tokens)
     portraits = _portraits(layers, words)
-    lead = check_picture(picture, patches, len(words), other)
+    grid = check_picture(picture, patches, len(words), other)
     data = {"title": title, "about": about, "first": _first(list(layers), portraits)}
-    if picture is not None and patches is not None:
-        data |= _seen_picture(layers, portraits, words, Patches(*patches, lead), np.asarray(picture))
+    if grid is not None:
+        data |= _seen_picture(layers, portraits, words, grid, np.asarray(picture))
     elif other is None:
         data |= _seen_text(layers, portraits, words, MOST_BYTES)
     else:
         data |= _seen_pair(layers, portraits, words, *_check(*other, like=layers))
-    data["written"] = len(words) if written is None else written
+    for text, count in zip((data, data.get("other")), _counts(written, other is not None), strict=True):
+        if text is not None and count is not None:
+            text["written"] = count
     with replacing(Path(path)) as file:
         file.write(build_filter_page(data).encode())
     return Path(path)
+
+
+def _counts(written: Any, is_pair: bool) -> tuple[int | None, int | None]:
+    """Returns how many tokens of the first text a person wrote, and of the second."""
+    if not isinstance(written, tuple):
+        return written, None
+    if not is_pair or len(written) != 2:
+        raise ValueError(f"written: expected a pair of numbers with a second text and one without, got {written!r}")
+    return written
 
 
 def _seen_text(
@@ -144,8 +155,9 @@ def _seen_picture(
         packed.append(_named(name, index, filter, portraits) | {"levels": levels, "top": None})
     image = {"source": picture_source(picture), "size": list(picture.shape[:2])}
     image |= {"rows": blocks.rows, "columns": blocks.columns, "lead": patches.lead}
+    image |= {"block": blocks.block, "all_rows": patches.all_rows, "all_columns": patches.all_columns}
     sizes = {"side": len(shown), "cell": blocks.cell, "top_k": 0, "top_rows": 0, "key_bytes": 2}
-    return {"tokens": shown, "joined": False, "layers": packed, "image": image} | sizes
+    return {"tokens": shown, "joined": False, "written": len(shown), "layers": packed, "image": image} | sizes
 
 
 def _portraits(layers: Mapping[str, AttentionFilter], words: list[str]) -> Mapping[str, list[str]]:

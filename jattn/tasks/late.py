@@ -20,6 +20,9 @@ class Late:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
+        # Copying and unpickling ask for these of an object that has no attributes yet.
+        if name == "_module" or name.startswith("__"):
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._module), name)
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jattn.tasks.example_files import RESERVED
 from jattn.tasks.files import check_share, read_file
 from jattn.tasks.late import jax, jnp
 from jattn.tasks.sequences import Sequence, Task
@@ -22,6 +23,9 @@ UNITS = ("characters", "bytes")
 
 LENGTH, LONGEST = 64, 4096
 """The length of a window by default, and the greatest."""
+
+MOST_HOLES = 1000
+"""How many numbers of a tokenizer may be without a token, beside as many as have one."""
 
 SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 """How blanks are written, so that each symbol is seen."""
@@ -156,7 +160,7 @@ def _read_tokens(file: str, tokenizer: str) -> tuple[Text, str, Callable[[str], 
         raise ValueError(f"tokenizer:{str(error).partition(':')[2]}") from None
     read, of_text = read_file(file, "", "a file of text", _reader_by(found))
     both = hashlib.sha256(f"{of_text}{of_tokenizer}".encode()).hexdigest()
-    return read, both, lambda words: found.encode(words, add_special_tokens=False).tokens
+    return read, both, lambda words: [read.symbols[token] for token in _encoded(found, words)]
 
 
 def _read_tokenizer(path: Path, data: bytes) -> Any:
@@ -182,14 +186,37 @@ def _reader_by(tokenizer: Any) -> Callable[[Path, bytes], Text]:
 
     def read(path: Path, data: bytes) -> Text:
         letters = _decoded(path, data, "")
-        tokens = np.array(tokenizer.encode(letters, add_special_tokens=False).ids, np.int64)
+        tokens = np.array(_encoded(tokenizer, letters), np.int64)
         if not tokens.size:
             raise ValueError(f"file: {path.name}: expected a text, got one without a token")
-        size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
-        symbols = tuple(tokenizer.id_to_token(token) or f"<{token}>" for token in range(size))
-        return Text(_small(tokens), symbols, (len(data) / len(tokens),) * size)
+        symbols = _token_names(tokenizer)
+        return Text(_small(tokens), symbols, (len(data) / len(tokens),) * len(symbols))
 
     return read
+
+
+def _encoded(tokenizer: Any, words: str) -> list[int]:
+    try:
+        return tokenizer.encode(words, add_special_tokens=False).ids
+    except Exception as error:  # of whatever kind the package raises
+        reason = " ".join(str(error).split())
+        raise ValueError(f"tokenizer: expected one that reads the text {words[:20]!r}…, got: {reason}") from None
+
+
+def _token_names(tokenizer: Any) -> tuple[str, ...]:
+    """Names every number of a token, no two alike and none as layouts name theirs: ``<4>`` where there is no token."""
+    numbers = tokenizer.get_vocab(with_added_tokens=True)
+    size = 1 + max(numbers.values())
+    if size > MOST_HOLES + 2 * len(numbers):
+        raise ValueError(f"tokenizer: expected numbers without large gaps for {len(numbers)} tokens, got {size - 1}")
+    names, taken = [], {*RESERVED}
+    for number in range(size):
+        name = tokenizer.id_to_token(number) or f"<{number}>"
+        while name in taken or numbers.get(name, number) != number:
+            name = f"<{name}>"
+        names.append(name)
+        taken.add(name)
+    return tuple(names)
 
 
 def _check_length(path: Path, data: bytes) -> None:

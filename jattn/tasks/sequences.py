@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from jattn.tasks.late import jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+    from jaxtyping import Array, PRNGKeyArray
+else:
+    # What reads annotations finds the shapes and kinds of numbers; the class of arrays would import JAX.
+    Array = PRNGKeyArray = Any
 
 EVERY_LAYOUT = ("encoder", "decoder", "encoder_decoder")
 """The layouts of a task whose answers may depend on the whole source."""

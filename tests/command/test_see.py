@@ -55,6 +55,14 @@ def test_two_texts_are_seen_side_by_side_and_a_continuation_ends_where_the_model
     assert told(capsys, model, "ab abc", "--pair", "ab abd", "--out", page)[0] == 0
     data = data_of(page)
     assert (data["tokens"][-1], data["other"]["tokens"][-1]) == ("c", "d")
+    assert told(capsys, model, "ab abc", "--pair", "ab", "--new-tokens", 2, "--out", page)[0] == 0
+    data = data_of(page)
+    assert (data["written"], len(data["tokens"]), data["other"]["written"], len(data["other"]["tokens"])) == (
+        4,
+        6,
+        1,
+        3,
+    )
     assert told(capsys, model, "ab abc", "--out", page, "--new-tokens", 8)[0] == 0
     whole = data_of(page)["tokens"]
     assert len(whole) == 4 + 8

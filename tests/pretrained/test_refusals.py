@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jattn.pretrained import load
-from tests.pretrained.published import write_folder
+from tests.pretrained.published import MODELS, write_folder
 from tests.pretrained.test_sources import (
     CONFIG,
     TENSORS,
@@ -111,6 +111,12 @@ def outside_a_storage(change):
     return write
 
 
+def long_bytes_in_an_older_file(path):
+    by_torch(path)
+    (path / "pytorch_model.bin").write_bytes(b"\x80\x05\x8e" + struct.pack("<Q", 2**62) + b"abc.")
+    return path
+
+
 def number_in_a_pickle(path):
     by_torch(path)
     save_torch(TENSORS, path / "pytorch_model.bin", more={"epoch": 3})
@@ -119,6 +125,15 @@ def number_in_a_pickle(path):
 
 def with_config(**change):
     return lambda path: write_folder(path, {**CONFIG, **change}, TENSORS)
+
+
+def vision_with(**change):
+    def write(path):
+        config, tensors = MODELS["dinov2 with registers"]()
+        del config["intermediate_size"]
+        return write_folder(path, config | change, tensors)
+
+    return write
 
 
 def without_config(path):
@@ -220,6 +235,36 @@ WRONG = {
     "a pickle of a long array": (
         pickled(b"\x80\x05\x96" + struct.pack("<Q", 2**36) + b"abc."),
         "pytorch_model.bin: expected a whole torch file, got one that cannot be read: expected 68719476736 bytes",
+    ),
+    "an older pickle of long bytes": (
+        long_bytes_in_an_older_file,
+        f"{CANNOT}expected 4611686018427387904 bytes in a bytes8, but only 4 remain",
+    ),
+    "a huge image": (
+        vision_with(image_size=2**30),
+        "embeddings.position_embeddings: expected 72057594037927937 along axis 1, as image_size 1073741824 and patch_s",
+    ),
+    "huge patches": (
+        vision_with(image_size=3 * 2**20, patch_size=2**20),
+        "embeddings.patch_embeddings.projection.weight: expected 1048576 along axis 3, as patch_size 1048576 of config",
+    ),
+    "a billion registers": (
+        vision_with(num_register_tokens=10**9),
+        "embeddings.register_tokens: expected 1000000000 along axis 1, as num_register_tokens 1000000000 of config",
+    ),
+    "an endless hidden layer": (
+        vision_with(mlp_ratio=1e308),
+        "config.json: expected mlp_ratio to be a number that makes 1 to 2³¹ of a width of 32, got 1e+308",
+    ),
+    "a table of integers in gguf": (
+        lambda path: by_llama_cpp(
+            path, add=lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(4, np.int32))
+        ),
+        "rope_freqs.weight: expected float64, float32, float16, bfloat16, got I32 in model.gguf",
+    ),
+    "a word for an end in gguf": (
+        lambda path: by_llama_cpp(path, add=lambda writer: writer.add_string("tokenizer.ggml.eos_token_id", "a")),
+        "model.gguf: expected eos_token_id to be a token or a list of them, got ['a']",
     ),
     "a zip bomb": (zip_bomb, f"model.zip: expected a whole zip file, {CANNOT}expected at most 20 times its "),
     "a billion layers": (

@@ -263,3 +263,6 @@ def test_a_sentence_says_how_the_runs_do():
     )
     assert result_words([run(1.0, None)]) == "1 run: 100.00 % of the sequences of their tests are exactly right."
     assert result_words([failed]) == "1 run, 1 of which failed."
+    assert result_words([run(None, 0.5)]) == "1 run: the filter score is 0.500."
+    texts = [outcome({}, seed_row(0.0, None) | {"perplexity": 4.0, "bits_per_byte": bits}) for bits in (2.0, 1.5)]
+    assert result_words(texts) == "2 runs: the loss of their tests is from 1.500 to 2.000 bits per byte."

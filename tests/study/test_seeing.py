@@ -79,8 +79,9 @@ SECOND = {"layer_0/attention": looking_ahead(7), "layer_1/attention": looking_ah
 
 
 def test_a_page_of_a_pair_holds_both_texts_and_how_much_of_each_head_moves(tmp_path):
-    data = data_of(see(FILTERS, WORDS, tmp_path / "see.html", other=(SECOND, OTHERS)))
+    data = data_of(see(FILTERS, WORDS, tmp_path / "see.html", written=(5, 4), other=(SECOND, OTHERS)))
     assert (data["tokens"], data["other"]["tokens"]) == (WORDS, OTHERS)
+    assert (data["written"], data["other"]["written"]) == (5, 4)
     assert data["aligned"] == [[0, 0], [1, 1], [2, 2], [3, 4], [4, 5], [5, 6]]
     kept = [0, 1, 2, 4, 5, 6]
     moves = []
@@ -101,7 +102,7 @@ TILES = ["[class]", "[register]", "1,1", "1,2", "2,1", "2,2"]
 
 
 def test_a_page_of_a_picture_holds_it_and_the_grid_of_patches(tmp_path):
-    page = see(FILTERS, TILES, tmp_path / "see.html", picture=PICTURE, patches=(2, 2))
+    page = see(FILTERS, TILES, tmp_path / "see.html", picture=PICTURE, patches=(np.int64(2), 2))
     image = data_of(page)["image"]
     assert (image["rows"], image["columns"], image["lead"]) == (2, 2, 2)
     assert image["source"].startswith("data:image/jpeg;base64,")
@@ -114,6 +115,8 @@ def test_of_many_patches_a_page_holds_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(seeing, "MOST_BYTES", 4 * 16)
     data = data_of(see(FILTERS, TILES, tmp_path / "see.html", picture=PICTURE, patches=(1, 5)))
     assert (data["side"], data["tokens"]) == (4, ["[class]", "[register]", "1,2", "2,2"])
+    image = data["image"]
+    assert (image["columns"], image["block"], image["all_rows"], image["all_columns"]) == (3, 2, 1, 5)
     blocks = [[0], [1, 2], [3, 4], [5]]
     for layer, filter in zip(data["layers"], FILTERS.values(), strict=True):
         weights = np.asarray(filter.weights())
@@ -127,10 +130,18 @@ WRONG_MORE = {
         r"other: expected heads by layer as in the first text, {'layer_0/attention': 2, 'layer_1/attention': 2}, got",
     ),
     "other words": ({"other": (SECOND, WORDS)}, r"filters: expected shape \[heads, 6, 6\], .* got \(2, 7, 7\)"),
+    "two counts of one text": (
+        {"written": (5, 4)},
+        r"written: expected a pair of numbers with a second text and one without, got \(5, 4\)",
+    ),
     "patches alone": ({"patches": (2, 2)}, "picture: expected with patches, and without a second text"),
     "too many patches": (
         {"picture": PICTURE, "patches": (2, 4)},
         r"patches: expected rows and columns of at most 6 tokens in all, got \(2, 4\)",
+    ),
+    "patches that are true": (
+        {"picture": PICTURE, "patches": (True, 2)},
+        r"patches: expected rows and columns of at most 6 tokens in all, got \(True, 2\)",
     ),
     "numbers between zero and one": (
         {"picture": PICTURE / 255, "patches": (2, 2)},
@@ -280,6 +291,8 @@ def test_a_token_of_a_pair_is_seen_in_both_texts(browser, tmp_path):
     assert texts(page, "#looks li")[0].startswith("cat")
     page.point_at("#other .token:nth-child(4)")  # a word that the first text has not
     assert texts(page, ".token.here") == ["so"]
+    ends = "return ['changed', 'grid'].map((id) => document.getElementById(id).getBoundingClientRect().bottom)"
+    assert np.diff(page.run(ends)) > 0
     page.point_at("#changed li:first-child button")
     page.click()
     list(pages)
@@ -298,4 +311,27 @@ def test_over_a_picture_a_person_sees_the_weights_of_the_patch_that_is_pointed_a
     assert page.picture("#image") != first
     assert page.picture("#grid canvas") != small
     assert texts(page, "#scale")[0].startswith("“2,2” puts 1.00 of its weight on the patches")
+    list(pages)
+
+
+COLOURS = """
+const { data } = document.getElementById("image").getContext("2d").getImageData(0, 20, 100, 1);
+return arguments[0].map((column) => [...data.slice(4 * column, 4 * column + 4)]);
+"""
+
+
+def test_blocks_of_patches_are_drawn_and_found_where_their_patches_are(browser, tmp_path, monkeypatch):
+    """Blocks of two of five columns cover 40 %, 40 % and 20 % of the picture, on which weights alone have a colour."""
+    monkeypatch.setattr(seeing, "MOST_BYTES", 4 * 16)
+    red = np.full((40, 100, 3), (255, 0, 0), np.uint8)
+    path = see(FILTERS, TILES, tmp_path / "see.html", picture=red, patches=(1, 5))
+    pages = browsing.opened(browser, path.as_uri())
+    page = next(pages)
+    page.run(POINT_AT, "image", 0.75)
+    assert texts(page, "#looks-title") == ["Where “1,2” looks"]
+    page.run(POINT_AT, "image", 0.95)  # the last patch, which looks at the one before it
+    assert texts(page, "#looks-title") == ["Where “2,2” looks"]
+    before, begin, end = page.run(COLOURS, [35, 50, 75])
+    assert before != begin == end
+    assert len(set(before[:3])) == 1 < len(set(begin[:3]))
     list(pages)

@@ -154,14 +154,20 @@ def test_a_text_is_never_solved(tmp_path):
         check({"task": task, "training": {"stop_when_solved": True}}, "test")
 
 
+def of_words(vocabulary):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return made
+
+
 @pytest.fixture(scope="module")
 def tokenized(tmp_path_factory):
     """Writes a text, and a tokenizer of words with one token that the text lacks."""
     tokenizers = pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("tokenized")
     vocabulary = {"[UNK]": 0, "la": 1, "le": 2, "lu": 3, "[END]": 5}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made = of_words(vocabulary)
     made.post_processor = tokenizers.processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 5)])
     made.save(str(folder / "tokenizer.json"))
     return written(folder, "la le la é " * 10), str(folder / "tokenizer.json")
@@ -177,6 +183,39 @@ def test_the_tokens_of_a_tokenizer_are_the_symbols(tokenized):
     assert windows(task, task.judged, 2, 9) == {
         ("".join(ring[i : i + 2]), "".join(ring[i + 1 : i + 3])) for i in range(4)
     }
+
+
+def test_no_two_symbols_of_a_tokenizer_are_alike_and_none_is_one_of_a_layout(tmp_path):
+    made = of_words({"<pad>": 0, "la": 1, "<3>": 2, "le": 4})
+    task = text(written(tmp_path, "la <pad> le <3> " * 3), test_share=0, tokenizer=saved(tmp_path, made))
+    assert task.symbols == ("<<pad>>", "la", "<3>", "<<3>>", "le")
+    assert task.split("la <pad> <3>") == ["la", "<<pad>>", "<3>"]
+
+
+def saved(folder, tokenizer):
+    tokenizer.save(str(folder / "made.json"))
+    return str(folder / "made.json")
+
+
+UNFIT = {
+    "an unknown word": ({"la": 0}, "expected one that reads the text 'la le la é la le la '…, got: WordLevel error: "),
+    "a large gap": ({"[UNK]": 0, "la": 3_000_000}, "expected numbers without large gaps for 2 tokens, got 3000000"),
+}
+
+
+@pytest.mark.parametrize("mistake", UNFIT)
+def test_a_tokenizer_that_does_not_suit_the_text_is_answered_in_one_line(tokenized, tmp_path, mistake):
+    vocabulary, words = UNFIT[mistake]
+    with pytest.raises(ValueError, match=r"^tokenizer: ") as refused:
+        text(tokenized[0], tokenizer=saved(tmp_path, of_words(vocabulary)))
+    assert str(refused.value).startswith(f"tokenizer: {words}")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_word_that_a_tokenizer_cannot_read_is_answered_in_one_line(tmp_path):
+    task = text(written(tmp_path, "la la la"), test_share=0, tokenizer=saved(tmp_path, of_words({"la": 0})))
+    with pytest.raises(ValueError, match=r"^tokenizer: .* the text 'lo'…, got: WordLevel error: "):
+        task.split("lo")
 
 
 def test_a_tokenizer_belongs_to_the_run(tokenized, tmp_path):
