@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jattn import attend, attention_filter, folds, masks, normalizers, sharded
 from jattn.engine import dealing, plans
+from tests.engine import split_layers
 from tests.variants import VARIANTS, inputs
 
 MOVES = r"\b(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)\("
@@ -221,6 +222,7 @@ def check_lowering():
 
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
 CHECKS.pop("variant")
+CHECKS |= split_layers.CHECKS
 
 
 def run(names):

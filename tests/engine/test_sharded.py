@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+import jattn
 from jattn import biases, edits, masks, normalizers, sharded
 from jattn.engine.dealing import Dealing, plan_on_devices, striped
 from jattn.engine.ring import plan_route
@@ -44,7 +45,7 @@ def wrong(request):
     return run_cases([item.callspec.params["case"] for item in ours if "case" in item.callspec.params])
 
 
-@sampled("case", CASES, keep=["nan_on_another_device"])
+@sampled("case", CASES, keep=["nan_on_another_device", "layer"])
 def test_it_is_what_one_device_computes(case, wrong):
     assert not wrong[case], wrong[case]
 
@@ -162,6 +163,19 @@ def test_a_mesh_that_is_not_that_of_set_mesh_is_refused():
     with jax.sharding.use_abstract_mesh(AbstractMesh((4,), ("other",))), refused:
         check_mesh(MESH)
     check_mesh(MESH)
+
+
+def test_a_layer_takes_no_implementation_with_an_axis():
+    layer = jattn.MultiHeadAttention(num_heads=1, sequence_axis="sequence", implementation="blocked")
+    expected = r"implementation: expected 'gathered', 'ring' or None with a sequence_axis, got 'blocked'"
+    with pytest.raises(ValueError, match=expected):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((4, 2)))
+
+
+def test_a_layer_with_an_axis_needs_a_mesh():
+    layer = jattn.MultiHeadAttention(num_heads=1, sequence_axis="sequence")
+    with pytest.raises(ValueError, match=r"mesh: expected a mesh, or a call under jax\.set_mesh\(mesh\), got None"):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((4, 2)))
 
 
 def test_a_mesh_is_a_mesh():
