@@ -161,6 +161,16 @@ def check_scan_and_remat():
         close(jax.jit(functools.partial(with_gradients, functools.partial(layers, one)))(query), expected)
 
 
+def check_forward_mode():
+    arrays, mesh = inputs(dtype=np.float64), make_mesh()
+    split = functools.partial(sharded.attend, mesh=mesh, axis="sequence", strategy="gathered")
+
+    def moved(attention):
+        return jax.jvp(functools.partial(attention, mask=masks.causal()), arrays, tuple(jnp.cos(x) for x in arrays))
+
+    close(jax.jit(lambda: moved(split))(), moved(attend))
+
+
 def check_half_precision():
     arrays = [x.astype(jnp.bfloat16) for x in inputs(8, 8)]
     expected = compare(arrays, make_mesh(), tolerance=0.03)
