@@ -257,7 +257,7 @@ def jattn_forward(cell: Cell) -> Function:
     return forward
 
 
-def jax_forward(cell: Cell) -> Function:
+def jax_forward(cell: Cell, implementation: Literal["xla", "cudnn"] = "xla") -> Function:
     """Returns `jax.nn.dot_product_attention` with the mask of the cell."""
 
     def forward(query: jax.Array, key: jax.Array, value: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -269,7 +269,7 @@ def jax_forward(cell: Cell) -> Function:
             is_causal="causal" in cell.mask,
             local_window_size=(cell.options.window - 1, 0) if cell.mask == "window" else None,
             key_value_seq_lengths=numbers if "padding" in cell.mask else None,
-            implementation="xla",
+            implementation=implementation,
         )
 
     return forward
@@ -306,7 +306,11 @@ JAX_CONTENDERS = {
 
 def lower_cell(name: str, cell: Cell) -> Any:
     """Traces and lowers a contender's function of queries, keys, values and the gradient of the output."""
-    forward = JAX_CONTENDERS[name](cell)
+    return lower_forward(JAX_CONTENDERS[name](cell), cell)
+
+
+def lower_forward(forward: Function, cell: Cell) -> Any:
+    """Traces and lowers the pass of a cell for attention of queries, keys, values and what the mask depends on."""
 
     def backward(
         query: jax.Array, key: jax.Array, value: jax.Array, gradient: jax.Array, numbers: jax.Array

@@ -2,25 +2,40 @@
 
     python benchmarks/scale.py
     python benchmarks/scale.py --length 1048576 --mask window
+    python benchmarks/scale.py --length 1048576 --mask window --heads 1 --table filter
 
-Nothing is computed: programs of one device and of `jattn.sharded.attend` over simulated CPU devices are compiled, and
-asked for their temporaries, the bytes besides arguments and results, and for the bytes that a device receives. The work
-is that of the plan: products of a query with a key, of the device with the most over the mean.
+In the table of attention nothing is computed: programs of one device and of `jattn.sharded.attend` over simulated CPU
+devices are compiled, and asked for their temporaries, the bytes besides arguments and results, and for the bytes that a
+device receives. The work is that of the plan: products of a query with a key, of the device with the most over the
+mean.
+
+The table of the filter is computed: the entropy of each row and a 256 x 256 pooled map, in a process of one device and
+in one of several simulated devices. Memory is the most that the process ever held, Python, JAX and all its devices
+included, as the operating system counts it, and the temporaries of one device. The results are compared.
 """
 
 import dataclasses
+import functools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jattn
-from jattn import masks, sharded
+from jattn import folds, masks, sharded
 
 MIB = 2**20
+BINS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +52,10 @@ class Options:
     """Simulated devices that share the sequence."""
     mask: Literal["none", "causal", "window"] = "causal"
     """Which keys a query may attend to; a window has 256."""
+    table: Literal["attention", "filter"] = "attention"
+    """What to look at."""
+    child: str = ""
+    """Used by the table of the filter itself: the file to which one process writes what it finds."""
 
     @property
     def given(self) -> dict:
@@ -62,9 +81,62 @@ def temporaries(attention: Callable, side: jax.ShapeDtypeStruct, backward: bool)
     return analysis.temp_size_in_bytes
 
 
+def make_mesh(devices: int) -> Mesh:
+    """Makes simulated devices on one axis."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    return Mesh(jax.devices()[:devices], ("sequence",), axis_types=(AxisType.Auto,))
+
+
+def look(options: Options) -> None:
+    """Looks at the filter on as many devices as there are to be; writes what it finds, and prints the memory."""
+    mesh = make_mesh(options.devices)
+    make = functools.partial(sharded.attention_filter, mesh=mesh, axis="sequence")
+    make = make if options.devices > 1 else jattn.attention_filter
+    split = NamedSharding(mesh, PartitionSpec(None, "sequence"))
+
+    def draw(rng: jax.Array) -> jax.Array:
+        return jax.random.normal(rng, options.side.shape, options.side.dtype)
+
+    def ask(query: jax.Array, key: jax.Array) -> dict[str, Any]:
+        return make(query, key, **options.given).summarize("entropy", map=folds.pool(BINS, BINS))
+
+    sides = [jax.jit(draw, out_shardings=split)(jax.random.key(seed)) for seed in (0, 1)]
+    program = jax.jit(ask).lower(*sides).compile()
+    found = jax.device_get(program(*sides))
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    analysis = program.memory_analysis()
+    assert analysis is not None
+    np.savez(options.child, **found)
+    print(json.dumps({"held": held, "temporaries": analysis.temp_size_in_bytes}))
+
+
+def print_filter(options: Options) -> None:
+    """Prints the memory of both processes, and how far apart what they found is."""
+    print(f"1 x {options.length:,} x {options.heads} x {options.head_dim}, float32, mask: {options.mask}", end="")
+    print(f"; jax {jax.__version__}\n")
+    print("| devices | memory of the process, MiB | temporaries of a device, MiB |\n|---|---|---|")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for devices in (1, options.devices):
+            path = Path(folder) / f"{devices}.npz"
+            sizes = {"length": options.length, "heads": options.heads, "head-dim": options.head_dim}
+            chosen = sizes | {"mask": options.mask, "devices": devices, "child": path}
+            command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in chosen.items())]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            memory = json.loads(done.stdout.splitlines()[-1])
+            print(f"| {devices} | {memory['held'] / MIB:,.0f} | {memory['temporaries'] / MIB:,.1f} |", flush=True)
+            found.append(dict(np.load(path)))
+    for name, one in found[0].items():
+        difference = np.abs(found[1][name] - one).max()
+        print(f"\n{name}: up to {one.max():.4g}, the largest difference {difference:.1e}")
+
+
 def main(options: Options) -> None:
-    jax.config.update("jax_num_cpu_devices", options.devices)
-    mesh = Mesh(jax.devices()[: options.devices], ("sequence",), axis_types=(AxisType.Auto,))
+    if options.child:
+        return look(options)
+    if options.table == "filter":
+        return print_filter(options)
+    mesh = make_mesh(options.devices)
     split = NamedSharding(mesh, PartitionSpec(None, "sequence"))
     side = jax.ShapeDtypeStruct(options.side.shape, options.side.dtype, sharding=split)
     alone = [temporaries(lambda *x: jattn.attend(*x, **options.given), options.side, b) for b in (False, True)]

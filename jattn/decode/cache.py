@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from jattn.decode.cache_mask import CacheMask
 from jattn.engine.attention import attend
+from jattn.engine.sharded import attend as sharded_attend
 from jattn.rules.biases import Bias
 from jattn.rules.checks import check_float, check_integer
 from jattn.rules.grids import static
@@ -304,7 +305,8 @@ def attend_cached(
         returns.
       query_positions: their positions, as `KVCache.next_positions` gave them before.
       mask: forbids further slots; an array that broadcasts to ``[*batch, N, n, slots]``.
-      **options: what `attend` takes further; a bias must be an array too, or, for a cache without a window, know where
+      **options: what `attend` takes further, or with an `axis` over which slots and queries are split
+        `jattn.sharded.attend`; a bias must be an array too, or, for a cache without a window, know where
         the queries stand: ``biases.alibi(offset=lengths)`` with the `KVCache.length` before they were appended.
 
     Returns:
@@ -345,7 +347,7 @@ def attend_cached(
     if mask is not None:
         allowed = allowed & as_mask(mask)
     key, value = (jnp.swapaxes(x, -3, -2) for x in (cache.key, cache.value))
-    out = attend(query, key, value, mask=allowed, **options)
+    out = (sharded_attend if "axis" in options else attend)(query, key, value, mask=allowed, **options)
     if cache.window is not None or not isinstance(cache.length, Tracer):
         return out
     return jnp.where((cache.length <= cache.slots)[..., None, None, None], out, jnp.nan)

@@ -1,6 +1,8 @@
 """Attention of a sequence that is split over the devices of a mesh: `jattn.sharded.attend`."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -84,7 +86,8 @@ def attend(
     Raises:
       ValueError: what `jattn.attend` raises; if the mesh lacks the axis; or if a ring that was asked for cannot
         compute the call.
-      TypeError: if an argument has the wrong type or dtype.
+      TypeError: if an argument has the wrong type or dtype, or at forward-mode derivatives of a ring; under `jax.jit`
+        JAX refuses these, at the end of the trace.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -111,7 +114,21 @@ def attend(
         return attend_on_one(query, key, value, **rules, **options, block_size=block_size, precision=precision)
     chosen = choose_strategy(strategy, key, value, program)
     split = (split_gathered if chosen == "gathered" else split_ring)(mesh, axis, shape, program, block_size)
-    return compiled(_attend, strategy=chosen, split=split, block_size=block_size)(query, key, value, program)
+    with _refusing_forward_mode():
+        return compiled(_attend, strategy=chosen, split=split, block_size=block_size)(query, key, value, program)
+
+
+@contextlib.contextmanager
+def _refusing_forward_mode() -> Iterator[None]:
+    """Says in the caller's words what JAX says of derivatives of one's own."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "strategy: 'ring' has reverse-mode derivatives, got forward-mode as of jax.jvp; 'gathered' has both"
+        ) from error
 
 
 def _attend(

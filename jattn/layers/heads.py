@@ -17,7 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jattn.decode.cache import KVCache, attend_cached
 from jattn.engine.attention import attend
+from jattn.engine.sharded import attend as sharded_attend
+from jattn.engine.strategies import STRATEGIES
 from jattn.filters.filter import AttentionFilter, attention_filter
+from jattn.filters.sharded import attention_filter as sharded_filter
 from jattn.layers.step_cache import DecodeCache
 from jattn.rules import positions
 from jattn.rules.biases import BiasLike
@@ -136,20 +139,33 @@ class Heads:
     seen: KVCache | None = None
     at: Int[Array, "*batch T"] | None = None
 
-    def attend(self, implementation: str | None, **program: Any) -> Float[Array, "*batch T N H"]:
-        """Attends; `program` is what else `attend` takes."""
-        program |= {"mask": self.mask, "bias": self.bias, "implementation": implementation}
-        if self.seen is None or self.at is None:
-            return attend(self.query, self.key, self.value, **program)
-        return attend_cached(self.query, self.seen, self.at, **program)
+    def attend(
+        self, implementation: str | None, sequence_axis: str | None = None, **program: Any
+    ) -> Float[Array, "*batch T N H"]:
+        """Attends; `program` is what else `attend` takes. With a mesh axis, the implementation is a strategy."""
+        program |= {"mask": self.mask, "bias": self.bias}
+        if sequence_axis is None:
+            program["implementation"] = implementation
+        else:
+            program |= {"axis": sequence_axis, "strategy": _as_strategy(implementation)}
+        if self.seen is not None and self.at is not None:
+            return attend_cached(self.query, self.seen, self.at, **program)
+        attends = attend if sequence_axis is None else sharded_attend
+        return attends(self.query, self.key, self.value, **program)
 
-    def filter(self, relates: tuple[str, str] | None = None, **program: Any) -> AttentionFilter:
+    def filter(
+        self, relates: tuple[str, str] | None = None, sequence_axis: str | None = None, **program: Any
+    ) -> AttentionFilter:
         """Returns the filter that `attend` uses with the same program."""
         key, mask = self.key, self.mask
         if self.seen is not None and self.at is not None:
             earlier = self.seen.mask(self.at)
             key, mask = jnp.swapaxes(self.seen.key, -3, -2), earlier if mask is None else earlier & mask
-        filter = attention_filter(self.query, key, mask=mask, bias=self.bias, **program)
+        program |= {"mask": mask, "bias": self.bias}
+        if sequence_axis is None:
+            filter = attention_filter(self.query, key, **program)
+        else:
+            filter = sharded_filter(self.query, key, axis=sequence_axis, **program)
         return dataclasses.replace(filter, relates=relates)
 
     def weights(self, **program: Any) -> Float[Array, "*batch N T S"]:
@@ -159,6 +175,14 @@ class Heads:
     def checked(self, out: Float[Array, "..."]) -> Float[Array, "..."]:
         """Returns the output of the layer, or NaN where it means nothing."""
         return out if self.valid is True else jnp.where(self.valid, out, jnp.nan)
+
+
+def _as_strategy(implementation: str | None) -> str | None:
+    """Returns how keys reach the queries of a sequence that is split, or says what there is."""
+    if implementation not in (None, *STRATEGIES):
+        expected = f"{', '.join(map(repr, STRATEGIES))} or None"
+        raise ValueError(f"implementation: expected {expected} with a sequence_axis, got {implementation!r}")
+    return implementation
 
 
 def place(

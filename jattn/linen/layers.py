@@ -127,6 +127,7 @@ class Block(nn.Module):
       num_kv_heads: key/value heads of each attention; `num_heads` by default.
       qk_norm: the norm of queries and keys, ``"layer"`` or ``"rms"``; None for none.
       filter_dropout_rate: of weights; `dropout_rate` by default.
+      sequence_axis: the mesh axis over which positions are split; as in `jattn.MultiHeadAttention`.
     """
 
     num_heads: int
@@ -141,6 +142,7 @@ class Block(nn.Module):
     num_kv_heads: int | None = None
     qk_norm: str | None = None
     filter_dropout_rate: float | None = None
+    sequence_axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -190,6 +192,7 @@ class Block(nn.Module):
             dropout_rate=self.dropout_rate if self.filter_dropout_rate is None else self.filter_dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
+            sequence_axis=self.sequence_axis,
         )
         if tokens is not None and self.norm == "pre":
             tokens = nn.LayerNorm(dtype=self.dtype, name="tokens_norm")(tokens)

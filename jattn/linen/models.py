@@ -228,6 +228,7 @@ class PooledEncoder(Transformer):
             dropout_rate=self.dropout_rate if self.filter_dropout_rate is None else self.filter_dropout_rate,
             deterministic=deterministic,
             dtype=self.dtype,
+            sequence_axis=self.sequence_axis,
             relates=("vector", "source"),
             name="pooling",
         )

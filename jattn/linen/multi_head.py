@@ -73,6 +73,8 @@ class MultiHeadAttention(nn.Module):
       rotary: whether queries and keys are rotated by their positions; a mapping gives options of `positions.rotary`.
       relates: the names of the sequences that queries and keys come from, such as ``("tokens", "source")``, for those
         who see the filter: it is `AttentionFilter.relates`.
+      sequence_axis: the mesh axis over which positions are split, under `jax.set_mesh`; the filter is then a
+        `jattn.sharded.ShardedFilter`, and `implementation` a strategy of `jattn.sharded.attend`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -113,6 +115,7 @@ class MultiHeadAttention(nn.Module):
     qk_norm: str = "layer"
     qk_epsilon: float = 1e-6
     use_out_bias: bool | None = None
+    sequence_axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -220,7 +223,7 @@ class MultiHeadAttention(nn.Module):
             asked = self.get_variable(EDITS, "edit")
             edit = asked if edit is None else in_turn(edit, asked)
         program = {"score": self.score, "normalizer": self.normalizer, "edit": edit}
-        program |= {"block_size": self.block_size, "precision": self.precision}
+        program |= {"block_size": self.block_size, "precision": self.precision, "sequence_axis": self.sequence_axis}
         if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
             program |= {"dropout_rate": self.dropout_rate, "broadcast_dropout": self.broadcast_dropout}
             program |= {"dropout_rng": self.make_rng("dropout") if dropout_rng is None else dropout_rng}

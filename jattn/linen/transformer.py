@@ -41,6 +41,8 @@ class Transformer(nn.Module):
       qk_norm: the norm of queries and keys, ``"layer"`` or ``"rms"``; None for none.
       rotary_base, rotary_scaling: of rotary positions, as `positions.rotary` takes them.
       filter_dropout_rate: of weights alone; `dropout_rate` by default.
+      sequence_axis: the mesh axis over which positions are split, under `jax.set_mesh`; as in
+        `jattn.MultiHeadAttention`.
     """
 
     vocabulary: int
@@ -61,6 +63,7 @@ class Transformer(nn.Module):
     rotary_base: float = 10_000.0
     rotary_scaling: float = 1.0
     filter_dropout_rate: float | None = None
+    sequence_axis: str | None = None
 
     def embed(
         self, tokens: Int[Array, "*batch T"], name: str, deterministic: bool, at: Int[Array, "*batch T"] | None = None
@@ -143,6 +146,7 @@ class Transformer(nn.Module):
                 dropout_rate=self.dropout_rate,
                 dtype=self.dtype,
                 sequences=(sequence, "source"),
+                sequence_axis=self.sequence_axis,
                 name=f"{name}_{layer}",
             )
             for layer in range(self.num_layers)

@@ -109,7 +109,7 @@ class Block(nnx.Module):
       score, normalizer, rotary, dropout_rate, dtype, sequences: as in `jattn.Block`.
       context_width: the width of what cross-attention attends to; without, there is none.
       reads_tokens: whether self-attention can attend to `tokens` of the call instead of ``x``.
-      num_kv_heads, qk_norm, filter_dropout_rate: as in `jattn.Block`.
+      num_kv_heads, qk_norm, filter_dropout_rate, sequence_axis: as in `jattn.Block`.
       rngs: of the parameters, and of dropout.
 
     Raises:
@@ -140,6 +140,7 @@ class Block(nnx.Module):
         num_kv_heads: int | None = None,
         qk_norm: str | None = None,
         filter_dropout_rate: float | None = None,
+        sequence_axis: str | None = None,
         *,
         rngs: nnx.Rngs,
     ):
@@ -154,7 +155,7 @@ class Block(nnx.Module):
         }
         shared |= {"broadcast_dropout": False, "deterministic": True, "dtype": dtype, "num_kv_heads": num_kv_heads}
         shared |= {"dropout_rate": dropout_rate if filter_dropout_rate is None else filter_dropout_rate}
-        shared |= {"normalize_qk": qk_norm is not None, "qk_norm": qk_norm or "layer"}
+        shared |= {"normalize_qk": qk_norm is not None, "qk_norm": qk_norm or "layer", "sequence_axis": sequence_axis}
         layer_norm = functools.partial(nnx.LayerNorm, width, dtype=dtype, promote_dtype=uncast, rngs=rngs)
         self.attention = MultiHeadAttention(**shared, rotary=rotary, relates=(sequences[0], sequences[0]))
         self.attention_norm = layer_norm()

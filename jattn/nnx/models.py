@@ -38,7 +38,8 @@ class Transformer(nnx.Module):
 
     Args:
       vocabulary, num_layers, num_heads, width, hidden, norm, positions, max_length, score, normalizer, dropout_rate,
-        dtype, num_kv_heads, window, qk_norm, rotary_base, rotary_scaling, filter_dropout_rate: as in `jattn.Encoder`.
+        dtype, num_kv_heads, window, qk_norm, rotary_base, rotary_scaling, filter_dropout_rate, sequence_axis:
+        as in `jattn.Encoder`.
       rngs: of the parameters, and of dropout.
 
     Raises:
@@ -71,6 +72,7 @@ class Transformer(nnx.Module):
         rotary_base: float = 10_000.0,
         rotary_scaling: float = 1.0,
         filter_dropout_rate: float | None = None,
+        sequence_axis: str | None = None,
         *,
         rngs: nnx.Rngs,
     ):
@@ -90,6 +92,7 @@ class Transformer(nnx.Module):
             "num_kv_heads": num_kv_heads,
             "qk_norm": qk_norm,
             "filter_dropout_rate": filter_dropout_rate,
+            "sequence_axis": sequence_axis,
         }
         block |= {"dropout_rate": dropout_rate, "dtype": dtype, "rngs": rngs}
         self.add_stacks(block)

@@ -97,8 +97,8 @@ class MultiHeadAttention(nnx.Module):
       keep_rngs: whether the layer keeps a stream of `rngs` for dropout; without, each call brings its own.
       kernel_metadata, bias_metadata, out_kernel_metadata, out_bias_metadata: of the projections, such as shardings.
       query_ln_scale_metadata, key_ln_scale_metadata: of the norms.
-      score, normalizer, rotary, edit, implementation, block_size, relates, qk_norm, qk_epsilon, use_out_bias: as in
-        `jattn.MultiHeadAttention`.
+      score, normalizer, rotary, edit, implementation, block_size, relates, qk_norm, qk_epsilon, use_out_bias,
+        sequence_axis: as in `jattn.MultiHeadAttention`.
       **replaced: flax's arguments that would replace the computation; None, or flax's own default.
 
     Raises:
@@ -155,6 +155,7 @@ class MultiHeadAttention(nnx.Module):
         qk_norm: str = "layer",
         qk_epsilon: float = 1e-6,
         use_out_bias: bool | None = None,
+        sequence_axis: str | None = None,
         **replaced: Any,
     ):
         _refuse(replaced)
@@ -170,7 +171,7 @@ class MultiHeadAttention(nnx.Module):
         self.edit = nnx.data(None if edit is None else as_edit(edit))
         self.rotary = FrozenDict(rotary) if isinstance(rotary, Mapping) else rotary
         self.implementation, self.block_size, self.relates = implementation, block_size, relates
-        self.qk_norm, self.qk_epsilon = check_qk_norm(qk_norm), qk_epsilon
+        self.qk_norm, self.qk_epsilon, self.sequence_axis = check_qk_norm(qk_norm), qk_epsilon, sequence_axis
         shared: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "precision": precision, "rngs": rngs}
         first = {"kernel_init": kernel_init, "bias_init": bias_init, "use_bias": use_bias}
         first |= {"kernel_metadata": kernel_metadata, "bias_metadata": bias_metadata}
@@ -352,7 +353,7 @@ class MultiHeadAttention(nnx.Module):
     def _attend(self, heads: Heads, dropout: dict[str, Any], sow_weights: bool) -> Float[Array, "*batch T N H"]:
         """Attends, and sows the filter and the weights where they are asked for."""
         program = {"score": self.score, "normalizer": self.normalizer, "edit": self.edit, **dropout}
-        program |= {"block_size": self.block_size, "precision": self.precision}
+        program |= {"block_size": self.block_size, "precision": self.precision, "sequence_axis": self.sequence_axis}
         # Outside of a capture, sowing would leave the filter in the module.
         if any(type(captured) is Filter for captured in getattr(self, "__captures__", ())):
             self.sow(Filter, "filter", heads.filter(self.relates, **program))

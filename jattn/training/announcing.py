@@ -46,8 +46,8 @@ def device_line(setup: "Setup") -> str:
         on = _counted(cores, "CPU core") + ("" if number in (1, cores) else f" as {number} devices")
     asked = [f"{name}={os.environ[name]}" for name in ("JAX_PLATFORMS", "XLA_FLAGS") if os.environ.get(name)]
     seeds = setup.config.training.replicates
-    splits = setup.config.mesh.shard_parameters and number == 1
-    whole = "; one device, so mesh.shard_parameters splits nothing" if splits else ""
+    splits = setup.config.mesh.shard_parameters and setup.mesh.shape["data"] == 1
+    whole = "; mesh.data is 1, so mesh.shard_parameters splits nothing" if splits else ""
     return message(
         f"on {on}{f' ({chr(32).join(asked)})' if asked else ''}"
         + (f", {seeds} seeds at once" if seeds > 1 else "")

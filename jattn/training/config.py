@@ -168,6 +168,9 @@ class MeshConfig(Section):
     data: int = Field(
         default=-1, ge=-1, le=1_048_576, description="devices to split batches over; -1 takes all, on a CPU what suits"
     )
+    sequence: int = Field(
+        default=1, ge=1, le=1_048_576, description="devices to split each sequence over; data times this are all"
+    )
     shard_parameters: bool = Field(
         default=False, description="split parameters and the optimizer's state over these devices as well"
     )

@@ -16,7 +16,6 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jattn.decode.protocol import as_inspectable
 from jattn.filters.filter import AttentionFilter, folds
 from jattn.filters.names import in_order
 from jattn.rules.grids import static, whole_grid
@@ -79,7 +78,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
             batch = setup.judging_batch(rng, indices)
         else:
             batch = make_batch(setup.task.as_judged(), setup.layout, rng, indices, (shortest, longest), room)
-        logits, filters = as_inspectable(setup.model).capture({"params": params}, **batch.inputs)
+        logits, filters = setup.capture(params, batch)
         correct = is_correct(logits, batch)
         sums = {
             "loss": jnp.sum(cross_entropy(logits, batch)),

@@ -30,6 +30,7 @@ OTHER_WORDS = {
     "run.folder": "o output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
     "run.overwrite": "force clean fresh",
     "mesh.data": "gpus num_gpus n_gpus num_devices tpus data_parallel dp",
+    "mesh.sequence": "context_parallel sequence_parallel sequence_parallelism cp_size sp_size",
     "mesh.shard_parameters": "fsdp zero zero3 shard_params sharded_parameters",
     "run.distributed": "coordinator coordinator_address num_processes process_id processes nnodes world_size rank",
     "run.logger": "wandb tensorboard loggers report_to use_wandb wandb_project",

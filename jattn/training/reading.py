@@ -20,7 +20,7 @@ from jattn.training.shipped import configs_folder, find_config
 
 HOW_WRITTEN = (
     *("run.folder", "run.overwrite", "run.cache", "run.debug", "run.lock", "run.logger", "run.profile"),
-    *("run.distributed", "mesh.data", "mesh.shard_parameters"),
+    *("run.distributed", "mesh.data", "mesh.sequence", "mesh.shard_parameters"),
 )
 """The keys that say where and how a run is written, and on what it is computed: with others it is the same run."""
 

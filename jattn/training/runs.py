@@ -86,14 +86,15 @@ def cpu_devices(config: Config, processes: int = 1) -> int:
 
     What suits is at most one per core, each with an equal and worthwhile share.
     """
+    sequence = config.mesh.sequence
     if config.mesh.data != -1:
-        return max(1, config.mesh.data // processes)
+        return max(1, config.mesh.data * sequence // processes)
     if config.run.debug:
         return 1
-    cores = asked_cpu_devices() or cpu_cores()
+    cores = max(1, (asked_cpu_devices() or cpu_cores()) // sequence)
     sizes = config.training.batch_size, config.evaluation.batch_size
     worthwhile = range(1, min(cores, *(size // 32 // processes for size in sizes)) + 1)
-    return max((n for n in worthwhile if all(size % (n * processes) == 0 for size in sizes)), default=1)
+    return sequence * max((n for n in worthwhile if all(size % (n * processes) == 0 for size in sizes)), default=1)
 
 
 def cpu_cores() -> int:
@@ -126,5 +127,5 @@ def on_its_devices(config: Config) -> Config:
     on_accelerator = jax.default_backend() != "cpu" and not config.run.debug
     if config.mesh.data != -1 or on_accelerator or jax.process_count() > 1:
         return config
-    devices = min(cpu_devices(config), jax.local_device_count())
-    return config.model_copy(update={"mesh": config.mesh.model_copy(update={"data": devices})})
+    devices = min(cpu_devices(config), jax.local_device_count()) // config.mesh.sequence
+    return config.model_copy(update={"mesh": config.mesh.model_copy(update={"data": max(1, devices)})})

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 # Linen modules of a person's own need not import it.
 import jattn.linen.capture  # noqa: F401
 from jattn.decode.protocol import as_inspectable
+from jattn.filters.filter import AttentionFilter
 from jattn.rules.scores import soft_cap
 from jattn.tasks import LAYOUTS, Batch, Layout, Task, make_batch
 from jattn.tasks.options import Entry
@@ -28,7 +30,7 @@ from jattn.training.own.signatures import is_nnx
 from jattn.training.reading import ConfigError
 from jattn.training.schedules import with_warmup
 from jattn.training.sections import Section
-from jattn.training.sharding import make_mesh
+from jattn.training.sharding import SEQUENCE, make_mesh, spread
 from jattn.training.tables import NORMALIZERS, SCORES
 
 STREAMS = ("parameters", "training", "dropout", "evaluation", "test", "probes")
@@ -44,7 +46,7 @@ class Setup:
       task, layout, model, optimizer: what is learned, how the model sees it, what learns and how; an NNX module is in
         its functional form, with the methods of a linen one.
       schedule: the learning rate by step; None where an own optimizer has its own.
-      mesh: the devices, on one axis ``data``.
+      mesh: the devices, on an axis ``data``, and where sequences are split on ``sequence``.
       own: what stands in place of the config's task and model, by name and in words.
     """
 
@@ -87,7 +89,22 @@ class Setup:
     @property
     def splits_parameters(self) -> bool:
         """Whether parameters and the optimizer's state are split over the devices."""
-        return self.config.mesh.shard_parameters and self.mesh.size > 1
+        return self.config.mesh.shard_parameters and self.mesh.shape["data"] > 1
+
+    @property
+    def splits_sequence(self) -> bool:
+        """Whether the positions of each example are split over the devices."""
+        return SEQUENCE in self.mesh.shape
+
+    def on_mesh(self) -> AbstractContextManager[Any]:
+        """Lets the layers of a model find the devices over which sequences are split."""
+        if not self.splits_sequence:
+            return contextlib.nullcontext()
+        return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
+
+    def inputs_of(self, batch: Batch) -> dict[str, Any]:
+        """Returns the inputs of a batch, split over the devices where sequences are."""
+        return spread(self.mesh, batch.inputs) if self.splits_sequence else batch.inputs
 
     @property
     def tokens_per_step(self) -> int:
@@ -108,15 +125,21 @@ class Setup:
     def init(self, batch: Batch, seed: Int[Array, ""] | None = None) -> optax.Params:
         """Makes the model's first parameters."""
         inputs: dict[str, Any] = batch.inputs
-        return self.model.init(self.rng("parameters", seed), **inputs)["params"]
+        with self.on_mesh():
+            return self.model.init(self.rng("parameters", seed), **inputs)["params"]
 
     def apply(self, params: optax.Params, batch: Batch, **options: Any) -> Any:
         """Applies the model to the inputs of a batch; returns logits."""
         variables: dict[str, Any] = {"params": params}
-        inputs: dict[str, Any] = batch.inputs
         if not takes(self.model, "deterministic"):
             options = {name: value for name, value in options.items() if name != "deterministic"}
-        return self.model.apply(variables, **inputs, **options)
+        with self.on_mesh():
+            return self.model.apply(variables, **self.inputs_of(batch), **options)
+
+    def capture(self, params: optax.Params, batch: Batch) -> tuple[Any, dict[str, AttentionFilter]]:
+        """Applies the model to the inputs of a batch; returns logits, and its filters by layer."""
+        with self.on_mesh():
+            return as_inspectable(self.model).capture({"params": params}, **self.inputs_of(batch))
 
     def vocabulary(self) -> tuple[str, ...]:
         """The text of each token: the task's symbols, then the layout's special tokens."""
@@ -157,7 +180,12 @@ def make_setup(
     task, layout = _make_task(config) if task is None else task, LAYOUTS[config.task.layout]
     if model is None:
         with _naming("model.kind"):
-            model = make_model(config.model, layout.name, len(task.symbols + layout.specials), config.training.dtype)
+            sizes = layout.name, len(task.symbols + layout.specials), config.training.dtype
+            model = make_model(config.model, *sizes, SEQUENCE if config.mesh.sequence > 1 else None)
+    if config.mesh.sequence > 1 and getattr(model, "sequence_axis", None) != SEQUENCE:
+        name = repr(config.model.kind) if own.get("model") is None else type(model).__name__
+        without = f"a model without sequence_axis={SEQUENCE!r}, as {name} is"
+        raise ConfigError(f"mesh.sequence: expected 1 for {without}, got {config.mesh.sequence}")
     schedule = None
     if optimizer is None:
         with _naming("training.schedule"):
@@ -292,7 +320,7 @@ def _check_task(task: Task, config: Config) -> None:
         )
 
 
-def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) -> Any:
+def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str, sequence_axis: str | None = None) -> Any:
     """Makes the model of a kind that reads a layout, from what the config says of it."""
     kind = config.chosen("kind")
     options: dict[str, Any] = config.model_dump()
@@ -302,6 +330,7 @@ def make_model(config: ModelConfig, layout: str, vocabulary: int, dtype: str) ->
     if "soft_cap" in options:
         options["score"] = soft_cap(options["score"], options["soft_cap"])
     options |= {"vocabulary": vocabulary, "cell": config.kind, "dtype": jnp.dtype(dtype), "layout": layout}
+    options["sequence_axis"] = sequence_axis
     if isinstance(kind, OwnPart):
         return make_functional(kind, options) if makes_nnx(kind) else kind.make(nn.Module, **options)
     model = kind.maker(layout)

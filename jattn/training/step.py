@@ -127,9 +127,12 @@ def loss_of_share(
     params: optax.Params,
     device: Int[Array, ""],
 ) -> Found:
-    """Computes the loss of the share of a batch that a device has: examples and dropout depend on its number alone."""
+    """Computes the loss of the share of a batch that a device has: examples and dropout depend on its number alone.
+
+    Where sequences are split, there is one share, whose arrays XLA splits.
+    """
     shown: Look = (lambda kind, arrays: None) if look is None else look
-    share = setup.config.training.batch_size // setup.mesh.size
+    share = setup.config.training.batch_size // (1 if setup.splits_sequence else setup.mesh.size)
     indices = device * share + jnp.arange(share)
     batch = setup.training_batch(jax.random.fold_in(setup.rng("training", seed), state.step), indices)
     dropout_rng = jax.random.fold_in(jax.random.fold_in(setup.rng("dropout", seed), state.step), device)
@@ -157,6 +160,8 @@ def loss_of_share(
 def _gradients(setup: Setup, state: TrainState, seed: Int[Array, ""] | None, look: Look | None) -> tuple[Any, Any]:
     """Returns gradients and counts, summed over the shares of all devices."""
     of_share = functools.partial(loss_of_share, setup, state, seed, look)
+    if setup.splits_sequence:
+        return jax.grad(of_share, has_aux=True)(state.params, jnp.int32(0))
     if not setup.splits_parameters:
         shares = jax.grad(of_share, has_aux=True)(state.params, lax.axis_index("data"))
         return sum_over_devices(setup.mesh, shares)
@@ -220,9 +225,9 @@ def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], Tra
 def on_each_device(setup: Setup, function: Callable[..., Any]) -> Callable[..., Any]:
     """Maps a function over the devices of a run, each of which holds all of its arguments and of its result.
 
-    Where parameters are split, the function is left as it is, for XLA to split.
+    Where parameters or sequences are split, the function is left as it is, for XLA to split.
     """
-    if setup.splits_parameters:
+    if setup.splits_parameters or setup.splits_sequence:
         return function
     everywhere = PartitionSpec()
     return jax.shard_map(function, mesh=setup.mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
@@ -230,9 +235,9 @@ def on_each_device(setup: Setup, function: Callable[..., Any]) -> Callable[..., 
 
 def _in_place(setup: Setup, state: TrainState) -> TrainState:
     """Keeps each array of a state split as it is at the beginning."""
-    if not setup.splits_parameters:
+    if not setup.splits_parameters and not setup.splits_sequence:
         return state
-    return lax.with_sharding_constraint(state, shardings(setup.mesh, state, split=True))
+    return lax.with_sharding_constraint(state, shardings(setup.mesh, state, setup.splits_parameters))
 
 
 def check_finite(state: TrainState, seeds: Int[Any, "*R"], kept: Callable[[], str]) -> None:

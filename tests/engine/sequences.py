@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jattn import attend, attention_filter, folds, masks, normalizers, sharded
 from jattn.engine import dealing, plans
+from tests.engine import split_layers
 from tests.variants import VARIANTS, inputs
 
 MOVES = r"\b(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)\("
@@ -160,6 +161,16 @@ def check_scan_and_remat():
         close(jax.jit(functools.partial(with_gradients, functools.partial(layers, one)))(query), expected)
 
 
+def check_forward_mode():
+    arrays, mesh = inputs(dtype=np.float64), make_mesh()
+    split = functools.partial(sharded.attend, mesh=mesh, axis="sequence", strategy="gathered")
+
+    def moved(attention):
+        return jax.jvp(functools.partial(attention, mask=masks.causal()), arrays, tuple(jnp.cos(x) for x in arrays))
+
+    close(jax.jit(lambda: moved(split))(), moved(attend))
+
+
 def check_half_precision():
     arrays = [x.astype(jnp.bfloat16) for x in inputs(8, 8)]
     expected = compare(arrays, make_mesh(), tolerance=0.03)
@@ -221,6 +232,7 @@ def check_lowering():
 
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
 CHECKS.pop("variant")
+CHECKS |= split_layers.CHECKS
 
 
 def run(names):

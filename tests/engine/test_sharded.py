@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
+import jattn
 from jattn import biases, edits, masks, normalizers, sharded
 from jattn.engine.dealing import Dealing, plan_on_devices, striped
 from jattn.engine.ring import plan_route
 from jattn.engine.strategies import check_mesh
+from tests.compilations import counted
 from tests.engine import sequences
 from tests.sampled import sampled
 from tests.variants import VARIANTS
@@ -44,7 +46,7 @@ def wrong(request):
     return run_cases([item.callspec.params["case"] for item in ours if "case" in item.callspec.params])
 
 
-@sampled("case", CASES, keep=["nan_on_another_device"])
+@sampled("case", CASES, keep=["nan_on_another_device", "layer"])
 def test_it_is_what_one_device_computes(case, wrong):
     assert not wrong[case], wrong[case]
 
@@ -162,6 +164,46 @@ def test_a_mesh_that_is_not_that_of_set_mesh_is_refused():
     with jax.sharding.use_abstract_mesh(AbstractMesh((4,), ("other",))), refused:
         check_mesh(MESH)
     check_mesh(MESH)
+
+
+def test_a_layer_takes_no_implementation_with_an_axis():
+    layer = jattn.MultiHeadAttention(num_heads=1, sequence_axis="sequence", implementation="blocked")
+    expected = r"implementation: expected 'gathered', 'ring' or None with a sequence_axis, got 'blocked'"
+    with pytest.raises(ValueError, match=expected):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((4, 2)))
+
+
+def test_a_layer_with_an_axis_needs_a_mesh():
+    layer = jattn.MultiHeadAttention(num_heads=1, sequence_axis="sequence")
+    with pytest.raises(ValueError, match=r"mesh: expected a mesh, or a call under jax\.set_mesh\(mesh\), got None"):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((4, 2)))
+
+
+def of_one_device(strategy, **call):
+    mesh = jax.make_mesh((1,), ("sequence",), axis_types=(AxisType.Auto,))
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 6, 1, 2))
+    return lambda: sharded.attend(query, key, value, mesh=mesh, axis="sequence", strategy=strategy, **call)
+
+
+@sampled("strategy", ["gathered", "ring"], keep=1)
+def test_rules_that_are_written_anew_compile_nothing(strategy):
+    of_one_device(strategy, mask=masks.causal() & masks.padding(jnp.array(5)))()
+    again = of_one_device(strategy, mask=masks.causal() & masks.padding(jnp.array(4)))
+    with counted() as happened:
+        again()
+    assert not happened
+
+
+def test_forward_mode_round_a_ring_is_refused():
+    mesh = jax.make_mesh((1,), ("sequence",), axis_types=(AxisType.Auto,))
+    ones = jnp.ones((4, 1, 2))
+
+    def ring(x):
+        return sharded.attend(x, x, x, mesh=mesh, axis="sequence", strategy="ring")
+
+    expected = r"strategy: 'ring' has reverse-mode derivatives, got forward-mode as of jax\.jvp; 'gathered' has both"
+    with pytest.raises(TypeError, match=expected):
+        jax.jvp(ring, (ones,), (ones,))
 
 
 def test_a_mesh_is_a_mesh():

@@ -1,6 +1,7 @@
 """Training on a mesh: one step is that of one device, whatever is split, and checkpoints fit any number of devices."""
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,10 @@ import jax
 import pytest
 
 from jattn.training.announcing import device_line
-from jattn.training.reading import check
+from jattn.training.reading import ConfigError, check
+from jattn.training.runs import cpu_devices
+from jattn.training.setup import make_setup
+from jattn.training.sharding import make_mesh
 
 SCRIPT = """
 import json, sys
@@ -24,17 +28,18 @@ from jattn.training.setup import make_setup
 from jattn.training.step import initial_state, make_train_chunk
 from pathlib import Path
 
-def trained(data, split=False, **training):
-    values = {"task": {"min_length": 4, "max_length": 4}, "model": {"width": 16, "hidden": 32, "dropout_rate": DROPOUT}}
+def trained(data, split=False, sequence=1, layout="encoder", model={}, **training):
+    model = {"width": 16, "hidden": 32, "dropout_rate": DROPOUT} | model
+    values = {"task": {"min_length": 4, "max_length": 4, "layout": layout}, "model": model}
     training = {"batch_size": 16, "optimizer": "sgd", "learning_rate": 0.1} | training
-    mesh = {"data": data, "shard_parameters": split}
+    mesh = {"data": data, "shard_parameters": split, "sequence": sequence}
     values |= {"training": training, "evaluation": {"batch_size": 16}, "mesh": mesh}
     setup = make_setup(check(values, "test"))
     return setup, make_train_chunk(setup)(initial_state(setup), jnp.int32(3))
 
 def largest_difference(one, other):
     pairs = zip(*(jax.tree.leaves(jax.device_get(state)) for state in (one, other)), strict=True)
-    return max(float(np.max(np.abs(ours - theirs), initial=0)) for ours, theirs in pairs)
+    return max(float(np.max(np.abs(ours.astype(float) - theirs), initial=0)) for ours, theirs in pairs)
 
 def held(state):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
@@ -44,7 +49,15 @@ DROPOUT = 0.0
 _, one = trained(1)
 for name, arguments in {"8": (8,), "8 split": (8, True), "2 split": (2, True)}.items():
     found[name] = largest_difference(trained(*arguments)[1], one)
+decoder = {"layout": "decoder", "model": {"positions": "relative", "window": 4}}
+pooled = {"layout": "encoder_decoder", "model": {"kind": "pooled", "normalizer": "entmax15"}}
+for name, more in {"2 x 4": {}, "2 x 4 split": {"split": True}, "decoder": decoder, "pooled": pooled}.items():
+    alone, many = trained(1, **more | {"split": False}), trained(2, sequence=4, **more)
+    found[name] = largest_difference(many[1], alone[1])
+    sums = [make_measure(setup, 4, 16)(state.params, setup.rngs("test"), 0) for setup, state in (alone, many)]
+    found[f"{name} measured"] = largest_difference(*sums)
 DROPOUT = 0.2
+found["2 x 4 dropout"] = largest_difference(trained(2, sequence=4)[1], trained(1)[1])
 whole, split = trained(8), trained(8, True)
 found["dropout"] = largest_difference(split[1], whole[1])
 found["held"] = held(split[1]) / held(whole[1])
@@ -69,8 +82,49 @@ def test_a_step_is_that_of_one_device_whatever_is_split(tmp_path):
     found = json.loads(run.stdout)
     assert found.pop("held") < 0.2
     assert found.pop("to 1") == found.pop("to 4 split") == 0
-    assert found.keys() == {"8", "8 split", "2 split", "dropout", "measured"}
-    assert all(difference < 1e-4 for difference in found.values()), found
+    assert len(found) == 5 + 8 + 1
+    # What is measured are sums over examples and positions.
+    assert all(found[name] < (1e-3 if name.endswith(" measured") else 1e-4) for name in found), found
+
+
+WRONG = {
+    "mesh.sequence: expected a divisor of the 8 devices there are, got 3": {"mesh": {"sequence": 3}},
+    "mesh.sequence: expected a divisor of the 8 devices there are, got 16": {"mesh": {"sequence": 16, "data": 1}},
+    "mesh.data: expected at most the 8 devices there are over mesh.sequence 4, or -1, got 3": {
+        "mesh": {"sequence": 4, "data": 3}
+    },
+    "training.batch_size: expected a multiple of the 4 devices of mesh.data, got 6": {
+        "mesh": {"sequence": 2},
+        "training": {"batch_size": 6},
+    },
+    "training.replicates: expected 1 with mesh.sequence, got 2": {
+        "mesh": {"sequence": 2},
+        "training": {"replicates": 2},
+    },
+    "mesh.sequence: expected 1 with run.debug, got 2": {"mesh": {"sequence": 2}, "run": {"debug": True}},
+    "mesh.sequence: expected 1 for a model without sequence_axis='sequence', as 'gru' is, got 2": {
+        "mesh": {"sequence": 2},
+        "task": {"layout": "encoder_decoder"},
+        "model": {"kind": "gru"},
+    },
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_cannot_be_split_is_refused(message, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make_setup(check(WRONG[message], "test"))
+
+
+def test_devices_share_examples_and_positions(monkeypatch):
+    mesh = {"sequence": 4, "data": 2}
+    config = check({"mesh": mesh, "training": {"batch_size": 2}, "evaluation": {"batch_size": 2}}, "test")
+    assert cpu_devices(config) == 8
+    monkeypatch.setattr(jax, "devices", lambda: list(range(9)))
+    made = make_mesh(config)
+    assert made.axis_names == ("data", "sequence")
+    assert made.devices.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("splits", [True, False])
@@ -78,4 +132,4 @@ def test_one_device_is_said_to_split_no_parameters(splits):
     setup: Any = SimpleNamespace(
         config=check({"mesh": {"shard_parameters": splits}}, "test"), mesh=jax.make_mesh((1,), ("data",))
     )
-    assert device_line(setup).endswith("; one device, so mesh.shard_parameters splits nothing") is splits
+    assert device_line(setup).endswith("; mesh.data is 1, so mesh.shard_parameters splits nothing") is splits
