@@ -43,6 +43,8 @@ OTHER_WORDS = {
 
 NAMES = "task.name names the task, model.kind the kind of model, run.folder the run"
 
+CONFIG_FIRST = "the config comes first, without a word before it"
+
 NO_KEYS = {
     NAMES: "",
     "it goes with --sweep KEY VALUE ...": "jobs yes",
@@ -56,7 +58,7 @@ NO_KEYS = {
     "metrics are in metrics.jsonl, and curves on report.html, both in the run folder": "mlflow log tracker",
     "examples are drawn anew for each step, on the device": "num_workers workers shuffle dataloader data_dir cache_dir",
     "a run prints a line for each evaluation, and in a terminal a bar": "verbose v quiet q silent",
-    "the config comes first, without a word before it": "c config cfg conf config_file config_path",
+    CONFIG_FIRST: "c config cfg conf config_file config_path",
 }
 """The words for what has no key, and what is to be said to them."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 
-from jattn.drawing.plain import in_plain
+from jattn.drawing.plain import fitted, in_plain
 from jattn.training.config import DRAFT, Config
 from jattn.training.meant import hint, meant_by, value_meant_by
 from jattn.training.own.code import OwnError, Places
@@ -157,7 +157,8 @@ def check(values: dict[str, Any], source: str, draft: bool = False, places: Plac
       places: where files of code that the values name are looked for; by default in the working folder.
 
     Raises:
-      ConfigError: with a line per mistake.
+      ConfigError: in a line that explains the first mistake, unknown keys before others, and names the keys of the
+        others where there is room.
     """
     kind = class_of(values, source, places)
     values = {
@@ -173,9 +174,7 @@ def check(values: dict[str, Any], source: str, draft: bool = False, places: Plac
     try:
         return kind.model_validate(values, context=DRAFT if draft else None)
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {_explain(dict(mistake), kind)}" for mistake in error.errors()[:8]]
-        more = [f"... and {error.error_count() - 8} more"] if error.error_count() > 8 else []
-        raise ConfigError("\n".join([*lines, *more])) from None
+        raise ConfigError(_in_a_line(source, error, kind)) from None
 
 
 def merge(
@@ -293,6 +292,17 @@ def kind_of(table: str, key: str, config: type[Config] = Config) -> Any:
 def paths(config: type[Config] = Config) -> list[str]:
     """Lists all keys of a class of configs, as ``table.key``."""
     return [f"{name}.{key}" for name in config.model_fields for key in get_section(name, config).model_fields]
+
+
+def _in_a_line(source: str, error: pydantic.ValidationError, config: type[Config]) -> str:
+    # A wrong value may follow from a key that is misspelt.
+    first, *others = sorted(map(dict, error.errors()), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    line = f"{source}: {_explain(first, config)}"
+    return fitted(f"{line}; also wrong: ", [_path(mistake) for mistake in others]) if others else line
+
+
+def _path(mistake: dict[str, Any]) -> str:
+    return shown(".".join(map(str, mistake["loc"])))
 
 
 def _explain(mistake: dict[str, Any], config: type[Config]) -> str:
