@@ -1,5 +1,6 @@
-"""What is said where options come before the config: the line with the config first."""
+"""What is said where the config is not the first word of the command: the line to type."""
 
+import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from jattn.command.options import unknown_option
 from jattn.training.config import Config
 from jattn.training.meant import CONFIG_FIRST, NO_KEYS, meant_by
-from jattn.training.reading import ConfigError, kind_of, paths
+from jattn.training.reading import ConfigError, kind_of, paths, shown
 from jattn.training.shipped import find_config
 
 SWITCHES = ("--yes", "--help", "-h")
@@ -15,20 +16,41 @@ OF_SWEEPS = ("--sweep", "--jobs", *SWITCHES)
 
 
 def check_order(arguments: Sequence[str], program: str) -> None:
-    """Refuses arguments that begin with options and name a config after them.
+    """Refuses options before the config, two configs, and a name with spaces that came as several words.
 
     Raises:
       ConfigError: with the line to type; or for the first option that is unknown, with what is said to it.
     """
-    if not arguments or not arguments[0].startswith("-"):
+    if arguments and not arguments[0].startswith("-"):
+        _check_one(arguments, program)
         return
     free = list(_no_values(arguments))
-    place = next((place for place in reversed(free) if find_config(Path(arguments[place])).is_file()), None)
+    place = next((place for place in reversed(free) if _is_config(arguments[place])), None)
     if place is None:
         return
     words = [_in_order(word, program) for word in (*arguments[:place], *arguments[place + 1 :])]
     line = shlex.join([*program.split(), arguments[place], *filter(None, words)])
     raise ConfigError(f"command line: expected the config first: {line}")
+
+
+def _check_one(arguments: Sequence[str], program: str) -> None:
+    """Refuses words after the first that name another config, or belong to the name of the first."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if len(words) > 1 and _is_config(words[0]) and _is_config(words[1]):
+        raise ConfigError(f"command line: expected one config, got {shown(words[0])} and {shown(words[1])}")
+    for number in range(2, len(words) + 1):
+        name = " ".join(words[:number])
+        if not _is_config(words[0]) and _is_config(name):
+            line = shlex.join([*program.split(), name, *arguments[number:]])
+            raise ConfigError(f"command line: expected a name with spaces in quotes: {line}")
+
+
+def _is_config(word: str) -> bool:
+    """Says whether a word names a config; one that no file can have as a name does not."""
+    try:
+        return find_config(Path(word)).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _no_values(arguments: Sequence[str]) -> Iterator[int]:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,14 +86,19 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: expected a config file, got the folder of a run; its config is {path / 'config.toml'}"
             )
+        if found.is_dir():
+            inside = sorted(map(str, path.glob("*.toml")))
+            raise ConfigError(
+                fitted(f"{path}: expected a config file, got a folder; it holds ", inside or ["no .toml file"])
+            )
         if found.stat().st_size > LARGEST:
             raise ConfigError(f"{path}: expected a config of at most {LARGEST:,} bytes, got {found.stat().st_size:,}")
         text = found.read_bytes().decode("utf-8")
     except FileNotFoundError:
         folders = [path.parent, *([configs_folder()] if path.parent in (Path(), Path("configs")) else [])]
-        names = [other.name for folder in folders for other in folder.glob("*.toml")]
-        near = difflib.get_close_matches(path.name, names, n=1)
-        guesses = [Path("configs") / path.name, *(path.parent / name for name in near)]
+        names = {other.stem: other.name for folder in folders for other in folder.glob("*.toml")}
+        near = difflib.get_close_matches(path.name.removesuffix(".toml"), names, n=1)
+        guesses = [Path("configs") / path.name, *(path.parent / names[name] for name in near)]
         guess = next((str(guess) for guess in guesses if find_config(guess).exists()), None)
         hint = f"; did you mean {guess}?" if guess else known_configs()
         raise ConfigError(f"{path}: no such file{hint}") from None
@@ -108,13 +114,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
-        quotes = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
-        raise ConfigError(f"{path}: expected TOML, got: {error}{quotes}") from None
+        raise ConfigError(f"{path}: expected TOML, got: {error}{_toml_hint(text, str(error), path)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
         raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
     if not values:
         raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
     return _with_file_beside(values, found.parent)
+
+
+def _toml_hint(text: str, error: str, path: Path) -> str:
+    """Says what helps against a mistake in TOML."""
+    if path.suffix not in (".toml", ""):
+        return "; for a config in TOML see: jattn configs reverse"
+    place = re.fullmatch(r"Invalid value \(at line (\d+), column (\d+)\)", error)
+    value = text.splitlines()[int(place[1]) - 1][int(place[2]) - 1 :] if place else ""
+    if value.startswith(("True", "False")):
+        return "; it is written true or false"
+    return "; text stands in quotes" if value[:1].isalpha() else ""
 
 
 def _with_file_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -298,7 +314,11 @@ def _in_a_line(source: str, error: pydantic.ValidationError, config: type[Config
     # A wrong value may follow from a key that is misspelt.
     first, *others = sorted(map(dict, error.errors()), key=lambda mistake: mistake["type"] != "extra_forbidden")
     line = f"{source}: {_explain(first, config)}"
-    return fitted(f"{line}; also wrong: ", [_path(mistake) for mistake in others]) if others else line
+    return (
+        fitted(f"{line}{' Also' if line.endswith('?') else '; also'} wrong: ", [_path(mistake) for mistake in others])
+        if others
+        else line
+    )
 
 
 def _path(mistake: dict[str, Any]) -> str:

@@ -126,10 +126,13 @@ def test_a_mistake_in_an_option_is_told(refused, tmp_path, given, expected):
         (["mine.toml"], ["mine.toml", "configs/mine.toml"]),
         (["mine"], ["mine:", "configs/mine.toml"]),
         (["nowhere/deep/mine.toml"], ["nowhere/deep/mine.toml", "configs/mine.toml"]),
-        (["configs"], ["configs", "Is a directory"]),
+        (["configs"], ["configs: expected a config file, got a folder; it holds configs/mine.toml"]),
+        (["."], [".: expected a config file, got a folder; it holds a b.toml"]),
+        (["a", "b.toml", "--yes"], ["expected a name with spaces in quotes: train.py 'a b.toml' --yes"]),
+        (["house.toml"], ["house.toml: no such file; there are configs/mine.toml"]),
         (["configs/mine.toml/x.toml"], ["configs/mine.toml/x.toml", "Not a directory"]),
         ([""], ["expected a config file"]),
-        (["configs/mine.toml", "configs/mine.toml"], ["configs/mine.toml", "--help"]),
+        (["configs/mine.toml", "a b.toml"], ["expected one config, got configs/mine.toml and a b.toml"]),
         (["x" * 300 + ".toml"], ["File name too long"]),
         (["a\0b.toml"], ["a\\x00b.toml", "null"]),
     ],
@@ -138,6 +141,7 @@ def test_a_mistake_in_an_option_is_told(refused, tmp_path, given, expected):
 def test_a_missing_config_is_told_with_those_there_are(refused, tmp_path, arguments, expected):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.toml").write_text("[task]\nname = 'copy'\n")
+    (tmp_path / "a b.toml").write_text("[task]\nname = 'copy'\n")
     message = refused(*arguments)
     assert [word for word in expected if word not in message] == []
 
@@ -156,8 +160,8 @@ def test_a_file_full_of_mistakes_is_told_in_a_line(refused, tmp_path):
     lines = [f"key_{number} = 1" for number in range(100)]
     (tmp_path / "mine.toml").write_text("[task]\n" + "\n".join(lines))
     told = refused("mine.toml")
-    assert told.startswith("mine.toml: task.key_0: unknown key; ")
-    assert re.search(r"; also wrong: task.key_1, task.key_2, .* and \d\d more$", told)
+    assert told.startswith("mine.toml: task.key_0: unknown key; did you mean task.keys?")
+    assert re.search(r"\? Also wrong: task.key_1, task.key_2, .* and \d\d more$", told)
 
 
 CONFIG_LATE = [

@@ -175,6 +175,14 @@ def test_ctrl_c_before_anything_handles_it_ends_in_a_line():
             "jattn tasks: --lenght: unknown option; did you mean --length?; see jattn tasks --help",
         ),
         ("explain abc", "jattn explain: length: expected an integer, got 'abc'; see jattn explain --help"),
+        ("--seed 3 reverse", "command line: expected the config first: jattn train reverse --training.seed 3"),
+        (
+            "explain 8 --dtype fp16",
+            "jattn explain: --dtype: expected one of float32, bfloat16, float16, got 'fp16'; see jattn explain --help",
+        ),
+        ("explain 8 8", "jattn explain: expected no more arguments, got 8; see jattn explain --help"),
+        ("see x --picture y", "jattn see: --picture: unknown option; see jattn see --help"),
+        ("tasks code.py", "tasks: there is no task 'code.py'; one of your own is written code.py:NAME"),
         ("predict", "jattn predict: expected run_folder, text; see jattn predict --help"),
         (
             "train --config mine.toml",

@@ -293,7 +293,7 @@ def test_every_mistake_of_a_file_is_told_at_once(config_file):
     with pytest.raises(ConfigError) as refused:
         config_from_arguments([config_file(text)])
     first = "mine.toml: task.nmae: unknown key; did you mean task.name?"
-    assert str(refused.value) == f"{first}; also wrong: task.symbols, training.steps"
+    assert str(refused.value) == f"{first} Also wrong: task.symbols, training.steps"
 
 
 CHOICES = [
