@@ -258,7 +258,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 def _draw_curve(axes: Axes, curve: Curve) -> None:
     colour = COLOURS[curve.colour]
     if curve.dots or len(curve.steps) == 1:
-        axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label)
+        # A dot on an axis is drawn whole.
+        axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label, clip_on=False)
     else:
         width = 0.8 if curve.colour == "faint" or curve.dashed else 1.6
         style = "--" if curve.dashed else "-"
