@@ -110,7 +110,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     except ValueError as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
-    print(f"{name}: {task_description(name)}\n")
+    print(f"{name}: {task_description(name)}\n".replace("``", ""))
     longest = f"{task.shortest} to {task.longest}"
     meaning = text.partition("Args:\n")[2].split("\n\n")[0].rstrip().replace("``", "")
     print(f"options: {options}" + (f"\n{meaning}" if meaning else ""))
