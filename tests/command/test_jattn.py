@@ -142,6 +142,13 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert (empty / "runs" / "reverse" / "report.html").exists()
+    for words in ("report runs/reverse", "predict runs/reverse 3 1 4", "tasks", "configs", "explain 64", "see --help"):
+        done = subprocess.run(
+            [tmp_path / "fresh" / "bin" / "jattn", *words.split()],
+            cwd=empty, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert done.stdout, words
     where = [python, "-c", "import jattn; print(jattn.__file__)"]
     assert subprocess.check_output(where, cwd=empty, env=environment, text=True).startswith(str(tmp_path))
 
