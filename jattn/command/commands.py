@@ -46,8 +46,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"invalid int value: (.*)", r"expected an integer, got \1", message)
         message = message.removeprefix("argument ").replace("the following arguments are required: ", "expected ")
+        if choice := re.fullmatch(r"(.*)invalid choice: (.*) \(choose from (.*)\)", message):
+            message = f"{choice[1]}expected one of {choice[3].replace(chr(39), '')}, got {choice[2]}"
+        message = re.sub(r"unrecognized arguments: (?!--)", "expected no more arguments, got ", message)
         for word in re.findall(r"unrecognized arguments: (--\S+)", message):
-            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+            known = {option.lstrip("-"): option for option in self._option_string_actions}
+            near = [known[name] for name in difflib.get_close_matches(word.lstrip("-"), known, n=1, cutoff=0.75)]
             message = f"{word}: unknown option" + (f"; did you mean {near[0]}?" if near else "")
         raise SystemExit(complain(f"{self.prog}: {message}; see {self.prog} --help"))
 
@@ -74,6 +78,14 @@ def answer(arguments: Sequence[str], version: str) -> int:
     if name == "--version":
         print(f"jattn {version}")
         return 0
+    if name.startswith("-") and rest:
+        from jattn.command.order import check_order
+        from jattn.training.reading import ConfigError
+
+        try:
+            check_order(arguments, "jattn train")
+        except ConfigError as error:
+            return complain(str(error))
     if name not in COMMANDS:
         return complain(f"jattn: {name}: unknown command; {_meant(name)}")
     return ANSWERS[name](Parser(prog=f"jattn {name}", description=COMMANDS[name]), rest)
@@ -85,6 +97,8 @@ def _meant(name: str) -> str:
 
     if find_config(Path(name)).is_file():
         return f"did you mean: jattn train {name}?"
+    if (Path(name) / "config.toml").is_file():
+        return f"did you mean: jattn report {name}?"
     configs = {path.stem: f"jattn train {path.stem}" for path in configs_folder().glob("*.toml")}
     known = configs | {command: f"jattn {command}" for command in (*COMMANDS, "--version", "--help")}
     for command, words in OTHER_COMMANDS.items():

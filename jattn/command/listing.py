@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from jattn.drawing.plain import in_plain
+from jattn.drawing.plain import fitted, in_plain, message
 
 
 def config_lines() -> list[str]:
@@ -58,7 +58,7 @@ def draw_report(folder: Path) -> int:
         page = render_again(folder, say=lambda problem: print(in_plain(problem), file=sys.stderr))
         print(in_plain(f"see {page}"))
     except (OSError, ValueError) as error:
-        print(in_plain(str(error)), file=sys.stderr)
+        print(message(str(error)), file=sys.stderr)
         return 2
     return 0
 
@@ -93,8 +93,12 @@ def show_task(name: str, length: int | None, examples: int) -> int:
         return 0
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name.lower(), CATALOGUE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOGUE)}"
-        print(f"tasks: there is no task {name!r}; {hint}", file=sys.stderr)
+        line = f"tasks: there is no task {name!r}; "
+        if name.endswith(".py"):
+            line += f"one of your own is written {name}:NAME"
+        else:
+            line = f"{line}did you mean {near[0]}?" if near else fitted(f"{line}there are ", list(CATALOGUE))
+        print(message(line), file=sys.stderr)
         return 2
     from jattn.tasks import draw
 
@@ -106,7 +110,7 @@ def show_task(name: str, length: int | None, examples: int) -> int:
     except ValueError as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
-    print(f"{name}: {task_description(name)}\n")
+    print(f"{name}: {task_description(name)}\n".replace("``", ""))
     longest = f"{task.shortest} to {task.longest}"
     meaning = text.partition("Args:\n")[2].split("\n\n")[0].rstrip().replace("``", "")
     print(f"options: {options}" + (f"\n{meaning}" if meaning else ""))

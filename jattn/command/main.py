@@ -81,6 +81,9 @@ def answer(arguments: list[str], program: str, signals: Interrupts, asked: "list
 
 def read(arguments: list[str], program: str) -> "Config | Sweep":
     """Reads what is asked for: a run, or a sweep."""
+    from jattn.command.order import check_order
+
+    check_order(arguments, program)
     if "--sweep" in arguments:
         from jattn.command.sweeps import sweep_from_arguments
 

@@ -119,7 +119,7 @@ def _split(options: Sequence[str], program: str) -> list[tuple[str, list[str]]]:
         elif found and (not word.startswith("-") or _is_number(word)):
             found[-1][1].append(word)
         else:
-            raise ConfigError(_unknown_option(word, program, Config))
+            raise ConfigError(unknown_option(word, program, Config))
     return found
 
 
@@ -134,7 +134,7 @@ def _find_option(option: str, program: str, config: type[Config]) -> tuple[str, 
     says_no = f"{table}.{key}" not in paths(config) and key.startswith("no_")
     key = key.removeprefix("no_") if says_no else key
     if f"{table}.{key}" not in paths(config) or (says_no and kind_of(table, key, config) is not bool):
-        raise ConfigError(_unknown_option(option, program, config))
+        raise ConfigError(unknown_option(option, program, config))
     return table, key, says_no
 
 
@@ -161,7 +161,8 @@ def _read_list(table: str, key: str, texts: list[str], config: type[Config]) -> 
     return tuple(parse_value(table, key, text, config) for text in texts)
 
 
-def _unknown_option(unknown: str, program: str, config: type[Config]) -> str:
+def unknown_option(unknown: str, program: str, config: type[Config]) -> str:
+    """Says that an option is unknown, and what was meant by it."""
     keys = paths(config)
     meant = meant_by(unknown.split("=")[0].lstrip("-"), [*keys, "sweep"])
     said = hint(meant, "--") if meant else f"see {program} --help"

@@ -45,7 +45,8 @@ class Asked:
 def see_model(model: Path, asked: Asked, out: Path) -> int:
     """Loads a model, lets it read, and writes the page; returns the exit status."""
     if (asked.text is None) == (asked.file is None):
-        print("see: expected a text or --file, and not both", file=sys.stderr)
+        got = "both" if asked.file else "neither"
+        print(f"see: expected a text or --file, got {got}; see jattn see --help", file=sys.stderr)
         return 2
     try:
         page = write_page(model, asked, out)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jattn.command.options import config_of, read_arguments, tell_left_out
 from jattn.training.config import Config
-from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, parse_value, shown
+from jattn.training.reading import HOW_WRITTEN, ConfigError, find_key, kind_of, parse_value, shown
 from jattn.training.sweeps import Sweep, make_sweep
 
 MOST_UNASKED = 100
@@ -34,9 +34,14 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     config = config_of(named[0], options[1:]) if named else Config
     swept: dict[tuple[str, str], list[Any]] = {}
     for word, *texts in asked:
+        if "=" in word:
+            raise ConfigError(f"--sweep {shown(word)}: expected a key, a space and its values, for example {EXAMPLE}")
         table, key = _find_new_key(word, swept, options, config)
         if not texts:
             raise ConfigError(f"--sweep {word}: expected values, for example {EXAMPLE}, got none")
+        one = kind_of(table, key, config) in (int, float, bool)
+        if commas := [text for text in texts if one and "," in text]:
+            raise ConfigError(f"--sweep {word}: expected values with spaces between, {EXAMPLE}, got {shown(commas[0])}")
         swept[table, key] = [parse_value(table, key, text, config) for text in texts]
     runs = math.prod(map(len, swept.values()))
     if runs > MOST_UNASKED and not sure:

@@ -1,5 +1,7 @@
 """Text that a terminal shows and does not obey, and numbers in it."""
 
+from collections.abc import Sequence
+
 LONGEST = 300
 """Characters that a line for a person has at most."""
 
@@ -32,6 +34,24 @@ def shortened(text: str, most: int = LONGEST) -> str:
 def message(text: str) -> str:
     """Writes what is said to a person: plain, each line of it shortened."""
     return "\n".join(shortened(line) for line in in_plain(text).split("\n"))
+
+
+def fitted(before: str, items: Sequence[str], after: str = "", between: str = ", ") -> str:
+    """Writes a line with as many items as it has room for, at least one, and how many more there are.
+
+    Example:
+      >>> fitted("expected one of ", ["a", "b"])
+      'expected one of a, b'
+      >>> fitted("expected one of ", ["x" * 150, "y" * 150, "z"])[-10:]
+      'and 2 more'
+    """
+    line = before + after
+    for number in range(len(items), 0, -1):
+        more = f" and {len(items) - number} more" if number < len(items) else ""
+        line = f"{before}{between.join(items[:number])}{more}{after}"
+        if len(line) <= LONGEST:
+            return line
+    return line
 
 
 def percent(part: float, digits: int = 2) -> str:

@@ -7,21 +7,26 @@ let shown = run.steps.at(-1);
 function showTables() {
   byId("tables").replaceChildren(...run.tables.flatMap(({ title, header, rows }, number) => {
     const table = element("table");
-    fillTable(table, header, rows.map((texts, index) => tableRow(texts, number === 0 && run.links[index])));
+    fillTable(table, header, rows.map((texts, index) => number === 0 ? linkedRow(texts, run.links[index]) : tableRow(texts)));
     const holder = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title || "The runs" });
     holder.append(table);
     return title ? [element("h3", {}, title), holder] : [holder];
   }));
 }
 
-function tableRow(texts, link) {
+function tableRow(texts) {
   const row = element("tr");
-  row.append(...texts.map((text, column) => {
-    const cell = element("td");
-    const address = link && link.split("/").map(encodeURIComponent).join("/");
-    cell.append(address && column === 0 ? element("a", { href: address }, text) : text);
-    return cell;
-  }));
+  row.append(...texts.map((text) => element("td", {}, text)));
+  return row;
+}
+
+/** Makes a row in which what sets the run apart from others leads to its page. */
+function linkedRow(texts, { address, label }) {
+  const row = tableRow(texts);
+  const href = address.split("/").map(encodeURIComponent).join("/");
+  [...row.cells].slice(0, run.swept).forEach((cell) => {
+    cell.replaceChildren(element("a", { href, "aria-label": `${label}: its page` }, cell.textContent));
+  });
   return row;
 }
 

@@ -33,7 +33,11 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
         "task": _task(folder, outcomes),
         "note": "Curves are means over seeds." if several else "",
         "tables": [asdict(table) for table in tables],
-        "links": [f"{one.folder}/report.html" for one in outcomes],
+        "links": [
+            {"address": f"{one.folder}/report.html", "label": label}
+            for one, label in zip(outcomes, labels, strict=True)
+        ],
+        "swept": len(outcomes[0].values) if outcomes else 0,
         "steps": [max((row["step"] for each in rows for row in each), default=0)],
         "panels": [asdict(panel) for panel in panels],
     }

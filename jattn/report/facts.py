@@ -89,7 +89,7 @@ def record_lines(record: RunRecord) -> list[tuple[str, str]]:
         ("code", _code(known.get("code"))),
         ("seeds", ", ".join(map(str, known.get("seeds", ())))),
         ("parameters", f"{known.get('parameters', 0):,}"),
-        ("device", f"{latest.get('devices', '?')} x {latest.get('device', 'unknown')}"),
+        ("device", latest.get("ran_on") or f"{latest.get('devices', '?')} {latest.get('device', 'unknown')}"),
         ("speed", _speed(record)),
         ("wall time", _wall_time(sessions)),
         ("date", ", ".join(str(session.get("started", "unknown")) for session in sessions)),

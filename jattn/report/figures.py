@@ -145,7 +145,10 @@ def _add_panel(sheet: _Sheet, head: Head, row: int, column: int) -> Axes:
     axes.set(xticks=[], yticks=[])
     if head.last:
         places, labels = _ticks(sheet, head.layer, 1)
-        upright = max(map(len, labels)) > 2 and not record.is_pooled(head.layer)
+        letters = max(map(len, labels))
+        # Two letters stand side by side where they leave a gap to the next column.
+        crowded = letters > 2 or (letters == 2 and 1.2 * size + 2 > 72 * sheet.cell)
+        upright = crowded and not record.is_pooled(head.layer)
         axes.set_xticks(places, labels, rotation=90 if upright else 0, **style)
         axes.set_xlabel("key", fontsize=8, color=GREY)
         if record.is_pooled(head.layer):
@@ -258,7 +261,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 def _draw_curve(axes: Axes, curve: Curve) -> None:
     colour = COLOURS[curve.colour]
     if curve.dots or len(curve.steps) == 1:
-        axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label)
+        # A dot on an axis is drawn whole.
+        axes.plot(curve.steps, curve.values, "o", markersize=3.5, color=colour, label=curve.label, clip_on=False)
     else:
         width = 0.8 if curve.colour == "faint" or curve.dashed else 1.6
         style = "--" if curve.dashed else "-"

@@ -48,13 +48,17 @@ function hideWords() {
 
 const LONG_PARAGRAPH = 400;
 
+/** Characters of code that stay on one line. */
+const SHORT_CODE = 24;
+
 /** Writes a paragraph in which what stands between backticks is code, and between asterisks is stressed. */
 function paragraph(text) {
   const made = element("p");
   text.split(/(``.+?``|`[^`]+`|\*\w[^*]*\*)/s).forEach((part, i) => {
     if (i % 2 === 0) return made.append(part);
     const plain = part.replace(/^(``|`|\*)|(``|`|\*)$/g, "");
-    return made.append(element(part.startsWith("*") ? "em" : "code", {}, plain));
+    const short = plain.length <= SHORT_CODE ? { class: "short" } : {};
+    return made.append(part.startsWith("*") ? element("em", {}, plain) : element("code", short, plain));
   });
   return made;
 }

@@ -38,16 +38,18 @@ function planMatrix(filter, width, view) {
   const left = 14 + 8 * longest(filter.queries, "query");
   const answers = filter.pooled || filter.tokens.queries.every((_, query) => !filter.target(query)) ? 0 : 58;
   const room = Math.max(40, width - left - answers - 2);
-  const upright = !filter.pooled && longest(filter.keys, "key") > 2;
-  const top = upright ? 12 + 8 * longest(filter.keys, "key") : 24;
   if (!filter.pooled) {
     const cell = Math.max(2, Math.min(30, SIDE / Math.max(rows, columns), room / columns));
+    const letters = longest(filter.keys, "key");
+    // Two letters stand side by side where they leave a gap to the next column.
+    const upright = letters > 2 || (letters === 2 && 1.2 * fontSize(cell) + 3 > cell);
+    const top = upright ? 12 + 8 * letters : 24;
     return { left, top, cell, rows, columns, upright, answers };
   }
   const pixel = 1 / (window.devicePixelRatio || 1);
   const wanted = Math.min(30, MAP_SIDE / Math.max(rows, columns), room / columns);
   const cell = Math.max(pixel, Math.floor(wanted / pixel + 1e-6) * pixel);
-  return { left, top, cell, rows, columns, upright, answers };
+  return { left, top: 24, cell, rows, columns, upright: false, answers };
 }
 
 /** Draws the matrix of a filter into a holder with a canvas. */

@@ -3,7 +3,8 @@
 The file holds `command`, which repeats the run; `differences`, the config's keys and values that are not defaults;
 `code`, the SHA-256 of each file of a person's own that the config names; `parameters`, how many numbers the model has;
 `seeds`; and `sessions`, one for each process that trained: `started`, the step it began `from_step`, `seconds` until it
-ended or last saved a checkpoint, `python`, `platform`, `packages` with their versions, `device` and `devices`.
+ended or last saved a checkpoint, `python`, `platform`, `packages` with their versions, `device`, `devices`,
+and `ran_on`, which says both in words.
 """
 
 import json

@@ -39,20 +39,24 @@ def model_words(config: Config) -> str:
 
 def device_line(setup: "Setup") -> str:
     """Says what a run runs on, and which variables of the environment decide it."""
-    device, number = setup.mesh.devices.flat[0], setup.mesh.size
-    on = f"{number} {device.device_kind}"
-    if device.platform == "cpu":
-        cores = cpu_cores()
-        on = _counted(cores, "CPU core") + ("" if number in (1, cores) else f" as {number} devices")
     asked = [f"{name}={os.environ[name]}" for name in ("JAX_PLATFORMS", "XLA_FLAGS") if os.environ.get(name)]
     seeds = setup.config.training.replicates
     splits = setup.config.mesh.shard_parameters and setup.mesh.shape["data"] == 1
     whole = "; mesh.data is 1, so mesh.shard_parameters splits nothing" if splits else ""
     return message(
-        f"on {on}{f' ({chr(32).join(asked)})' if asked else ''}"
+        f"on {device_words(setup)}{f' ({chr(32).join(asked)})' if asked else ''}"
         + (f", {seeds} seeds at once" if seeds > 1 else "")
         + whole
     )
+
+
+def device_words(setup: "Setup") -> str:
+    """Names the devices of a run and their number: ``1 NVIDIA H200``, ``2 CPU cores``."""
+    device, number = setup.mesh.devices.flat[0], setup.mesh.size
+    if device.platform != "cpu":
+        return f"{number} {device.device_kind}"
+    cores = cpu_cores()
+    return _counted(cores, "CPU core") + ("" if number in (1, cores) else f" as {number} devices")
 
 
 def result_words(found: dict[str, Any]) -> str:

@@ -156,13 +156,29 @@ def handled(waiting: Interrupts) -> Iterator[Interrupts]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    with _answering(waiting, numbers):
+    with _answering(waiting, numbers), _silent_where_lost():
         before = {number: signal.signal(number, waiting.receive) for number in numbers}
         try:
             yield waiting
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _silent_where_lost() -> Iterator[None]:
+    """Prints no traceback of a `Stopped` that Python cannot raise further; `Interrupts` remembers the signal."""
+    before = sys.unraisablehook
+
+    def say_others(lost: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            before(lost)
+
+    sys.unraisablehook = say_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def interrupts() -> AbstractContextManager[Interrupts]:

@@ -13,6 +13,7 @@ OTHER_WORDS = {
     "training.weight_decay": "wd decay l2",
     "training.clip_norm": "clip grad_clip gradient_clipping max_grad_norm",
     "training.dtype": "precision fp16 bf16 amp half mixed_precision",
+    "training.stop_when_solved": "patience early_stop early_stopping",
     "training.seed": "rng random_seed manual_seed",
     "training.replicates": "seeds num_seeds repeats",
     "model.num_heads": "heads n_heads nhead n_head num_attention_heads",
@@ -21,18 +22,23 @@ OTHER_WORDS = {
     "model.hidden": "ffn ff d_ff mlp mlp_dim hidden_dim feedforward dim_feedforward ffn_dim",
     "model.dropout_rate": "dropout drop p_drop",
     "model.positions": "pos position_encoding positional_encoding pos_enc rope",
+    "model.rotary_base": "rope_theta rope_base theta",
+    "model.normalizer": "softmax sparsemax entmax",
     "model.kind": "model arch architecture model_name model_type",
     "task.name": "task dataset task_name",
+    "task.layout": "causal bidirectional decoder_only encoder_only",
     "task.max_length": "length seq_len seq_length sequence_length max_len block_size context_length",
     "task.symbols": "vocab vocab_size num_symbols num_tokens alphabet",
     "evaluation.every": "eval_every eval_steps eval_interval eval_freq validate_every",
     "evaluation.test_lengths": "eval_lengths lengths",
-    "run.folder": "o output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path",
+    "run.folder": "o output out output_dir out_dir outdir dir directory log_dir logdir save_dir run_name path "
+    "experiment experiment_name exp exp_name project tag",
     "run.overwrite": "force clean fresh",
     "mesh.data": "gpus num_gpus n_gpus num_devices tpus data_parallel dp",
     "mesh.sequence": "context_parallel sequence_parallel sequence_parallelism cp_size sp_size",
     "mesh.shard_parameters": "fsdp zero zero3 shard_params sharded_parameters",
-    "run.distributed": "coordinator coordinator_address num_processes process_id processes nnodes world_size rank",
+    "run.distributed": "coordinator coordinator_address num_processes process_id processes nnodes world_size rank "
+    "host hosts hostfile nodes port master_addr master_port",
     "run.logger": "wandb tensorboard loggers report_to use_wandb wandb_project",
     "run.profile": "profiler trace",
     "run.log_every": "log_interval log_freq logging_steps",
@@ -44,10 +50,43 @@ OTHER_WORDS = {
 
 NAMES = "task.name names the task, model.kind the kind of model, run.folder the run"
 
+CONFIG_FIRST = "the config comes first, without a word before it"
+
+DATA = "task.file names a file of your own, with task.name 'text' or 'examples'"
+
+AMBIGUOUS = {"name": NAMES, "data": DATA}
+"""Keys that others mean another thing by; under their own table they are what they are."""
+
 NO_KEYS = {
     NAMES: "",
+    DATA: "data_path data_file dataset_path train_file train_data corpus",
+    "options are written --TABLE.KEY VALUE, such as --model.num-heads 2": "set override overrides opts options",
+    "a run ends with a test; jattn predict RUN TEXT lets its model answer": ("test evaluate eval_only predict infer"),
+    "the figures and report.html come at the end of a run; jattn report RUN draws them again": (
+        "report no_report plot no_plot show html figures gif animation"
+    ),
+    "batches are taken whole, training.batch_size; mesh.data splits them over devices": (
+        "grad_accum accumulate_grad gradient_accumulation gradient_accumulation_steps accum_steps micro_batch_size"
+    ),
+    "every step is compiled by XLA": "compile jit xla torch_compile",
+    "published weights are looked at with jattn see; a run begins with random parameters": (
+        "pretrained weights model_path checkpoint_path"
+    ),
+    'a config has no word for it; code of your own has: model.kind = "mine.py:Model"': (
+        "activation act bias use_bias tie_weights tie_embeddings"
+    ),
+    'a config has no word for it; code of your own has: training.optimizer = "mine.py:optimizer"': (
+        "eps epsilon adam_eps beta1 beta2 betas"
+    ),
+    "the loss is the cross-entropy of the scored tokens": "loss criterion objective label_smoothing",
+    "the test draws fresh examples; of a file, task.test_share is held out": (
+        "val_split test_split test_size val_size validation_split holdout train_size train_split"
+    ),
+    "jattn --version says it": "version",
     "it goes with --sweep KEY VALUE ...": "jobs yes",
-    "mesh.data says over how many devices batches are split; -1, the default, takes all": "devices",
+    "mesh.data says over how many devices batches are split; -1, the default, takes all": (
+        "devices cores cpus num_cores threads num_threads"
+    ),
     "JAX takes the GPU or TPU that it finds; the environment variable JAX_PLATFORMS=cpu chooses another": (
         "device gpu cuda tpu cpu accelerator platform backend"
     ),
@@ -55,9 +94,11 @@ NO_KEYS = {
         "resume restore resume_from continue load init_from from_checkpoint"
     ),
     "metrics are in metrics.jsonl, and curves on report.html, both in the run folder": "mlflow log tracker",
-    "examples are drawn anew for each step, on the device": "num_workers workers shuffle dataloader data_dir cache_dir",
+    "examples are drawn anew for each step, on the device": (
+        "num_workers workers num_samples shuffle dataloader data_dir cache_dir"
+    ),
     "a run prints a line for each evaluation, and in a terminal a bar": "verbose v quiet q silent",
-    "the config comes first, without a word before it": "c config cfg conf config_file config_path",
+    CONFIG_FIRST: "c config cfg conf config_file config_path",
 }
 """The words for what has no key, and what is to be said to them."""
 
@@ -108,8 +149,8 @@ def meant_by(word: str, paths: Sequence[str]) -> str | None:
     word = word.replace("-", "_").lower()
     table, _, key = word.rpartition(".")
     same = [path for path in paths if path.rpartition(".")[2] == key]
-    if key == "name" and table != "task" and "task.name" in same:
-        return NAMES
+    if key in AMBIGUOUS and same and not (key == "name" and table == "task"):
+        return AMBIGUOUS[key]
     if same:
         return same[0]
     said = _MEANT.get(key)
@@ -119,7 +160,7 @@ def meant_by(word: str, paths: Sequence[str]) -> str | None:
     here = {key: path for key, path in keys.items() if table and path.startswith(f"{table}.")}
     others = {other: said for other, said in _MEANT.items() if said in paths}
     whole = {} if here else {path: path for path in paths}
-    for tried, known, likeness in ((key, here, 0.6), (key, keys, 0.7), (key, others, 0.8), (word, whole, 0.6)):
+    for tried, known, likeness in ((key, here, 0.6), (key, keys, 0.7), (key, others, 0.8), (word, whole, 0.75)):
         if near := difflib.get_close_matches(tried, known, n=1, cutoff=likeness):
             return known[near[0]]
     if key.startswith("no_") and (meant := meant_by(f"{table}.{key[3:]}" if table else key[3:], paths)) in paths:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jattn.report.provenance import read_provenance, save_provenance
+from jattn.training.announcing import device_words
 from jattn.training.config import Config
 from jattn.training.processes import is_first
 from jattn.training.reading import HOW_WRITTEN, ConfigError, check
@@ -80,6 +81,7 @@ def _session(setup: Setup, step: int) -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "device": device.device_kind,
         "devices": setup.mesh.size,
+        "ran_on": device_words(setup),
         "processes": jax.process_count(),
     }
 

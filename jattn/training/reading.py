@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 
-from jattn.drawing.plain import in_plain
+from jattn.drawing.plain import fitted, in_plain
 from jattn.training.config import DRAFT, Config
 from jattn.training.meant import hint, meant_by, value_hint
 from jattn.training.own.code import OwnError, Places
@@ -85,14 +86,19 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: expected a config file, got the folder of a run; its config is {path / 'config.toml'}"
             )
+        if found.is_dir():
+            inside = sorted(map(str, path.glob("*.toml")))
+            raise ConfigError(
+                fitted(f"{path}: expected a config file, got a folder; it holds ", inside or ["no .toml file"])
+            )
         if found.stat().st_size > LARGEST:
             raise ConfigError(f"{path}: expected a config of at most {LARGEST:,} bytes, got {found.stat().st_size:,}")
         text = found.read_bytes().decode("utf-8")
     except FileNotFoundError:
         folders = [path.parent, *([configs_folder()] if path.parent in (Path(), Path("configs")) else [])]
-        names = [other.name for folder in folders for other in folder.glob("*.toml")]
-        near = difflib.get_close_matches(path.name, names, n=1)
-        guesses = [Path("configs") / path.name, *(path.parent / name for name in near)]
+        names = {other.stem: other.name for folder in folders for other in folder.glob("*.toml")}
+        near = difflib.get_close_matches(path.name.removesuffix(".toml"), names, n=1)
+        guesses = [Path("configs") / path.name, *(path.parent / names[name] for name in near)]
         guess = next((str(guess) for guess in guesses if find_config(guess).exists()), None)
         hint = f"; did you mean {guess}?" if guess else known_configs()
         raise ConfigError(f"{path}: no such file{hint}") from None
@@ -108,13 +114,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
-        quotes = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
-        raise ConfigError(f"{path}: expected TOML, got: {error}{quotes}") from None
+        raise ConfigError(f"{path}: expected TOML, got: {error}{_toml_hint(text, str(error), path)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
         raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
     if not values:
         raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
     return _with_file_beside(values, found.parent)
+
+
+def _toml_hint(text: str, error: str, path: Path) -> str:
+    """Says what helps against a mistake in TOML."""
+    if path.suffix not in (".toml", ""):
+        return "; for a config in TOML see: jattn configs reverse"
+    place = re.fullmatch(r"Invalid value \(at line (\d+), column (\d+)\)", error)
+    value = text.splitlines()[int(place[1]) - 1][int(place[2]) - 1 :] if place else ""
+    if value.startswith(("True", "False")):
+        return "; it is written true or false"
+    return "; text stands in quotes" if value[:1].isalpha() else ""
 
 
 def _with_file_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -157,7 +173,8 @@ def check(values: dict[str, Any], source: str, draft: bool = False, places: Plac
       places: where files of code that the values name are looked for; by default in the working folder.
 
     Raises:
-      ConfigError: with a line per mistake.
+      ConfigError: in a line that explains the first mistake, unknown keys before others, and names the keys of the
+        others where there is room.
     """
     kind = class_of(values, source, places)
     values = {
@@ -173,9 +190,7 @@ def check(values: dict[str, Any], source: str, draft: bool = False, places: Plac
     try:
         return kind.model_validate(values, context=DRAFT if draft else None)
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {_explain(dict(mistake), kind)}" for mistake in error.errors()[:8]]
-        more = [f"... and {error.error_count() - 8} more"] if error.error_count() > 8 else []
-        raise ConfigError("\n".join([*lines, *more])) from None
+        raise ConfigError(_in_a_line(source, error, kind)) from None
 
 
 def merge(
@@ -293,6 +308,21 @@ def kind_of(table: str, key: str, config: type[Config] = Config) -> Any:
 def paths(config: type[Config] = Config) -> list[str]:
     """Lists all keys of a class of configs, as ``table.key``."""
     return [f"{name}.{key}" for name in config.model_fields for key in get_section(name, config).model_fields]
+
+
+def _in_a_line(source: str, error: pydantic.ValidationError, config: type[Config]) -> str:
+    # A wrong value may follow from a key that is misspelt.
+    first, *others = sorted(map(dict, error.errors()), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    line = f"{source}: {_explain(first, config)}"
+    return (
+        fitted(f"{line}{' Also' if line.endswith('?') else '; also'} wrong: ", [_path(mistake) for mistake in others])
+        if others
+        else line
+    )
+
+
+def _path(mistake: dict[str, Any]) -> str:
+    return shown(".".join(map(str, mistake["loc"])))
 
 
 def _explain(mistake: dict[str, Any], config: type[Config]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from jattn.drawing.files import named, replacing
+from jattn.drawing.plain import fitted
 from jattn.report.rows import METRICS, read_row, read_rows, write_row
 from jattn.training.config import Config
 from jattn.training.digests import History, history_of
@@ -315,10 +316,7 @@ def _refuse_another_config(path: Path, config: Config, there: Config) -> None:
             f"got {digest}; choose another --run.folder, or --run.overwrite to delete that run"
         )
     if differing and not goes_on(config, there):
-        reason = [f"\n{why_not(config, there)}"] if only_longer(config, there) else []
-        raise RunFolderError(
-            f"{path} holds a run of a different config (asked for | there):\n  "
-            + "\n  ".join(differing)
-            + "".join(reason)
-            + "\nchoose another --run.folder, or --run.overwrite to delete that run"
-        )
+        reason = f"; {why_not(config, there)}" if only_longer(config, there) else ""
+        advice = "choose another --run.folder, or --run.overwrite to delete that run"
+        before = f"{path} holds a run of a different config (asked for | there): "
+        raise RunFolderError(fitted(before, differing, f"{reason}; {advice}"))

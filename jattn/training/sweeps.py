@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jattn.drawing.plain import in_plain, message
+from jattn.drawing.plain import fitted, in_plain, message
 from jattn.report import render
 from jattn.report.comparison import write_comparison
 from jattn.report.outcomes import Outcome, value_text
@@ -78,8 +78,7 @@ def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], fol
             config = check(values, where, places=given.places)
             unused |= dict.fromkeys(left_out)
         except ConfigError as error:
-            for line in str(error).splitlines():
-                mistakes.setdefault(line.removeprefix(where), line)
+            mistakes.setdefault(str(error).removeprefix(where), where)
             continue
         # As they were understood: 1 for a number is 1.0.
         named = {_short(table, key): getattr(getattr(config, table), key) for table, key in swept}
@@ -87,8 +86,9 @@ def make_sweep(given: Given, swept: Mapping[tuple[str, str], Sequence[Any]], fol
         combinations.append(Combination(named, in_folder(config, folder / name)))
     if mistakes:
         given.check()
-        more = [f"... and {len(mistakes) - 6} more"] if len(mistakes) > 6 else []
-        raise ConfigError("\n".join([*list(mistakes.values())[:6], *more]))
+        (what, where), *others = mistakes.items()
+        line = f"{where}{what}"
+        raise ConfigError(fitted(f"{line}; also wrong: ", [at for _, at in others]) if others else line)
     _refuse_equals(combinations)
     return Sweep(folder, combinations, tuple(unused))
 

@@ -142,6 +142,13 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert (empty / "runs" / "reverse" / "report.html").exists()
+    for words in ("report runs/reverse", "predict runs/reverse 3 1 4", "tasks", "configs", "explain 64", "see --help"):
+        done = subprocess.run(
+            [tmp_path / "fresh" / "bin" / "jattn", *words.split()],
+            cwd=empty, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert done.stdout, words
     where = [python, "-c", "import jattn; print(jattn.__file__)"]
     assert subprocess.check_output(where, cwd=empty, env=environment, text=True).startswith(str(tmp_path))
 
@@ -175,6 +182,14 @@ def test_ctrl_c_before_anything_handles_it_ends_in_a_line():
             "jattn tasks: --lenght: unknown option; did you mean --length?; see jattn tasks --help",
         ),
         ("explain abc", "jattn explain: length: expected an integer, got 'abc'; see jattn explain --help"),
+        ("--seed 3 reverse", "command line: expected the config first: jattn train reverse --training.seed 3"),
+        (
+            "explain 8 --dtype fp16",
+            "jattn explain: --dtype: expected one of float32, bfloat16, float16, got 'fp16'; see jattn explain --help",
+        ),
+        ("explain 8 8", "jattn explain: expected no more arguments, got 8; see jattn explain --help"),
+        ("see x --picture y", "jattn see: --picture: unknown option; see jattn see --help"),
+        ("tasks code.py", "tasks: there is no task 'code.py'; one of your own is written code.py:NAME"),
         ("predict", "jattn predict: expected run_folder, text; see jattn predict --help"),
         (
             "train --config mine.toml",

@@ -265,7 +265,8 @@ def test_a_config_that_cannot_be_meant_is_refused_at_once(config_file, kind):
     }[kind]
     with pytest.raises(ConfigError) as refused:
         config_from_arguments([config_file(text)])
-    assert len(str(refused.value).splitlines()) < 10
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) <= 300
 
 
 def test_a_long_sweep_is_made_when_asked_for(config_file):
@@ -291,11 +292,8 @@ def test_every_mistake_of_a_file_is_told_at_once(config_file):
     text = "[task]\nnmae = 'copy'\nsymbols = 1\n[training]\nsteps = 0\n"
     with pytest.raises(ConfigError) as refused:
         config_from_arguments([config_file(text)])
-    lines = str(refused.value).splitlines()
-    assert len(lines) == 3
-    for line, key in zip(lines, ("task.symbols", "task.nmae", "training.steps"), strict=True):
-        assert line.startswith("mine.toml")
-        assert key in line
+    first = "mine.toml: task.nmae: unknown key; did you mean task.name?"
+    assert str(refused.value) == f"{first} Also wrong: task.symbols, training.steps"
 
 
 CHOICES = [

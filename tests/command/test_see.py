@@ -76,7 +76,7 @@ def test_two_texts_are_seen_side_by_side_and_a_continuation_ends_where_the_model
 
 
 MISTAKES = {
-    "no text": ([], "see: expected a text or --file, and not both\n"),
+    "no text": ([], "see: expected a text or --file, got neither; see jattn see --help\n"),
     "no tokenizer": (["ab"], f"{see.NO_TOKENIZER}\n"),
     "fewer than no tokens": (["ab", "--new-tokens", "-1"], "--new-tokens: expected at least 0, got -1\n"),
     "an encoder that goes on": (

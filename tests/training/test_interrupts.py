@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: wait for the run to save where it asks for that, and end it at once elsewhere."""
 
+import gc
 import signal
 import time
 from contextlib import suppress
@@ -96,6 +97,21 @@ def test_a_stop_that_was_lost_on_its_way_is_remembered(number):
         save_after_a_lost_stop(log, number)
     assert log == [True]
     assert stopped.value.status == STATUS[number]
+
+
+def test_a_stop_that_the_garbage_collector_loses_prints_no_traceback(monkeypatch):
+    lost = []
+    monkeypatch.setattr("sys.unraisablehook", lost.append)
+
+    def stop_once(phase, info):
+        gc.callbacks.remove(stop_once)
+        signal.raise_signal(signal.SIGINT)
+
+    with interrupts() as signals:
+        gc.callbacks.append(stop_once)
+        gc.collect()
+        assert signals.received
+    assert lost == []
 
 
 def test_without_a_signal_nothing_is_stopped():

@@ -5,8 +5,10 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 
 from jattn.report.provenance import read_provenance
+from jattn.training.announcing import device_words
 from jattn.training.interrupts import Interrupts
 from jattn.training.loop import take_steps
 from jattn.training.provenance import recorded
@@ -26,6 +28,22 @@ def test_the_time_so_far_is_written_down_before_the_end(tmp_path, monkeypatch):
         now[0] = 108.0
     assert found == [3.0, 7.0]
     assert read_provenance(tmp_path)["sessions"][0]["seconds"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "number", "cores", "words"),
+    [
+        ("gpu", "NVIDIA H200", 1, 16, "1 NVIDIA H200"),
+        ("tpu", "TPU v5 lite", 4, 16, "4 TPU v5 lite"),
+        ("cpu", "cpu", 2, 2, "2 CPU cores"),
+        ("cpu", "cpu", 1, 1, "1 CPU core"),
+        ("cpu", "cpu", 8, 2, "2 CPU cores as 8 devices"),
+    ],
+)
+def test_devices_are_named_in_words(monkeypatch, platform, kind, number, cores, words):
+    monkeypatch.setattr("jattn.training.announcing.cpu_cores", lambda: cores)
+    device = SimpleNamespace(platform=platform, device_kind=kind)
+    assert device_words(mock.Mock(mesh=SimpleNamespace(devices=np.array([device]), size=number))) == words
 
 
 def test_a_run_that_is_finished_writes_nothing_more_down(tmp_path):

@@ -184,6 +184,7 @@ def test_the_record_says_what_made_the_run(whole):
     assert session["seconds"] > 0
     assert session["packages"]["jax"] == jax.__version__
     assert session["devices"] >= 1
+    assert re.fullmatch(r"[1-9]\d* .+", session["ran_on"])
 
 
 def test_the_snapshots_hold_rows_of_weights(whole):
