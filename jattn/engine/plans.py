@@ -35,6 +35,8 @@ LEAST_NARROWED = 512
 """With fewer keys than this, data leaves out none."""
 NARROWED_ROWS = 512
 """The most rows of a block that leaves out keys when it runs; more rows need more keys together."""
+FEWEST_NARROWED = 4
+"""With a mask that is known beforehand, fewer such blocks than this leave out none."""
 SHARES = tuple(eighths / 8 for eighths in range(1, 8))
 """The numbers of keys that are compiled for such a block, besides all of them, as parts of them."""
 FEWEST_KEYS = 128
@@ -203,9 +205,11 @@ def blocked_plan(
         if sum(strip.cost(heads) for strip in strips) < 0.95 * sum(strip.cost(heads) for strip in best):
             best = strips
     if narrow and len(best) > 1:
-        # Blocks whose keys differ in number are compiled once for each of a few numbers, not once in each strip.
+        # One strip whose blocks differ in keys takes half the memory of several. Each block copies its keys, which many
+        # rows must pay for; with few blocks, there is little to leave out.
         narrowed = strip(0, num_rows, narrowed=True)
-        if narrowed.cost(heads) <= 1.05 * sum(strip.cost(heads) for strip in best):
+        large = narrowed.block_size >= NARROWED_ROWS and len(narrowed.first_keys) >= FEWEST_NARROWED
+        if large and narrowed.cost(heads) <= 1.05 * sum(strip.cost(heads) for strip in best):
             return Plan((narrowed,), walk_heads, tuple(sorted(set(narrowed.widths))))
     return Plan(best, walk_heads)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, masks, scores
+from jattn.engine import plans
 from jattn.engine.implementations import explain_implementation
 from jattn.engine.plans import widths_of
 from jattn.rules.grids import Grid
@@ -183,7 +184,8 @@ def attention_that_notes(widths):
 
 
 @pytest.mark.parametrize("mask", [masks.causal(), ~masks.causal() & ~masks.prefix(3)])
-def test_a_block_computes_the_keys_alone_that_its_rows_may_see(mask):
+def test_a_block_computes_the_keys_alone_that_its_rows_may_see(mask, monkeypatch):
+    monkeypatch.setattr(plans, "NARROWED_ROWS", 128)
     widths = []
     jax.block_until_ready(jax.jit(lambda: attention_that_notes(widths)(mask))())
     jax.effects_barrier()
