@@ -46,7 +46,8 @@ def fitted(before: str, items: Sequence[str], after: str = "", between: str = ",
       'and 2 more'
     """
     line = before + after
-    for number in range(len(items), 0, -1):
+    # Of a great many, no more are tried than could fit.
+    for number in range(min(len(items), LONGEST), 0, -1):
         more = f" and {len(items) - number} more" if number < len(items) else ""
         line = f"{before}{between.join(items[:number])}{more}{after}"
         if len(line) <= LONGEST:
