@@ -144,16 +144,17 @@ def _draw_still(record: RunRecord, tiles: list[_Tile], size: tuple[int, int]) ->
 
 
 def _draw_tokens(image: Image.Image, tile: _Tile, queries: Sequence[str], keys: Sequence[str]) -> None:
-    """Writes the queries on the left and the keys below, upright where one has more than two letters."""
+    """Writes the queries on the left and the keys below, upright where they would touch."""
     if tile.cell < NAMED_CELL:
         return
     draw, font, half = ImageDraw.Draw(image), _font(min(12, tile.cell)), tile.cell / 2
     for row, token in enumerate(queries):
         draw.text((tile.x - 7, tile.y + row * tile.cell + half), token_label(token), GREY, font, anchor="rm")
     labels, bottom = [token_label(token) for token in keys], tile.y + len(queries) * tile.cell + 6
+    side_by_side = max(map(font.getlength, labels)) + 4 <= tile.cell
     for column, label in enumerate(labels):
         x = tile.x + column * tile.cell
-        if max(map(len, labels)) <= 2:
+        if side_by_side:
             draw.text((x + half, bottom), label, GREY, font, anchor="mt")
             continue
         strip = Image.new("L", (8 * max(map(len, labels)), tile.cell), 0)
