@@ -178,7 +178,9 @@ def _silent_where_lost() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        # Whoever has set another meanwhile hands on to this one.
+        if sys.unraisablehook is say_others:
+            sys.unraisablehook = before
 
 
 def interrupts() -> AbstractContextManager[Interrupts]:

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 import time
 from contextlib import suppress
 
@@ -112,6 +113,17 @@ def test_a_stop_that_the_garbage_collector_loses_prints_no_traceback(monkeypatch
         gc.collect()
         assert signals.received
     assert lost == []
+
+
+def test_what_is_set_in_the_time_of_a_run_to_print_what_is_lost_stays_set(monkeypatch):
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
+    before, others = sys.unraisablehook, []
+    with interrupts():
+        pass
+    assert sys.unraisablehook is before
+    with interrupts():
+        sys.unraisablehook = others.append
+    assert sys.unraisablehook == others.append
 
 
 def test_without_a_signal_nothing_is_stopped():
