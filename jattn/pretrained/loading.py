@@ -52,6 +52,8 @@ FEW_LAYERS = 200
 
 ALIGNMENT = 64
 """At a multiple of how many bytes an array has to begin for JAX to take it over."""
+ROWS_AT_ONCE = 4096
+"""How many rows of a tensor are read at a time, where its file allows it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,8 +307,15 @@ def _filled(shape: tuple[int, ...], weight: Weight, tensors: Mapping[str, Tensor
 
 def _fill(array: np.ndarray, tensor: Tensor, name: str, weight: Weight) -> None:
     """Copies a tensor into an array of the parameter's dtype, in which its numbers have to be finite."""
+    as_it_is = weight.layout == "plain" and weight.part == (0, 1) and array.shape == tensor.shape
     with np.errstate(over="ignore"):
-        array[...] = _arranged(tensor, name, weight, array.shape)
+        if tensor.read_rows is not None and as_it_is and array.ndim > 0:
+            # A table of words is the largest tensor of many models; read so, it is never in memory twice.
+            for first in range(0, len(array), ROWS_AT_ONCE):
+                end = min(first + ROWS_AT_ONCE, len(array))
+                array[first:end] = tensor.numbers(name, (first, end))
+        else:
+            array[...] = _arranged(tensor, name, weight, array.shape)
     # These two are not finite if any number is not, and need no memory.
     least, most = array.min(), array.max()
     if not (np.isfinite(least) and np.isfinite(most)):

@@ -31,17 +31,23 @@ class Tensor:
       dtype: the name of what `read` returns the numbers as.
       file: the name of the file, for messages.
       read: returns the numbers.
+      read_rows: returns the rows from the first to the one before the last; None where a file is not read so.
     """
 
     shape: tuple[int, ...]
     dtype: str
     file: str
     read: Callable[[], np.ndarray]
+    read_rows: Callable[[int, int], np.ndarray] | None = None
 
-    def numbers(self, name: str) -> np.ndarray:
-        """Returns the numbers, or raises a ValueError that says which tensor of which file cannot be read."""
+    def numbers(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Returns the numbers, or some rows of them.
+
+        Raises:
+          ValueError: if they cannot be read; says which tensor of which file it is.
+        """
         try:
-            return self.read()
+            return self.read() if rows is None or self.read_rows is None else self.read_rows(*rows)
         except (ValueError, IndexError, NotImplementedError) as error:
             raise ValueError(f"{self.file}: expected {name} to be read whole, got: {error}") from error
 
@@ -118,6 +124,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
                 names.get(str(one.get_dtype()), str(one.get_dtype())),
                 path.name,
                 lambda name=name: file.get_tensor(name),
+                # NumPy by itself has no bfloat16 to return a part as.
+                (lambda first, end, one=one: one[first:end]) if str(one.get_dtype()) != "BF16" else None,
             )
             for name, one in slices.items()
         }

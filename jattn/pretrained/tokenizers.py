@@ -43,7 +43,10 @@ def read_tokenizer(source: Mapping[str, Any] | Path, vocabulary: int) -> tuple[A
     found, files = _from_folder(source) if isinstance(source, Path) else (_from_gguf(source), [])
     if found is None:
         return None, []
-    most = max(found.get_vocab(with_added_tokens=True).values(), default=-1)
+    size = found.get_vocab_size(with_added_tokens=True)
+    # A table of all tokens takes memory that stays with the process, so it is made only where numbers are left out.
+    whole = all(found.id_to_token(number) is not None for number in range(size))
+    most = size - 1 if whole else max(found.get_vocab(with_added_tokens=True).values(), default=-1)
     if most >= vocabulary:
         raise ValueError(f"tokenizer: expected tokens below the model's vocabulary of {vocabulary}, got token {most}")
     return found, files

@@ -74,7 +74,7 @@ def test_minilm_looks_from_it_to_the_animal(fetched):
 
 PEAK = """
 import sys, threading, time
-import flax.linen, jax.numpy as jnp
+import flax.linen, jax.numpy as jnp, safetensors, tokenizers
 import jattn
 from jattn.pretrained import load
 
