@@ -105,7 +105,7 @@ def _describe(plan: Plan, shape: tuple[int, ...], by_data: bool) -> str:
     num_rows, num_keys = shape[-2:]
     sizes = sorted({strip.block_size for strip in plan.strips})
     size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
-    part = sum(strip.num_weights for strip in plan.strips) / max(1, num_rows * num_keys)
+    part = plan.num_weights / max(1, num_rows * num_keys)
     heads = "heads one at a time" if plan.walk_heads else "all heads at once"
     most = "at most " if by_data else ""
     return f"{size} query rows a block, {most}{part:.0%} of the {num_rows} x {num_keys} scores computed, {heads}"

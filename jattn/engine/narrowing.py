@@ -22,7 +22,7 @@ Side = dict[str, Array]
 
 
 class ByData(Protocol[Program]):
-    """What the data of a program say about a block of one head, when it runs."""
+    """What a program says about a block of one head, when it runs."""
 
     def span(self, program: Program, grid: Grid) -> tuple[Int[Array, ""], Int[Array, ""]]:
         """Returns the first key that the rows of a block depend on, and the one after the last."""

@@ -32,11 +32,11 @@ FEW_ROWS = 4
 EVEN_KEYS = 16
 """Longer ranges of keys are rounded up to a multiple of this: odd ones can take XLA on CPU four times as long."""
 LEAST_NARROWED = 512
-"""With fewer keys than this, data leaves out none."""
+"""With fewer keys than this, blocks compute all of theirs."""
 NARROWED_ROWS = 512
 """The most rows of a block that leaves out keys when it runs; more rows need more keys together."""
 FEWEST_NARROWED = 4
-"""With a mask that is known beforehand, fewer such blocks than this leave out none."""
+"""How many such blocks there are at least where the mask is known beforehand; else strips take less time."""
 SHARES = tuple(eighths / 8 for eighths in range(1, 8))
 """The numbers of keys that are compiled for such a block, besides all of them, as parts of them."""
 FEWEST_KEYS = 128

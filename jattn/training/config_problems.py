@@ -73,8 +73,8 @@ def fitting_problems(config: Config) -> list[str]:
         problems.append(f"mesh.shard_parameters: expected devices to split parameters over, got {got}")
     if config.run.debug and config.mesh.sequence > 1:
         problems.append(f"mesh.sequence: expected 1 with run.debug, got {config.mesh.sequence}")
-    for key in ("shard_parameters", "sequence"):
-        if getattr(config.mesh, key) > 1 - (key == "shard_parameters") and config.training.replicates > 1:
+    for key, splits in (("shard_parameters", config.mesh.shard_parameters), ("sequence", config.mesh.sequence > 1)):
+        if splits and config.training.replicates > 1:
             problems.append(f"training.replicates: expected 1 with mesh.{key}, got {config.training.replicates}")
     if config.run.debug and config.run.joins:
         problems.append(f"run.debug: expected one process, got run.distributed {config.run.distributed}")

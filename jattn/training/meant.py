@@ -1,6 +1,7 @@
 """What was meant by a word that is no key: a key of that name elsewhere, another word for one, or a misspelt one."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 OTHER_WORDS = {
@@ -200,3 +201,14 @@ def value_hint(word: str, choices: Sequence[str]) -> str:
 def hint(meant: str, prefix: str = "") -> str:
     """Words what was meant: a key as a question, with a prefix such as ``--``; a sentence as it is."""
     return meant if meant in NO_KEYS else f"did you mean {prefix}{meant.replace('_', '-') if prefix else meant}?"
+
+
+def toml_hint(text: str, error: str, suffix: str) -> str:
+    """Says what helps against a mistake in TOML, as the end of a message; empty if nothing is known."""
+    if suffix not in (".toml", ""):
+        return "; for a config in TOML see: jattn configs reverse"
+    place = re.fullmatch(r"Invalid value \(at line (\d+), column (\d+)\)", error)
+    value = text.splitlines()[int(place[1]) - 1][int(place[2]) - 1 :] if place else ""
+    if value.startswith(("True", "False")):
+        return "; it is written true or false"
+    return "; text stands in quotes" if value[:1].isalpha() else ""

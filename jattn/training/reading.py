@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pydantic
 
 from jattn.drawing.plain import fitted, in_plain
 from jattn.training.config import DRAFT, Config
-from jattn.training.meant import hint, meant_by, value_hint
+from jattn.training.meant import hint, meant_by, toml_hint, value_hint
 from jattn.training.own.code import OwnError, Places
 from jattn.training.own.keys import config_class
 from jattn.training.shipped import configs_folder, find_config
@@ -114,23 +113,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got: {error}{_toml_hint(text, str(error), path)}") from None
+        raise ConfigError(f"{path}: expected TOML, got: {error}{toml_hint(text, str(error), path.suffix)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deep
         raise ConfigError(f"{path}: expected TOML of a config, got a number too long or lists too deep") from None
     if not values:
         raise ConfigError(f"{path}: expected at least one of the tables {_tables()}, got an empty config")
     return _with_file_beside(values, found.parent)
-
-
-def _toml_hint(text: str, error: str, path: Path) -> str:
-    """Says what helps against a mistake in TOML."""
-    if path.suffix not in (".toml", ""):
-        return "; for a config in TOML see: jattn configs reverse"
-    place = re.fullmatch(r"Invalid value \(at line (\d+), column (\d+)\)", error)
-    value = text.splitlines()[int(place[1]) - 1][int(place[2]) - 1 :] if place else ""
-    if value.startswith(("True", "False")):
-        return "; it is written true or false"
-    return "; text stands in quotes" if value[:1].isalpha() else ""
 
 
 def _with_file_beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from operator import itemgetter
@@ -29,9 +28,6 @@ CONFIG, LOCK, OWN, FORMAT = "config.toml", "lock", "own.json", "format"
 
 VERSION = "1"
 """The format of run folders, which a file in each of them names."""
-
-MODE = re.compile(r"(?<=\()(deterministic|use_running_average) = \w+(, )?|, (deterministic|use_running_average) = \w+")
-"""What the words of an NNX module had once of ``train()`` and ``eval()``, by which it is not another one."""
 
 
 class RunFolderError(RuntimeError):
@@ -267,7 +263,7 @@ def refuse_other_parts(path: Path, own: Mapping[str, str]) -> None:
     """Raises `RunFolderError` unless the run in a folder has these parts in place of its config's task and model."""
     there = json.loads((path / OWN).read_text("utf-8")) if (path / OWN).exists() else {}
     for name in sorted(own.keys() | there.keys()):
-        if own.get(name) not in (there.get(name), MODE.sub("", there.get(name, ""))):
+        if own.get(name) != there.get(name):
             ours, theirs = (x.get(name, "that of the config") for x in (own, there))
             raise RunFolderError(
                 f"{path} holds a run of another {name} (asked for | there):\n  {ours} | {theirs}\n"
