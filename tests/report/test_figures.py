@@ -150,6 +150,15 @@ def test_the_animation_has_a_frame_per_snapshot_and_rests_on_the_last(make_run, 
     assert durations == [FRAME_MS] * (frames - 1) + [LAST_FRAME_MS]
 
 
+def test_names_of_keys_do_not_touch_in_frames(make_run):
+    names = [str(place + 10) for place in range(24)]
+    frame = np.array(draw_frames(read_record(make_run(tokens=names)))[-1].convert("RGB"))
+    outlined = np.flatnonzero((frame == [int(ACCENT[at : at + 2], 16) for at in (1, 3, 5)]).all(-1).any(1))
+    bottom = outlined[np.flatnonzero(np.diff(outlined) > 1)[0]]
+    inked = (frame[bottom + 4 : bottom + 26].min(-1) < 200).any(0)
+    assert np.sum(np.diff(inked.astype(int)) == 1) == len(names)
+
+
 def test_frames_outline_the_oracle_and_change(make_run):
     first, *_, last = (np.array(frame.convert("RGB")) for frame in draw_frames(read_record(make_run())))
     accent = [int(ACCENT[at : at + 2], 16) for at in (1, 3, 5)]
