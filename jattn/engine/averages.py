@@ -37,10 +37,16 @@ def exponentials_of(scores: Array, sink: Array | None) -> tuple[Array, Array, Ar
     return largest, exponentials, total if sink is None else total + jnp.exp(sink - largest)
 
 
+def divisor_of(total: Array) -> Array:
+    """Returns a sum of exponentials, the largest of which is 1, so that a row without keys is not divided by zero."""
+    # Not a select: XLA on CPU makes one kernel of softmax and product, where nothing but arithmetic is between them.
+    return jnp.maximum(total, jnp.finfo(total.dtype).tiny)
+
+
 def _average_by_exponentials(
     largest: Array, exponentials: Array, total: Array, value: Array, precision: Any
 ) -> tuple[Array, Array]:
-    out = average(exponentials, value, precision) / jnp.where(total == 0, 1, total)
+    out = average(exponentials, value, precision) / divisor_of(total)
     return out, (largest + jnp.log(total))[..., 0]
 
 
@@ -70,7 +76,7 @@ def _softmax_weights(
     Its derivative is made of the weights, so that no derivative of any order meets the NaN.
     """
     largest, exponentials, total = exponentials_of(scores, sink)
-    divisor = jnp.where(total == 0, 1, total)
+    divisor = divisor_of(total)
     weights = exponentials / divisor
     of_sink = None if sink is None else jnp.exp(sink - largest) / divisor
     if marked:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jattn.engine.averages import exponentials_of
+from jattn.engine.averages import divisor_of, exponentials_of
 from jattn.engine.rows import RowProgram, sees_broken
 from jattn.engine.walk import Side
 from jattn.rules.grids import Grid
@@ -71,7 +71,7 @@ class FilterBlock:
         most, _, total = self.exponentials
         sink = self.program.normalizer.sink_score(self.grid, most.dtype)
         if sink is None:
-            return 1 / jnp.where(total == 0, 1, total)
+            return 1 / divisor_of(total)
         # exp(most) / (exp(sink) + total exp(most)), both measured from the larger of the two.
         above = jnp.maximum(most, sink)
         of_row = jnp.exp(most - above)
