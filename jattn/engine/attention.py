@@ -7,7 +7,6 @@ of ``K``), ``H`` head dim, ``V`` value dim.
 import dataclasses
 import functools
 import math
-import numbers
 from typing import Any
 
 import chex
@@ -18,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jattn.engine.averages import average_by_softmax
 from jattn.engine.compiling import closes_over_tracers, compiled
+from jattn.engine.dropout import as_dropout
 from jattn.engine.kernels import KERNELS, choose_kernel
 from jattn.engine.plans import (
     DENSE_WEIGHTS,
@@ -27,10 +27,12 @@ from jattn.engine.plans import (
     blocked_plan,
     check_block_size,
     dense_plan,
+    entries_plan,
     walks_heads,
 )
-from jattn.engine.rows import MARKS, Dropout, RowProgram, clean, mark_values, marked_scores, row_program, taint
-from jattn.engine.walk import Side, map_blocks
+from jattn.engine.rows import MARKS, RowProgram, clean, mark_values, marked_scores, row_program, taint
+from jattn.engine.streams import walk_entries
+from jattn.engine.walk import Prepare, Side, map_blocks, take_apart
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import ArrayOrShape, check_float
 from jattn.rules.edits import EditLike
@@ -121,7 +123,7 @@ def attend(
     kernel = choose_kernel(implementation, query, key, value, program, dropout_rate, block_size)
     if kernel is not None:
         return any_rank(KERNELS[kernel])(query, key, value, program)
-    plan = choose_plan(shape, program, implementation, block_size, narrow=True)
+    plan = choose_plan(shape, program, implementation, block_size, narrow=True, by_entries=True)
     return compiled(average_by_rows, plan=plan)(query, key, value, program)
 
 
@@ -138,9 +140,29 @@ def attend_by_rows(
     plan: Plan,
 ) -> tuple[Float[Array, "*batch T N V"], Float[Array, "*batch T N"]]:
     """Attends by the row program; returns the output and the log-normalizer of `attend_heads_first`."""
+    if plan.entries is not None:
+        return _attend_by_entries(query, key, value, program, plan.entries)
     query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
     out, log_normalizer = attend_heads_first(query, key, value, program, plan)
     return jnp.swapaxes(out, -3, -2), jnp.swapaxes(log_normalizer, -2, -1)
+
+
+def _attend_by_entries(
+    query: Array, key: Array, value: Array, program: RowProgram, at_once: int
+) -> tuple[Array, Array]:
+    """Attends for some whole batch entries at a time."""
+    laid, program_of = take_apart(program)
+    shape = filter_shape(query, key)
+    prepare = _preparation(query, program)
+
+    def some(arrays: tuple[Array, Array, Array, list[Array]], first: Array) -> tuple[Array, Array]:
+        query, key, value = (jnp.swapaxes(x, -3, -2) for x in arrays[:3])
+        grid = dataclasses.replace(whole_grid(shape), first_entry=first, num_entries=at_once)
+        sides = prepare({"query": query}, {"key": key, "value": value})
+        out, log_normalizer = _attend_block(program_of(arrays[3]), grid, *sides)
+        return jnp.swapaxes(out, -3, -2).astype(value.dtype), jnp.swapaxes(log_normalizer, -2, -1)
+
+    return walk_entries(some, (query, key, value, laid), shape[0], at_once)
 
 
 def attend_heads_first(
@@ -178,14 +200,17 @@ def attend_part(
     """Attends as `attend_heads_first` does; the output is float32 or wider, to be merged with that of other keys."""
     shape = (*query.shape[:-1], key.shape[-2])
     sides = {"query": query}, {"key": key, "value": value}
+    by_data = _ByMask(plan.strips[0]) if place is None and plan.narrowed else None
+    return map_blocks(_attend_block, program, *sides, shape, plan, _preparation(query, program), place, by_data)
+
+
+def _preparation(query: Array, program: RowProgram) -> Prepare:
     # A CPU has no half-precision arithmetic to gain from, and the products of its gradients convert as they go. Only a
     # step of decoding would take longer to widen what it reads than to compute with it.
     widen = walks_heads() and not has_few_rows(query)
     # A function with a derivative of its own must not close over what is being traced, and so neither may a rule in it.
     shows = program.shows_nonfinite and not closes_over_tracers(jax.tree.structure(program))
-    prepare = functools.partial(prepare_sides, widen, program.mask is not None, shows)
-    by_data = _ByMask(plan.strips[0]) if place is None and plan.narrowed else None
-    return map_blocks(_attend_block, program, *sides, shape, plan, prepare, place, by_data)
+    return functools.partial(prepare_sides, widen, program.mask is not None, shows)
 
 
 def prepare_sides(
@@ -297,8 +322,13 @@ def choose_plan(
     block_size: int | None,
     whole_rows: bool = False,
     narrow: bool = False,
+    by_entries: bool = False,
 ) -> Plan:
-    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed; `narrow` where it is `attend_part` that does."""
+    """Chooses how a filter of shape ``(*batch, N, T, S)`` is computed.
+
+    With `narrow` blocks may leave out keys when they run, which `attend_part` knows how to, and with `by_entries` they
+    may be of some batch entries, which `attend_by_rows` does.
+    """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation: expected one of {', '.join(IMPLEMENTATIONS)} or None, got {implementation!r}"
@@ -307,6 +337,10 @@ def choose_plan(
     if implementation == "dense" and block_size is not None:
         raise ValueError(f"block_size: implementation 'dense' has one block, got block_size {block_size}")
     fixed = fixed_sizes(shape)
+    if by_entries and implementation is None and block_size is None and walks_heads() and fixed == shape:
+        plan = entries_plan(shape)
+        if plan is not None:
+            return plan
     small = math.prod(fixed) <= DENSE_WEIGHTS and block_size is None
     if implementation == "dense" or (implementation is None and small):
         return dense_plan(shape)
@@ -332,33 +366,6 @@ def check_value(key: ArrayOrShape, value: ArrayOrShape) -> None:
         raise ValueError(
             f"value: expected shape [{expected}, V], alike key in all but the last axis, got {value.shape}"
         )
-
-
-def as_dropout(rate: float, rng: PRNGKeyArray | None, broadcast: bool) -> Dropout | None:
-    """Makes what drops weights of the chance and the rng of a call, or None where nothing is dropped."""
-    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
-        raise ValueError(f"dropout_rate: expected a number in [0, 1), got {rate!r}")
-    if not isinstance(broadcast, bool):
-        raise TypeError(f"broadcast_dropout: expected a bool, got {broadcast!r}")
-    if rate > 0 and rng is None:
-        raise ValueError(f"dropout_rng: needed for dropout_rate {rate}, got None")
-    if rng is None:
-        return None
-    dtype, shape = getattr(rng, "dtype", None), getattr(rng, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape is not None and len(shape) == 1)):
-        got = type(rng).__name__ if dtype is None else f"shape {shape}, dtype {dtype}"
-        raise TypeError(f"dropout_rng: expected one key, as jax.random.key makes it, got {got}")
-    return Dropout(_counted(rng if typed else jax.random.wrap_key_data(rng)), rate, broadcast) if rate > 0 else None
-
-
-def _counted(rng: PRNGKeyArray) -> PRNGKeyArray:
-    """Returns a threefry key of a key of whatever kind: others draw other bits in a batch than one by one."""
-    if str(jax.random.key_impl(rng)) == "threefry2x32":
-        return rng
-    words = jax.random.key_data(rng)
-    pairs = jnp.pad(words, (0, words.size % 2)).reshape(-1, 2)
-    return jax.random.wrap_key_data(lax.reduce_xor(pairs, (0,)), impl="threefry2x32")
 
 
 def _attend_block(

@@ -150,7 +150,7 @@ def _attend_without_kernels(
 ) -> tuple[Float[Array, "B T N V"], Float[Array, "B T N"]]:
     """Attends in one block or in several; also returns the log-normalizer."""
     program = row_program(score, bias, mask, softmax(), None, None, shape)
-    plan = choose_plan(shape, program, None, None, narrow=True)
+    plan = choose_plan(shape, program, None, None, narrow=True, by_entries=True)
     return compiled(attend_by_rows, plan=plan)(query, key, value, program)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 from jaxtyping import Float, PRNGKeyArray
 
-from jattn.engine.attention import IMPLEMENTATIONS, as_dropout, check_value, choose_plan, filter_shape, repeat_batch
+from jattn.engine.attention import IMPLEMENTATIONS, check_value, choose_plan, filter_shape, repeat_batch
+from jattn.engine.dropout import as_dropout
 from jattn.engine.kernels import KERNELS, choose_kernel, unmet, unwise
-from jattn.engine.plans import DENSE_WEIGHTS, Plan
+from jattn.engine.plans import DENSE_WEIGHTS, LEAST_BY_ENTRIES, Plan
 from jattn.engine.rows import row_program
 from jattn.rules.biases import BiasLike
 from jattn.rules.checks import ArrayOrShape
 from jattn.rules.edits import EditLike
-from jattn.rules.grids import fixed_sizes
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
@@ -93,9 +93,8 @@ def explain_implementation(
     if kernel is not None:
         chosen, how = kernel, "one fused kernel, with reverse-mode first derivatives only"
     else:
-        plan = choose_plan(shape, program, implementation, block_size, narrow=True)
-        small = math.prod(fixed_sizes(shape)) <= DENSE_WEIGHTS and block_size is None
-        chosen = implementation or ("dense" if small else "blocked")
+        plan = choose_plan(shape, program, implementation, block_size, narrow=True, by_entries=True)
+        chosen = implementation or ("dense" if plan.whole and block_size is None else "blocked")
         how = _describe(plan, shape, plan.narrowed and program.mask is not None and program.mask.depends_on_data)
     others = [name for name in IMPLEMENTATIONS if name != chosen]
     return Explanation(chosen, {name: _why_not(name, chosen, implementation, shape, call) for name in others}, how)
@@ -107,6 +106,8 @@ def _describe(plan: Plan, shape: tuple[int, ...], by_data: bool) -> str:
     size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     part = plan.num_weights / max(1, num_rows * num_keys)
     heads = "heads one at a time" if plan.walk_heads else "all heads at once"
+    if plan.entries is not None:
+        heads = f"all heads of {plan.entries} of the {shape[0]} batch entries at once"
     most = "at most " if by_data else ""
     return f"{size} query rows a block, {most}{part:.0%} of the {num_rows} x {num_keys} scores computed, {heads}"
 
@@ -122,5 +123,8 @@ def _why_not(name: str, chosen: str, implementation: str | None, shape: tuple[in
         return f"needs {'; '.join(unwise(name))}"
     if call[-1] is not None:
         return f"needs block_size None, got {call[-1]}"
-    relation = "more than" if chosen == "blocked" else "no more than"
-    return f"the filter has {math.prod(shape)} weights, {relation} the {DENSE_WEIGHTS} that are computed at once"
+    weights = math.prod(shape)
+    if chosen == "dense":
+        return f"the filter has {weights} weights, no more than the {DENSE_WEIGHTS} that are computed at once"
+    most = DENSE_WEIGHTS if weights > DENSE_WEIGHTS else LEAST_BY_ENTRIES
+    return f"the filter has {weights} weights, more than the {most} that are computed at once"

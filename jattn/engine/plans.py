@@ -21,6 +21,10 @@ DENSE_WEIGHTS = 2**22
 """Up to this many weights in all, `attend` computes the filter in one block."""
 WALKED_BLOCK_WEIGHTS = 3 * 2**20
 """About how many weights a block of one head holds; 12 MiB in float32, which a CPU's caches hold between passes."""
+ENTRIES_WEIGHTS = 2**20
+"""How many weights a block of some batch entries holds at most; with less work in them, its cores wait for another."""
+LEAST_BY_ENTRIES = 2**21
+"""Up to this many weights in all, a CPU computes them in one block; it has to look up no entries then."""
 WHOLE_BLOCK_WEIGHTS = 2**26
 """About how many weights a block of all heads holds; 256 MiB in float32, enough to keep an accelerator busy."""
 FEWEST_ROWS = 128
@@ -126,11 +130,13 @@ class Plan:
       strips: from top to bottom.
       walk_heads: whether heads are walked one at a time.
       widths: how many keys a block may compute, where blocks leave out keys when they run; in ascending order.
+      entries: how many batch entries are computed at once, with all of their heads, rows and keys, where not all are.
     """
 
     strips: tuple[Strip, ...]
     walk_heads: bool
     widths: tuple[int, ...] = ()
+    entries: int | None = None
 
     @property
     def narrowed(self) -> bool:
@@ -140,7 +146,8 @@ class Plan:
     @property
     def whole(self) -> bool:
         """Whether all is one block, of which the backward pass may keep the weights."""
-        return not self.walk_heads and len(self.strips) == 1 and len(self.strips[0].first_keys) == 1
+        one = len(self.strips) == 1 and len(self.strips[0].first_keys) == 1
+        return one and not self.walk_heads and self.entries is None
 
     @property
     def num_weights(self) -> int:
@@ -155,6 +162,15 @@ class Plan:
 def dense_plan(shape: tuple[int, ...]) -> Plan:
     """Plans one block that holds the whole filter of shape ``(*batch, N, T, S)``."""
     return Plan((Strip((0, shape[-2]), shape[-2], shape[-1], (0,)),), walk_heads=False)
+
+
+def entries_plan(shape: tuple[int, ...]) -> Plan | None:
+    """Plans blocks of some whole batch entries for a filter of shape ``(B, N, T, S)``, where that suits a CPU."""
+    weights = math.prod(shape[1:])
+    if len(shape) != 4 or shape[-2] <= FEW_ROWS or weights > ENTRIES_WEIGHTS or math.prod(shape) <= LEAST_BY_ENTRIES:
+        return None
+    at_once = max(size for size in range(1, shape[0]) if shape[0] % size == 0 and size * weights <= ENTRIES_WEIGHTS)
+    return dataclasses.replace(dense_plan(shape), entries=at_once)
 
 
 def blocked_plan(

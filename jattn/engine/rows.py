@@ -8,15 +8,15 @@ blocks of a filter, so they cannot disagree. Shapes inside: ``[*batch, N, rows, 
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
+from jattn.engine.dropout import Dropout
 from jattn.engine.plans import walks_heads
 from jattn.rules.biases import Bias, BiasLike, as_bias
 from jattn.rules.checks import check_precision
@@ -28,40 +28,6 @@ from jattn.rules.meshes import varying_as
 from jattn.rules.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.rules.ranks import any_rank
 from jattn.rules.scores import Score, ScoreLike, as_score
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Dropout:
-    """Drops weights, each with the chance `rate`, and scales the others by ``1/(1 - rate)``.
-
-    Which ones drop is a pure function of rng, batch entry, head, query and key, whatever the block; or, where it is
-    broadcast, of rng, query and key.
-    """
-
-    rng: PRNGKeyArray
-    rate: float = static()
-    broadcast: bool = static(default=False)
-
-    def apply(self, weights: Float[Array, "... R S"], grid: Grid) -> Float[Array, "... R S"]:
-        """Drops weights of one block."""
-        heads = math.prod(grid.shape[:-2])
-        # Where calls were stacked (by a scan over layers, say), each brought an rng, and counted its own heads.
-        rngs = self.rng.reshape(-1)
-        of_each = max(1, heads // rngs.shape[0])
-
-        def row(stream: Array, index: Array) -> Array:
-            head = 0 if self.broadcast else stream % of_each
-            rng_of_head = jax.random.fold_in(rngs[stream // of_each], head)
-            rng_of_row = jax.random.fold_in(rng_of_head, index)
-            return grid.take_keys(jax.random.bernoulli(rng_of_row, 1 - self.rate, grid.shape[-1:]))
-
-        shared = self.broadcast and grid.stream is None
-        every = jnp.arange(0, heads, of_each) if shared else jnp.arange(heads)
-        streams = every if grid.stream is None else grid.stream[None]
-        kept = jax.vmap(lambda stream: jax.vmap(lambda index: row(stream, index))(grid.rows))(streams)
-        kept = jnp.broadcast_to(kept[:, None], (kept.shape[0], of_each, *kept.shape[1:])) if shared else kept
-        return jnp.where(kept.reshape(weights.shape), weights / (1 - self.rate), 0)
 
 
 @jax.tree_util.register_dataclass

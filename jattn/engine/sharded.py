@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jattn.engine.attention import as_dropout, attend as attend_on_one, check_value, filter_shape, repeat_batch
+from jattn.engine.attention import attend as attend_on_one, check_value, filter_shape, repeat_batch
 from jattn.engine.compiling import compiled
 from jattn.engine.devices import Split, spec_of, without_explicit_axes
+from jattn.engine.dropout import as_dropout
 from jattn.engine.gathered import attend_gathered
 from jattn.engine.implementations import Explanation
 from jattn.engine.ring import attend_ring

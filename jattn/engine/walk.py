@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jattn.engine.narrowing import ByData, narrow
 from jattn.engine.plans import Plan, Strip
+from jattn.engine.streams import cut_stream, walk_heads
 from jattn.rules.grids import Grid, Place, whole_grid
 from jattn.rules.meshes import varying_axes
 from jattn.rules.overlay import Overlay
@@ -27,9 +28,6 @@ Rows = TypeVar("Rows")
 """A pytree of arrays with a row axis."""
 Parts = TypeVar("Parts")
 """A pytree of what a block returns besides its rows."""
-
-Arrays = TypeVar("Arrays")
-"""A pytree of arrays."""
 
 Side = dict[str, Array]
 """What belongs to the queries, arrays ``[*batch, N, T, ...]`` by name, or to the keys, ``[*batch, K, S, ...]``."""
@@ -155,24 +153,19 @@ def fold_blocks(
       The rows of all blocks, and the totals ``[*batch, N, ...]``; of some heads, both with one axis ``M`` for them.
     """
     leading = shape[:-2]
-    leaves, structure = jax.tree.flatten(program, is_leaf=_is_overlay)
-    sides = Sides(query_side, key_side, [leaf.array for leaf in leaves if _is_overlay(leaf)])
-
-    def program_here(sides: Sides) -> Program:
-        laid = iter(sides.laid)
-        cut = [Overlay(next(laid), cut=True) if _is_overlay(leaf) else leaf for leaf in leaves]
-        return jax.tree.unflatten(structure, cut)
+    laid, program_of = take_apart(program)
+    sides = Sides(query_side, key_side, laid)
 
     def run(grid: Grid, sides: Sides, free: bool = False) -> tuple[Rows, Parts]:
-        here = program_here(sides), sides.query, sides.key
+        here = program_of(sides.laid), sides.query, sides.key
         program, *parts = by_data.without_mask(*here) if by_data and free else here
         return block(program, grid, *parts)
 
     def narrowed(grid: Grid, sides: Sides) -> tuple[Rows, Parts]:
         if by_data is None or grid.stream is None:
             return run(grid, sides)
-        free = by_data.free(program_here(sides), grid, sides.query, sides.key)
-        return narrow(run, _keep_keys, plan.widths, grid, sides, *by_data.span(program_here(sides), grid), free)
+        free = by_data.free(program_of(sides.laid), grid, sides.query, sides.key)
+        return narrow(run, _keep_keys, plan.widths, grid, sides, *by_data.span(program_of(sides.laid), grid), free)
 
     def one_stream(sides: Sides, stream: Int[Array, ""] | None) -> tuple[Rows, Parts]:
         return _map_strips(narrowed, reduction, prepare, sides, shape, plan, stream, place)
@@ -198,46 +191,25 @@ def fold_blocks(
         [by_group(x) for x in sides.laid],
     )
     sizes = (*leading[:-1], *groups)
-    out = _walk(one_stream, grouped, sizes, jnp.int32(0))
+    out = walk_heads(one_stream, grouped, sizes, jnp.int32(0))
     walked = sum(size > 1 for size in sizes)
     return jax.tree.map(lambda x: x.reshape((*leading, *x.shape[walked:])), out)
 
 
-def cut_stream(sides: Arrays, leading: tuple[int, ...], stream: Int[Array, ""]) -> Arrays:
-    """Cuts one head of one batch entry out of arrays whose first axes are those of a filter, or 1, or key heads."""
+def take_apart(program: Program) -> tuple[list[Array], Callable[[list[Array]], Program]]:
+    """Returns the arrays that a program lays over the filter, and what makes the program again of their parts."""
+    leaves, structure = jax.tree.flatten(program, is_leaf=_is_overlay)
 
-    def cut(x: Array) -> Array:
-        stride = math.prod(leading)
-        for size in leading:
-            stride //= size
-            index = (stream // stride) % size // (size // x.shape[0])
-            x = lax.dynamic_index_in_dim(x, index, axis=0, keepdims=False)
-        return x
+    def program_of(laid: list[Array]) -> Program:
+        parts = iter(laid)
+        cut = [Overlay(next(parts), cut=True) if _is_overlay(leaf) else leaf for leaf in leaves]
+        return jax.tree.unflatten(structure, cut)
 
-    return jax.tree.map(cut, sides)
+    return [leaf.array for leaf in leaves if _is_overlay(leaf)], program_of
 
 
 def _is_overlay(leaf: Any) -> bool:
     return isinstance(leaf, Overlay)
-
-
-def _walk(
-    function: Callable[[Sides, Int[Array, ""]], Rows], sides: Sides, sizes: tuple[int, ...], stream: Int[Array, ""]
-) -> Rows:
-    """Goes through the first axis, of the given size or 1, of every array, and so on through the other axes."""
-    if not sizes:
-        return function(sides, stream)
-    size, rest = sizes[0], sizes[1:]
-    arrays, structure = jax.tree.flatten(sides)
-    if size == 1:
-        return _walk(function, jax.tree.unflatten(structure, [x[0] for x in arrays]), rest, stream)
-
-    def one(index_and_arrays: tuple[Array, list[Array]]) -> Rows:
-        index, mapped = index_and_arrays[0], iter(index_and_arrays[1])
-        here = [x[0] if x.shape[0] == 1 else next(mapped) for x in arrays]
-        return _walk(function, jax.tree.unflatten(structure, here), rest, stream * size + index)
-
-    return lax.map(one, (jnp.arange(size, dtype=jnp.int32), [x for x in arrays if x.shape[0] != 1]))
 
 
 def _map_strips(

@@ -17,8 +17,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jattn.engine.attention import as_dropout, filter_shape, repeat_batch
+from jattn.engine.attention import filter_shape, repeat_batch
 from jattn.engine.compiling import compiled
+from jattn.engine.dropout import as_dropout
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import row_program
 from jattn.filters import folds, images, plots

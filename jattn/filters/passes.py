@@ -15,7 +15,8 @@ from jattn.engine.attention import attend_heads_first, choose_plan, prepare_side
 from jattn.engine.compiling import compiled
 from jattn.engine.plans import WALKED_BLOCK_WEIGHTS, WHOLE_BLOCK_WEIGHTS, Plan, walks_heads
 from jattn.engine.rows import RowProgram, finite, repeat_heads, taint
-from jattn.engine.walk import Prepare, Reduction, Side, cut_stream, fold_blocks
+from jattn.engine.streams import cut_stream
+from jattn.engine.walk import Prepare, Reduction, Side, fold_blocks
 from jattn.filters.blocks import FilterBlock, Fold, HeadFold
 from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.grids import Grid, Place, fixed_sizes

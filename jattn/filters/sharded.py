@@ -10,9 +10,10 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jattn.engine.attention import as_dropout, filter_shape, repeat_batch
+from jattn.engine.attention import filter_shape, repeat_batch
 from jattn.engine.dealing import Dealing
 from jattn.engine.devices import Split, map_devices, spec_of, without_explicit_axes
+from jattn.engine.dropout import as_dropout
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import RowProgram, row_program
 from jattn.engine.sharded import bare

@@ -31,8 +31,9 @@ def static(**kwargs: Any) -> Any:
 class Grid:
     """Says which rows, keys, heads and batch entries of a filter a block holds.
 
-    A block has the shape ``[*batch, N, R, W]`` where all heads are computed at once, and ``[R, W]`` where heads are
-    walked one at a time; `batch`, `head`, `query` and `key` broadcast to it either way.
+    A block has the shape ``[*batch, N, R, W]`` where all heads are computed at once, ``[E, N, R, W]`` where those of
+    some batch entries are, and ``[R, W]`` where heads are walked one at a time; `batch`, `head`, `query` and `key`
+    broadcast to it in each case.
 
     Args:
       rows: the query index of each row of the block.
@@ -42,6 +43,8 @@ class Grid:
       first_key: the index of the block's first key.
       num_keys: how many keys the block holds; ``None`` for all of them.
       row_unit: where `rows` are neighbours, a number that the first is known to be a multiple of; of 0 only 0 is one.
+      first_entry: the index of the block's first batch entry.
+      num_entries: how many entries, of a single batch axis, the block holds; ``None`` for all of them.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,6 +62,8 @@ class Grid:
     first_key: Int[Array, ""] | int = 0
     num_keys: int | None = static(default=None)
     row_unit: int = static(default=1)
+    first_entry: Int[Array, ""] | int = 0
+    num_entries: int | None = static(default=None)
 
     @property
     def width(self) -> int:
@@ -82,8 +87,8 @@ class Grid:
         Several batch axes count as one, the last of them fastest; without any, there is a single entry 0.
         """
         if self.stream is None:
-            entries = self.shape[:-3]
-            return jnp.arange(math.prod(entries), dtype=jnp.int32).reshape(*entries, 1, 1, 1)
+            entries = self._leading[:-1]
+            return self.first_entry + jnp.arange(math.prod(entries), dtype=jnp.int32).reshape(*entries, 1, 1, 1)
         return self.stream // self.shape[-3]
 
     @property
@@ -100,8 +105,19 @@ class Grid:
     @property
     def block_shape(self) -> tuple[int, ...]:
         """``(*batch, N, R, W)`` for all heads at once, ``(R, W)`` for one walked head."""
-        leading = self.shape[:-2] if self.stream is None else ()
+        leading = self._leading if self.stream is None else ()
         return (*leading, self.rows.shape[0], self.width)
+
+    @property
+    def streams(self) -> Int[Array, " M"]:
+        """The index among all of ``batch x N`` of each head that the block holds."""
+        if self.stream is not None:
+            return self.stream[None]
+        return self.first_entry * self.shape[-3] + jnp.arange(math.prod(self._leading), dtype=jnp.int32)
+
+    @property
+    def _leading(self) -> tuple[int, ...]:
+        return self.shape[:-2] if self.num_entries is None else (self.num_entries, self.shape[-3])
 
     def part(self, array: Array | Overlay) -> Array:
         """Cuts this block's part out of an array that broadcasts to the whole filter.
@@ -138,9 +154,11 @@ class Grid:
         return lax.dynamic_slice_in_dim(array, self.first_key, self.num_keys, axis=-1)
 
     def one_stream(self, array: Array) -> Array:
-        """Picks the walked head's part of an array ``[*batch, N, ...]``; of all heads at once, that is all of it."""
+        """Picks the part of the walked head, or of the block's entries, of an array ``[*batch, N, ...]``."""
         if self.stream is None:
-            return array
+            if self.num_entries is None or array.shape[0] == 1:
+                return array
+            return lax.dynamic_slice_in_dim(array, self.first_entry, self.num_entries, axis=0)
         leading = self.shape[:-2]
         stride = math.prod(leading)
         for size in leading:
