@@ -5,7 +5,6 @@ there.
 """
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -14,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jattn.training.setup import Setup
-from jattn.training.step import TrainingFailed, TrainState, on_each_device, train_step
+from jattn.training.step import TrainChunk, TrainingFailed, TrainState, on_each_device, train_step
 
 
-def make_debugged_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], TrainState]:
+def make_debugged_chunk(setup: Setup) -> TrainChunk:
     """Makes "train until this step" as one compiled step after the other, each with all its arrays looked at.
 
     Of several arrays that are not finite, the first that the step makes is named: inputs, parameters, what each layer

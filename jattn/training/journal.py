@@ -60,6 +60,11 @@ class Journal:
         wanted = self._setup.config.evaluation
         return is_solved(self._rows, wanted.solved_accuracy, wanted.solved_filter_score)
 
+    def is_done(self, step: int) -> bool:
+        """Says whether all steps are taken, or the task is solved where that is enough."""
+        training = self._setup.config.training
+        return step >= training.steps or (training.stop_when_solved and self.solved)
+
     @property
     def score(self) -> float:
         """What the best checkpoint has most of: exact accuracy and filter score, or less loss on a text, at the latest

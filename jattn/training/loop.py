@@ -4,17 +4,15 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from jattn.report import render
 from jattn.tasks import Task
 from jattn.training.announcing import device_line, first_line
+from jattn.training.beginning import begin
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.config import Config
-from jattn.training.debugging import make_debugged_chunk
-from jattn.training.flops import flops_per_step
 from jattn.training.interrupts import Interrupts
 from jattn.training.journal import Journal, snapshot_steps
 from jattn.training.loggers import check_loggers
@@ -25,7 +23,7 @@ from jattn.training.restore import resume
 from jattn.training.run_folder import open_folder
 from jattn.training.runs import alone, in_float32, on_its_devices
 from jattn.training.setup import Setup, make_setup
-from jattn.training.step import TrainState, check_finite, make_train_chunk
+from jattn.training.step import TrainChunk, TrainState, check_finite
 
 
 @in_float32()
@@ -62,13 +60,8 @@ def train(
       >>> import tempfile, optax
       >>> from jattn.training import train
       >>> from jattn.training.reading import check
-      >>> small = {
-      ...     "task": {"min_length": 3, "max_length": 3},
-      ...     "training": {"steps": 2, "batch_size": 4},
-      ...     "evaluation": {"examples": 4, "test_examples": 4, "batch_size": 4},
-      ...     "mesh": {"data": 1},
-      ...     "run": {"folder": tempfile.mkdtemp()},
-      ... }
+      >>> small = {"training": {"steps": 2, "batch_size": 4}, "evaluation": {"examples": 4, "test_examples": 4}}
+      >>> small |= {"mesh": {"data": 1}, "run": {"folder": tempfile.mkdtemp()}}
       >>> train(check(small, "example"), optimizer=optax.sgd(0.1))["step"]    # doctest: +ELLIPSIS
       reverse, ...
       2
@@ -88,7 +81,7 @@ def train(
             report.doing("compiling")
             state, rows = resume(setup, folder, checkpoints, report.line)
             with checkpoints.naming_what_is_kept(), closing(Journal(setup, folder, report, rows)) as journal:
-                finished = rows[-1:] != [] and rows[-1]["kind"] == "test" and is_done(setup, state.number, journal)
+                finished = rows[-1:] != [] and rows[-1]["kind"] == "test" and journal.is_done(state.number)
                 with recorded(setup, folder.path, state, command, finished) as note_time:
                     state, train_chunk = begin(setup, state, journal, report)
                     # From here a signal waits until the state is saved.
@@ -109,31 +102,10 @@ def train(
     return result
 
 
-def begin(
-    setup: Setup, state: TrainState, journal: Journal, report: Reporter
-) -> tuple[TrainState, Callable[[TrainState, Any], TrainState]]:
-    """Looks at a model that has learned nothing, and compiles the steps; returns the state, and what takes steps."""
-    train_chunk = make_debugged_chunk(setup) if setup.config.run.debug else make_train_chunk(setup)
-    if is_done(setup, state.number, journal):
-        return state, train_chunk
-    report.compiling()
-    if state.number == 0:
-        journal.look(state, log=False, snapshot=True)
-        journal.evaluate(state)
-    here = jnp.int32(state.number)
-    if not setup.config.run.debug:
-        journal.flops = flops_per_step(setup, train_chunk, state, here)
-    # No step up to where it is: the first rate of steps has no compilation in it.
-    state = train_chunk(state, here)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.config.training.replicates
-    report.training(state.number, parameters)
-    return state, train_chunk
-
-
 def take_steps(
     setup: Setup,
     state: TrainState,
-    train_chunk: Callable[[TrainState, Any], TrainState],
+    train_chunk: TrainChunk,
     journal: Journal,
     checkpoints: Checkpoints,
     signals: Interrupts,
@@ -144,7 +116,7 @@ def take_steps(
     snapshots = snapshot_steps(steps, config.run.snapshots)
     every = (config.run.log_every, config.evaluation.every, config.run.checkpoint_every)
     step = state.number
-    done, stopping = is_done(setup, step, journal), agreed(signals)
+    done, stopping = journal.is_done(step), agreed(signals)
     journal.profiler.reached(step)
     while not done and not stopping:
         # One compiled loop on the devices, up to the next step at which there is something to do here.
@@ -160,16 +132,10 @@ def take_steps(
         if last or step % config.evaluation.every == 0:
             journal.evaluate(state)
         # Asked once: a signal that comes after the question is for the next turn to save.
-        done, stopping = is_done(setup, step, journal), agreed(signals)
+        done, stopping = journal.is_done(step), agreed(signals)
         if done or stopping or step % config.run.checkpoint_every == 0:
             checkpoints.save(state, journal.score, journal.history)
             note_time()
     if done:
         journal.look(state, log=False, snapshot=True)
     return state
-
-
-def is_done(setup: Setup, step: int, journal: Journal) -> bool:
-    """Says whether all steps are taken, or the task is solved where that is enough."""
-    training = setup.config.training
-    return step >= training.steps or (training.stop_when_solved and journal.solved)

@@ -64,6 +64,10 @@ class TrainState:
         return int(np.max(jax.device_get(self.step)))
 
 
+TrainChunk = Callable[[TrainState, Int[Array, ""]], TrainState]
+"""Takes a state, and the step up to which it trains; returns the state there."""
+
+
 def initial_state(setup: Setup) -> TrainState:
     """Makes the state before the first step, under jit, where it lies on the devices."""
 
@@ -200,7 +204,7 @@ def sum_over_devices(mesh: Mesh, shares: Any) -> Any:
     return split(lax.psum(vector, "data"))
 
 
-def make_train_chunk(setup: Setup) -> Callable[[TrainState, Int[Array, ""]], TrainState]:
+def make_train_chunk(setup: Setup) -> TrainChunk:
     """Compiles "train until this step" as one loop on the devices; it ends early at a loss that is not finite."""
     step = setup.each(lambda state, seed: train_step(setup, state, seed))
 

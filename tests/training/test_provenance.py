@@ -55,7 +55,7 @@ def test_a_run_that_is_finished_writes_nothing_more_down(tmp_path):
 def test_the_time_is_written_down_with_every_checkpoint(monkeypatch):
     monkeypatch.setattr("jattn.training.loop.check_finite", lambda *arguments: None)
     config = check({"training": {"steps": 10}, "run": {"checkpoint_every": 4, "snapshots": 2}}, "test")
-    journal = mock.Mock(timed=lambda steps, take: take(), solved=False)
+    journal = mock.Mock(timed=lambda steps, take: take(), is_done=lambda step: step == 10)
     events = mock.Mock()
     checkpoints = mock.Mock(save=events.save)
 

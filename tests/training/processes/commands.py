@@ -32,7 +32,7 @@ import pytest
 from jattn.command.main import main
 from jattn.command.options import config_from_arguments
 from jattn.report import animation, figures, page, render  # noqa: F401
-from jattn.training import journal, loop, restore
+from jattn.training import beginning, journal, loop, restore
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.loop import train
 from jattn.training.runs import configure_jax, on_its_devices
@@ -275,7 +275,8 @@ def keep_programs() -> None:
 
     loop.make_setup = restore.make_setup = same_setup
     restore.initial_state = same_state
-    loop.make_train_chunk, journal.make_measure = same(loop.make_train_chunk), same(journal.make_measure)
+    beginning.make_train_chunk = same(beginning.make_train_chunk)
+    journal.make_measure = same(journal.make_measure)
 
 
 def saved_states(folder: Path, setup: Setup) -> dict[int, TrainState]:
