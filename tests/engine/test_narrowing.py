@@ -32,7 +32,7 @@ def grids():
             yield Grid(rows, SHAPE, True, jnp.int32(stream), jnp.int32(begin), width)
 
 
-@sampled("name", [name for name in MASKS if name != "no mask"], keep=9)
+@sampled("name", [name for name in MASKS if name != "no mask"], keep=5)
 def test_the_span_of_a_mask_holds_every_key_that_it_allows(name):
     given = as_mask(MASKS[name].call["mask"])
     for mask in (given.fit(SHAPE), (~given).fit(SHAPE)):
