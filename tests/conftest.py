@@ -79,7 +79,7 @@ def heads(request):
         request.getfixturevalue("heads_at_once")
 
 
-OPTIMIZED = ("test_properties.py", "test_learning.py")
+OPTIMIZED = ("test_properties.py",)
 """The tests whose programs are compiled as a user's are."""
 
 
