@@ -183,7 +183,7 @@ def attention_that_notes(widths):
     return lambda mask: attend(query, query, query, mask=mask, score=watched, block_size=128)
 
 
-@pytest.mark.parametrize("mask", [masks.causal(), ~masks.causal() & ~masks.prefix(3)])
+@sampled("mask", [masks.causal(), ~masks.causal() & ~masks.prefix(3)], keep=1)
 def test_a_block_computes_the_keys_alone_that_its_rows_may_see(mask, monkeypatch):
     monkeypatch.setattr(plans, "NARROWED_ROWS", 128)
     widths = []
