@@ -44,10 +44,10 @@ def pytest_configure(config):
     """Lets all processes of one test session, the commands they start and the next session share compiled programs."""
     if not hasattr(config, "workerinput"):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder_of_programs(config)
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_disable_most_optimizations", True)
     # Whatever became of a stored program, by a kill or a full disk, it is compiled again.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache")
@@ -79,7 +79,7 @@ def heads(request):
         request.getfixturevalue("heads_at_once")
 
 
-OPTIMIZED = ("test_properties.py", "test_learning.py")
+OPTIMIZED = ("test_properties.py",)
 """The tests whose programs are compiled as a user's are."""
 
 

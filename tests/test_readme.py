@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-PAGES = {"attention": 10, "scale": 11, "tasks": 2, "training": 2}
+PAGES = {"scale": 11, "tasks": 2, "training": 2}
 """The pages of docs/ with examples that take no time to speak of, and how many there are at least."""
 
-LONG_PAGES = {"filters": 40, "nnx": 25, "extending": 25}
+LONG_PAGES = {"attention": 10, "filters": 40, "nnx": 25, "extending": 25}
 """The same of pages whose examples take longer: sixty-five thousand tokens among them, and two training runs."""
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -125,7 +125,8 @@ def generate_with_filters(
       >>> tokens, rows = jattn.generate_with_filters(model, variables, prompt, max_new_tokens=2)
       >>> rows["block_0/attention"].shape
       (2, 2, 4)
-      >>> _, filters = jattn.capture_filters(model, variables, jnp.append(prompt, tokens[:1]))
+      >>> look = jax.jit(lambda variables, tokens: jattn.capture_filters(model, variables, tokens))
+      >>> _, filters = look(variables, jnp.append(prompt, tokens[:1]))
       >>> bool(jnp.allclose(rows["block_0/attention"], filters["block_0/attention"][:, 2:], atol=1e-6))
       True
     """

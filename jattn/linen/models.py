@@ -57,16 +57,16 @@ class Decoder(Transformer):
 
     With a cache, a call brings only the new tokens, one or many; a batch entry may be further than another.
 
-    Example: reading three tokens and then one more predicts what reading four predicts.
+    Example: reading two tokens and then two more predicts what reading four predicts.
       >>> import jax, jax.numpy as jnp
       >>> from jattn import Decoder
       >>> model, tokens = Decoder(vocabulary=10), jnp.array([[3, 1, 4, 1]])
       >>> variables = jax.jit(model.init)(jax.random.key(0), tokens)
       >>> cache = model.empty_cache(batch=(1,), slots=4)
       >>> read = jax.jit(model.apply)
-      >>> _, cache = read(variables, tokens[:, :3], cache=cache)
-      >>> logits, cache = read(variables, tokens[:, 3:], cache=cache)
-      >>> bool(jnp.allclose(logits, read(variables, tokens)[:, 3:], atol=1e-5))
+      >>> _, cache = read(variables, tokens[:, :2], cache=cache)
+      >>> logits, cache = read(variables, tokens[:, 2:], cache=cache)
+      >>> bool(jnp.allclose(logits, read(variables, tokens)[:, 2:], atol=1e-5))
       True
     """
 
@@ -182,9 +182,10 @@ class PooledEncoder(Transformer):
       >>> from jattn import PooledEncoder
       >>> model, sentences, answers = PooledEncoder(vocabulary=10), jnp.ones((2, 7), int), jnp.zeros((2, 3), int)
       >>> variables = jax.jit(model.init)(jax.random.key(0), sentences, answers)
-      >>> jax.jit(model.apply)(variables, sentences, answers).shape
+      >>> apply = jax.jit(model.apply, static_argnames="method")
+      >>> apply(variables, sentences, answers).shape
       (2, 3, 10)
-      >>> model.apply(variables, sentences, method="vector").shape
+      >>> apply(variables, sentences, method="vector").shape
       (2, 32)
 
     Source: Lin et al. 2017, "A structured self-attentive sentence embedding", section 2.1, over a transformer in place

@@ -36,8 +36,9 @@ def expected(model=MODEL, steps=6):
     return [slowly(model, variables, row[:n].tolist(), steps) for row, n in zip(PROMPT, LENGTHS, strict=True)]
 
 
-@sampled(
-    "options", [{"num_layers": 2}, {"positions": "rotary"}, {"positions": "learned", "max_length": 10}], ids=str, keep=1
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "options", [{"num_layers": 2}, {"positions": "rotary"}, {"positions": "learned", "max_length": 10}], ids=str
 )
 def test_greedy_generation_repeats_the_argmax_of_the_whole_forward_pass(options):
     model = Decoder(**SIZES | options)
@@ -80,8 +81,7 @@ def test_an_entry_ends_with_the_end_token_and_the_others_go_on():
 @sampled(
     "options",
     [
-        {"window": 2, "num_kv_heads": 1},
-        {"num_layers": 2},
+        {"num_layers": 2, "window": 2, "num_kv_heads": 1},
         {"positions": "rotary", "window": 3},
         {"positions": "relative"},
     ],

@@ -32,7 +32,7 @@ def grids():
             yield Grid(rows, SHAPE, True, jnp.int32(stream), jnp.int32(begin), width)
 
 
-@sampled("name", [name for name in MASKS if name != "no mask"], keep=9)
+@sampled("name", [name for name in MASKS if name != "no mask"], keep=5)
 def test_the_span_of_a_mask_holds_every_key_that_it_allows(name):
     given = as_mask(MASKS[name].call["mask"])
     for mask in (given.fit(SHAPE), (~given).fit(SHAPE)):
@@ -183,7 +183,7 @@ def attention_that_notes(widths):
     return lambda mask: attend(query, query, query, mask=mask, score=watched, block_size=128)
 
 
-@pytest.mark.parametrize("mask", [masks.causal(), ~masks.causal() & ~masks.prefix(3)])
+@sampled("mask", [masks.causal(), ~masks.causal() & ~masks.prefix(3)], keep=1)
 def test_a_block_computes_the_keys_alone_that_its_rows_may_see(mask, monkeypatch):
     monkeypatch.setattr(plans, "NARROWED_ROWS", 128)
     widths = []

@@ -77,7 +77,8 @@ OF_ANY_BATCH = {
 }
 
 
-@sampled("name", OF_ANY_BATCH, keep=1)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", OF_ANY_BATCH)
 def test_one_export_serves_any_batch(name):
     program = exported(OF_ANY_BATCH[name], "b, 6, 2, 4")
     for tokens in ((QUERY, KEY, VALUE), (QUERY[:2], KEY[:2], VALUE[:2])):

@@ -89,7 +89,7 @@ def check_all(filter, weights, names=FOLDS):
 # Every fold of every variant
 
 
-@sampled("name", TOGETHER, keep=4)
+@sampled("name", TOGETHER, keep=2)
 def test_every_fold_of_every_variant_is_the_reference(name):
     query, key, _ = inputs()
     check_all(attention_filter(query, key, **TOGETHER[name].call), weights_of(name), MOST)

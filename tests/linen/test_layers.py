@@ -48,7 +48,7 @@ BOXED = {
 }
 
 
-@sampled("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, BOXED], keep=2)
+@sampled("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, BOXED], keep=[BOXED])
 def test_a_projection_is_that_of_flax(options):
     for x, features, ours, theirs in [(X, (2, 3), {}, {}), (X, (4,), {"in_axes": 2}, {"axis": (-2, -1)})]:
         projection, dense = Projection(features, **ours, **options), nn.DenseGeneral(features, **theirs, **options)

@@ -507,9 +507,9 @@ def test_self_attention_has_grouped_heads_a_window_and_norms_of_queries_and_keys
     assert_array_equal(weights > 0, np.broadcast_to((distance >= 0) & (distance < 2), weights.shape))
     assert filters["block_0/attention"].key.shape[-2] == 1
     read = jax.jit(model.apply)
-    _, cache = read(variables, TOKENS[:, :4], cache=model.empty_cache(batch=(2,), slots=6))
-    later, _ = read(variables, TOKENS[:, 4:], cache=cache)
-    close(later, logits[:, 4:])
+    _, cache = read(variables, TOKENS[:, :3], cache=model.empty_cache(batch=(2,), slots=6))
+    later, _ = read(variables, TOKENS[:, 3:], cache=cache)
+    close(later, logits[:, 3:])
     assert cache[0].key.shape == (2, 1, 6, 4)
 
 

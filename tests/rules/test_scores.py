@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jattn import attend, attention_filter, masks, scores
-from tests.sampled import sampled
+from tests.sampled import exhaustive, sampled
 from tests.variants import HEADS, KEY_KERNEL, MATRIX, QUERY_KERNEL, SCALES, VECTOR, inputs
 
 # Scores with learned arrays of every head: how to make them, and the arrays.
@@ -240,8 +240,9 @@ def test_forbidden_keys_whose_scores_overflow_leave_no_trace(name):
     jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-5, atol=1e-6), dirty, clean)
 
 
+@pytest.mark.parametrize("order", [1, exhaustive(2)])
 @sampled("name", LEARNED, keep=1)
-def test_gradients_are_those_of_finite_differences(name):
+def test_gradients_are_those_of_finite_differences(name, order):
     make, arrays = LEARNED[name]
     with jax.enable_x64(True):
         query, key, _ = inputs(2, 2, batch=(), kv_heads=HEADS, dtype=np.float64)
@@ -250,7 +251,7 @@ def test_gradients_are_those_of_finite_differences(name):
             return attention_filter(query, key, score=make(*arrays)).scores()
 
         arrays = [jnp.asarray(x, jnp.float64) for x in arrays]
-        check_grads(jax.jit(function), (query, key, *arrays), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
+        check_grads(jax.jit(function), (query, key, *arrays), order, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.exhaustive

@@ -112,8 +112,10 @@ def test_a_model_is_judged_on_the_pairs_that_training_never_sees():
         rng = setup.rng("training")
         for make, found in ((setup.training_batch, trained), (setup.judging_batch, judged)):
             found |= {*map(tuple, jax.jit(make)(rng, jnp.arange(400)).inputs["tokens"].tolist())}
+        if seed == 0:
+            continue
         params, measure = initial_state(setup).params, make_measure(setup, 3, 64)
-        for lengths in ((), (3, 3)) if seed else ():
+        for lengths in ((), (3, 3)):
             measured = measure(params, rng, 0, *lengths)
             assert {*map(tuple, measured.batch.inputs["tokens"].tolist())} <= judged
     assert (len(trained), len(judged), len(trained | judged)) == (12, 13, 25)

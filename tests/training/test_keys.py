@@ -200,7 +200,7 @@ def test_every_key_of_an_optimizer_is_used_or_refused(optimizer):
                 assert learned(**{key: value}) != before, f"{key} = {value} changes nothing"
 
 
-@sampled("optimizer", tables.OPTAX, keep=4)
+@sampled("optimizer", tables.OPTAX, keep=2)
 def test_more_optimizers_of_optax_take_their_options_and_go_downhill(optimizer):
     setup = make_setup(check({"training": {"optimizer": optimizer, "warmup_steps": 0}}, "test"))
     written = setup.config.model_dump()["training"]

@@ -78,6 +78,7 @@ def test_all_of_a_run_is_written(whole):
     assert set(found[0]["examples"][0]["source"].split()) <= set("abcde")
 
 
+@pytest.mark.exhaustive
 def test_it_resumes_to_the_same_rows(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "cut")
     shutil.rmtree(folder / "checkpoints" / "8")

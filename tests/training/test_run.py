@@ -323,7 +323,7 @@ def test_compiled_programs_are_kept_unless_told_otherwise(kept, monkeypatch, tmp
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
 
 
-@sampled("name", CONFIGS, keep=2)
+@sampled("name", CONFIGS, keep=1)
 def test_every_config_makes_a_setup_whose_step_can_be_traced(name):
     setup = make_setup(config_from_arguments([str(ROOT / "configs" / f"{name}.toml"), "--mesh.data=1"]))
     state = jax.eval_shape(lambda: initial_state(setup))
