@@ -109,18 +109,23 @@ class FilterBlock:
             self._bin_sums[bins] = self._sum_bins(bins)
         return self._bin_sums[bins]
 
+    def taken(self, index: Int[Array, "... R k"]) -> Float[Array, "... R k"]:
+        """Takes some weights of each row; `index` counts the keys of the block."""
+        if self.program.is_plain_softmax:
+            return self.tainted(jnp.take_along_axis(self.exponentials[1], index, axis=-1) * self._scale)
+        return jnp.take_along_axis(self.weights, index, axis=-1)
+
     def _sum_bins(self, bins: int) -> tuple[Int[Array, ""] | int, Float[Array, "... B W"]]:
-        weights, num_rows, size = self.weights, self.grid.shape[-2], self.grid.rows.shape[0]
+        num_rows, size = self.grid.shape[-2], self.grid.rows.shape[0]
         if bins == 1:
-            return 0, jnp.sum(weights, axis=-2, keepdims=True)
+            return 0, self._sum_rows(1)
         bin_of_row = jnp.asarray(bins_of(num_rows, bins))[self.grid.rows]
         first, rows_of_bin, unit = bin_of_row[0], num_rows // bins, self.grid.row_unit
         if num_rows % bins == 0 and unit % rows_of_bin == 0 == size % rows_of_bin:
-            whole_bins = (*weights.shape[:-2], size // rows_of_bin, rows_of_bin, self.grid.width)
-            return first, jnp.sum(weights.reshape(whole_bins), axis=-2)
+            return first, self._sum_rows(size // rows_of_bin)
         if num_rows % bins == 0 and unit % size == 0 == rows_of_bin % size:
-            return first, jnp.sum(weights, axis=-2, keepdims=True)
-        longest = min(size, -(-num_rows // bins))
+            return first, self._sum_rows(1)
+        weights, longest = self.weights, min(size, -(-num_rows // bins))
 
         def one(bin: Array) -> Array:
             start = jnp.minimum(jnp.sum(bin_of_row < bin), size - longest)
@@ -130,6 +135,25 @@ class FilterBlock:
 
         touched = min(bins, (size * bins - 1) // num_rows + 2)
         return first, jnp.moveaxis(lax.map(one, first + jnp.arange(touched, dtype=jnp.int32)), 0, -2)
+
+    def _sum_rows(self, parts: int) -> Float[Array, "... B W"]:
+        """Sums the weights over the rows of each of so many equal parts of the block."""
+
+        def split(x: Array, axis: int) -> Array:
+            axis %= x.ndim
+            return x.reshape(*x.shape[:axis], parts, x.shape[axis] // parts, *x.shape[axis + 1 :])
+
+        if not self.program.is_plain_softmax or jax.default_backend() != "cpu":
+            return jnp.sum(split(self.weights, -2), axis=-2)
+        # On a CPU, a product with the scales reads exponentials once, where weights would be written and read again.
+        scale, bad = self._scale[..., 0], self._bad_rows
+        scale = scale if bad is None else jnp.where(bad, 0, scale)
+        sums = jnp.einsum(
+            "...br,...brw->...bw", split(scale, -1), split(self.exponentials[1], -2), precision=lax.Precision.HIGHEST
+        )
+        if bad is None:
+            return sums
+        return sums + jnp.where(jnp.any(split(bad, -1), axis=-1, keepdims=True), jnp.nan, 0).astype(sums.dtype)
 
     @property
     def received(self) -> Float[Array, "... S"]:

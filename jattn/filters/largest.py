@@ -37,7 +37,9 @@ def largest(rows: Float[Array, "... W"], k: int) -> tuple[Float[Array, "... k"],
         return _search(_padded(rows, max(k, width)), k)
     # The k largest lie in the k pieces whose own largest are the largest: few numbers to look through.
     rows = _padded(rows, pieces * PIECE).reshape(*rows.shape[:-1], pieces, PIECE)
-    best = jnp.sort(_search(jnp.max(rows, axis=-1), k)[1], axis=-1)
+    # Behind a barrier: XLA would make the largest of the pieces' largest in another pass over the rows.
+    of_pieces = lax.optimization_barrier(jnp.max(rows, axis=-1))
+    best = jnp.sort(_search(of_pieces, k)[1], axis=-1)
     candidates = jnp.take_along_axis(rows, best[..., None], axis=-2)
     found, index = _search(candidates.reshape(*best.shape[:-1], k * PIECE), k)
     return found, jnp.take_along_axis(best, index // PIECE, axis=-1) * PIECE + index % PIECE

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -79,7 +80,8 @@ class Entropy(Fold[Float[Array, "*batch N T"]]):
         if block.program.is_plain_softmax:
             # A sink takes the same share of every weight, so that the shares among the keys do not know of it.
             most, exponentials, total = block.exponentials
-            below = jnp.where(exponentials > 0, block.scores - most, 0)
+            # So far below the largest, or at minus infinity, an exponential is zero. A select would be another pass.
+            below = jnp.maximum(block.scores - most, 2 * np.log(jnp.finfo(most.dtype).tiny))
             total = jnp.where(total == 0, 1, total)
             return block.tainted(jnp.log(total) - jnp.sum(exponentials * below, axis=-1, keepdims=True) / total)[..., 0]
         total = block.row_sums[..., None]
@@ -144,7 +146,7 @@ def _largest_of(block: FilterBlock, k: int) -> TopK:
     ordered = block.exponentials[1] if block.program.is_plain_softmax else block.weights
     found, index = largest(lax.stop_gradient(ordered), k)
     index = jnp.minimum(index, block.grid.width - 1)
-    weights = jnp.take_along_axis(block.weights, index, axis=-1)
+    weights = block.taken(index)
     weights = jnp.where(found == -jnp.inf, 0, weights)
     keys = jnp.where((weights == 0) | jnp.isnan(weights), -1, block.grid.first_key + index)
     return TopK(weights, keys.astype(jnp.int32))

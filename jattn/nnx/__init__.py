@@ -26,6 +26,7 @@ from jattn.nnx.study import (
     apply_with_edits as apply_with_edits,
     capture_filters as capture_filters,
     generate as generate,
+    generate_with_filters as generate_with_filters,
     judge as judge,
     knock_out as knock_out,
 )

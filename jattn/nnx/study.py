@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jattn.decode import generation
 from jattn.decode.protocol import as_inspectable
@@ -111,9 +111,44 @@ def generate(
       >>> generate(Decoder(vocabulary=10, rngs=nnx.Rngs(0)), jnp.array([[1, 2, 3]]), max_new_tokens=5).shape
       (1, 5)
     """
+    _check_decodable(model)
+    return generation.generate(*_split(model), prompt, max_new_tokens=max_new_tokens, **options)
+
+
+def generate_with_filters(
+    model: nnx.Module, prompt: Int[Array, "*batch P"], *, max_new_tokens: int, **options: Any
+) -> tuple[Int[Array, "*batch max_new_tokens"], dict[str, Float[Array, "*batch N max_new_tokens S"]]]:
+    """Continues prompts as `generate` does, and returns where the module looked when it drew each token.
+
+    Args:
+      model, prompt, max_new_tokens, **options: as in `generate`.
+
+    Returns:
+      The new tokens, and by the name of each layer the rows, as `jattn.generate_with_filters` returns them.
+
+    Raises:
+      TypeError: if the module cannot make a cache.
+      ValueError: if it has no attention whose filters can be captured.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jattn.nnx import Decoder, capture_filters, generate_with_filters
+      >>> model, prompt = Decoder(vocabulary=10, num_heads=2, rngs=nnx.Rngs(0)), jnp.array([1, 2, 3])
+      >>> tokens, rows = generate_with_filters(model, prompt, max_new_tokens=2)
+      >>> rows["block_0/attention"].shape
+      (2, 2, 4)
+      >>> _, filters = capture_filters(model, jnp.append(prompt, tokens[:1]))
+      >>> bool(jnp.allclose(rows["block_0/attention"], filters["block_0/attention"][:, 2:], atol=1e-6))
+      True
+    """
+    _check_decodable(model)
+    return generation.generate_with_filters(*_split(model), prompt, max_new_tokens=max_new_tokens, **options)
+
+
+def _check_decodable(model: nnx.Module) -> None:
     if not hasattr(model, "empty_cache"):
         raise TypeError(f"model: expected a module with empty_cache, as jattn.nnx.Decoder, got {type(model).__name__}")
-    return generation.generate(*_split(model), prompt, max_new_tokens=max_new_tokens, **options)
 
 
 class _Empty(NamedTuple):
@@ -141,12 +176,10 @@ class Inspected:
         """Makes the module of its variables."""
         raise NotImplementedError
 
-    def apply(self, variables: Any, *args: Any, cache: Any = None, **kwargs: Any) -> Any:
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls the module made of its variables."""
         model = self._edited(variables)
-        if isinstance(cache, _Empty):
-            cache = model.empty_cache(*cache)
-        return model(*args, **kwargs) if cache is None else model(*args, cache=cache, **kwargs)
+        return model(*args, **_with_cache(model, kwargs))
 
     def empty_cache(self, batch: tuple[int, ...], slots: int) -> _Empty:
         """Asks for a cache, which `apply` makes."""
@@ -154,7 +187,8 @@ class Inspected:
 
     def capture(self, variables: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, AttentionFilter]]:
         """Captures the filters of a call; later calls of the same layer are ``"path#1"``, ``"path#2"``."""
-        output, captured = nnx.capture(self._edited(variables), Filter)(*args, **kwargs)
+        model = self._edited(variables)
+        output, captured = nnx.capture(model, Filter)(*args, **_with_cache(model, kwargs))
         filters = {}
         for path, variable in nnx.to_flat_state(captured):
             name = _name(path[:-1])
@@ -174,6 +208,14 @@ class Inspected:
             if isinstance(layer, MultiHeadAttention) and edit is not None:
                 layer.edit = nnx.data(edit if layer.edit is None else in_turn(layer.edit, edit))
         return model
+
+
+def _with_cache(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Makes the cache that options of a call ask for."""
+    cache = options.get("cache")
+    if cache is None:
+        return {name: value for name, value in options.items() if name != "cache"}
+    return options | {"cache": model.empty_cache(*cache) if isinstance(cache, _Empty) else cache}
 
 
 @dataclasses.dataclass(frozen=True)

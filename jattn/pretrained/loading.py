@@ -67,6 +67,8 @@ class Card:
       dtype: what they are kept as.
       files: the SHA-256 of each file that was read, those of the tokenizer included, by its name.
       end_tokens: which tokens end a text that the model writes, for `jattn.generate`; empty where the files name none.
+      code: what code the config names for its model (``auto_map``); it is not read, and never run: the model is the one
+        that its ``model_type`` names.
     """
 
     family: str
@@ -75,14 +77,16 @@ class Card:
     dtype: str
     files: Mapping[str, str]
     end_tokens: tuple[int, ...] = ()
+    code: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         its = self.architecture
         heads = f"{its.num_layers} layers of {its.num_heads} heads"
         digests = "".join(f"\n  {digest[:16]}  {name}" for name, digest in self.files.items())
+        unread = f"\n  not run: {', '.join(self.code)}" if self.code else ""
         return (
             f"{self.family}: {self.parameters:,} parameters as {self.dtype}, {heads}, width {its.width}, "
-            f"vocabulary {its.vocabulary:,}{digests}"
+            f"vocabulary {its.vocabulary:,}{digests}{unread}"
         )
 
 
@@ -180,7 +184,8 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, family: Family | None = 
         more = [*more, *ending]
         files = {file.name: _digest(file) for file in (*found.files, *more)}
     count = sum(math.prod(shape) for shape in shapes.values())
-    card = Card(family.name, architecture, count, dtype.name, files, ends)
+    code = tuple(str(name) for name in config.section("auto_map").values.values())
+    card = Card(family.name, architecture, count, dtype.name, files, ends, code)
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
 
 

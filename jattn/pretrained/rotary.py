@@ -12,12 +12,43 @@ from jattn.rules.rotary_scaling import DynamicNTKScaling, FrequencyFactors, Llam
 ROTARY_TABLE = "rope_freqs.weight"
 """The tensor of GGUF files with what each frequency is divided by."""
 
+KNOWN = {
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "finetuned",
+}
+"""What a config may say of rotary positions; the last is said of how a model was trained, and changes nothing."""
+
 Scaling = float | RotaryScaling
 
 
 def rotary_values(config: Config) -> Config:
-    """Returns what a config says of rotary positions, under its newer name or its older one."""
-    return config.section("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
+    """Returns what a config says of rotary positions, under its newer name or its older one.
+
+    Raises:
+      ValueError: if it says what is not known here, or under the older name what is not under the newer one.
+    """
+    newer, older = config.section("rope_parameters"), config.section("rope_scaling")
+    found = newer if newer.values else older
+    unknown = [name for name in found.values if name not in KNOWN]
+    if unknown:
+        raise ValueError(f"{config.file}: expected rotary positions by {', '.join(sorted(KNOWN))}, got {unknown[0]!r}")
+    for name, value in older.values.items():
+        if found.values.get(name) != value:
+            raise config.error(name, f"the same in rope_scaling and rope_parameters ({value!r})", found.get(name))
+    return found
 
 
 def scaling_of(rotary: Config, config: Config, tensors: Mapping[str, Tensor]) -> Scaling:

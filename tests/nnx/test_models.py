@@ -124,10 +124,16 @@ def test_an_edit_of_the_layer_comes_before_one_from_outside():
 
 
 @pytest.mark.exhaustive
-def test_generated_tokens_are_those_of_the_linen_model():
+def test_generated_tokens_and_the_rows_they_come_from_are_those_of_the_linen_model():
     model, linen, variables = both("decoder")
     options = {"lengths": LENGTHS, "max_new_tokens": 4, "temperature": 0.7, "rng": jax.random.key(1)}
-    assert_array_equal(wing.generate(model, TOKENS, **options), jattn.generate(linen, variables, TOKENS, **options))
+    tokens, rows = wing.generate_with_filters(model, TOKENS, **options)
+    of_linen = jattn.generate_with_filters(linen, variables, TOKENS, **options)
+    assert_array_equal(tokens, wing.generate(model, TOKENS, **options))
+    assert_array_equal(tokens, of_linen[0])
+    assert list(rows) == list(of_linen[1])
+    for layer, row in rows.items():
+        assert_allclose(row, of_linen[1][layer], atol=1e-6)
 
 
 def test_a_layer_that_is_called_twice_has_a_filter_for_each_call():

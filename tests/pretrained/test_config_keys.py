@@ -125,6 +125,33 @@ HARMLESS = {
 """What is said of training, of memory or of words, and changes no result."""
 
 
+ROTARY = {
+    "by layer": (
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
+        r"^config.json: expected rotary positions by attention_factor, .*, got 'full_attention'$",
+    ),
+    "several sections": (
+        {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
+        r"^config.json: expected rotary positions by attention_factor, .*, got 'mrope_section'$",
+    ),
+    "two that differ": (
+        {
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "linear", "factor": 4.0},
+        },
+        r"expected factor to be the same in rope_scaling and rope_parameters \(2.0\), got 4.0$",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROTARY)
+def test_what_is_not_known_of_rotary_positions_is_refused_by_name(case):
+    change, message = ROTARY[case]
+    config, tensors = MODELS["llama"]()
+    with pytest.raises(ValueError, match=message):
+        read(config | change, tensors)
+
+
 def read(config, tensors):
     """Returns the module of a config, without its weights."""
     family, held = FAMILIES[config["model_type"]], {}

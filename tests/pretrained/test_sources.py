@@ -160,6 +160,16 @@ def test_a_card_says_what_was_read(expected):
     assert expected.card.family == "Llama"
     assert list(expected.card.files) == ["config.json", "model.safetensors"]
     assert "3 layers of 4 heads, width 32, vocabulary 40" in str(expected.card)
+    assert "not run" not in str(expected.card)
+
+
+def test_a_card_names_code_that_a_config_asks_for_and_that_is_not_run(expected, tmp_path):
+    named = CONFIG | {"auto_map": {"AutoModelForCausalLM": "modeling_own.OwnModel"}}
+    folder = write_folder(tmp_path, named, TENSORS)
+    (folder / "modeling_own.py").write_text("raise SystemExit('it ran')")
+    found = load(folder)
+    assert str(found.card).endswith("\n  not run: modeling_own.OwnModel")
+    assert found.model == expected.model
 
 
 def yarn(writer):
