@@ -72,9 +72,12 @@ def kind_words(field: Any) -> str:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is Union:
         return "|".join(kind_words(FieldInfo(annotation=part)) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        parts = ("..." if part is ... else kind_words(FieldInfo.from_annotation(part)) for part in get_args(kind))
+        return " ".join(parts)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return f"{{{', '.join(kind.model_fields)}}}"
-    name = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}.get(kind, "INTEGER ...")
+    name = {bool: "true|false", int: "INTEGER", float: "NUMBER", str: "TEXT"}[kind]
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     limits = [(words[way], getattr(limit, way)) for limit in field.metadata for way in words if hasattr(limit, way)]
     return " ".join([name, ", ".join(f"{word} {limit:,}" for word, limit in limits)]).strip()

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-CELL = "padding: 0.15em 0.8em; white-space: nowrap; text-align: "
+CELL = "padding: 0.15em 0.5em; white-space: {}; text-align: {}"
 
 
 def as_html(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
@@ -17,8 +17,11 @@ def as_html(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1
 
     def line(cells: Sequence[str], kind: str) -> str:
         sides = ["left" if place < names else "right" for place in range(len(cells))]
-        parts = zip(cells, sides, strict=True)
-        return "".join(f'<{kind} style="{CELL}{side}">{html.escape(cell.strip())}</{kind}>' for cell, side in parts)
+        # Headings are longer than numbers: they are broken where the table would be too wide.
+        space, parts = "normal" if kind == "th" else "nowrap", zip(cells, sides, strict=True)
+        return "".join(
+            f'<{kind} style="{CELL.format(space, side)}">{html.escape(cell.strip())}</{kind}>' for cell, side in parts
+        )
 
     head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)

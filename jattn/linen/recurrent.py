@@ -4,21 +4,17 @@ Glossary of shapes: ``T`` tokens read, ``S`` source items, ``P`` pixels of a pat
 numbers in a state.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jattn.layers.transformers import padding
+from jattn.layers.recurrent import CELLS, additive_score, as_states, as_vector, first_states, read_through
+from jattn.layers.transformers import check_choice, padding
 from jattn.linen.layers import MultiHeadAttention, PatchEmbedding, TokenEmbedding
 from jattn.linen.multi_head import Projection
-from jattn.rules import scores
-
-CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
-"""The recurrent cells by name."""
 
 
 class RecurrentEncoderDecoder(nn.Module):
@@ -74,8 +70,7 @@ class RecurrentEncoderDecoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        if self.cell not in CELLS:
-            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
+        check_choice("cell", self.cell, tuple(CELLS))
         self.source_embedding = TokenEmbedding(self.vocabulary, self.width, self.dtype)
         self.patch_embedding = PatchEmbedding(self.width, self.dtype)
         self.embedding = TokenEmbedding(self.vocabulary, self.width, self.dtype)
@@ -84,11 +79,14 @@ class RecurrentEncoderDecoder(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.logits = Projection((self.vocabulary,), dtype=self.dtype)
         if self.attention:
+            # MultiHeadAttention says what is wrong with a number of heads.
+            heads = max(1, self.num_heads)
+            vector = self.param("score", nn.initializers.lecun_normal(), (self.width // heads, heads))
             self.cross_attention = MultiHeadAttention(
                 self.num_heads,
                 dtype=self.dtype,
                 dropout_rate=self.dropout_rate,
-                score=self._score(),
+                score=additive_score(vector),
                 relates=("tokens", "source"),
             )
             self.joined = Projection((self.width,), dtype=self.dtype)
@@ -120,8 +118,9 @@ class RecurrentEncoderDecoder(nn.Module):
         """
         floating = jnp.issubdtype(source.dtype, jnp.floating)
         x = self.patch_embedding(source) if floating else self.source_embedding(source)
-        x, carries = self._read(self.encoder, self._first(x), x, source_lengths, deterministic)
-        return jnp.concatenate(jax.tree.leaves(carries), axis=-1), x if self.attention else None
+        drop = functools.partial(self.dropout, deterministic=deterministic)
+        x, carries = read_through(self.encoder, first_states(self._cells(), x), x, source_lengths, drop)
+        return as_vector(carries), x if self.attention else None
 
     def decode(
         self,
@@ -133,49 +132,12 @@ class RecurrentEncoderDecoder(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "*batch T C"]:
         """Predicts the next token after each, from what `encode` returned and the tokens up to there."""
-        x = self.embedding(tokens)
-        first, structure = jax.tree.flatten(self._first(x))
-        carries = jax.tree.unflatten(structure, jnp.split(state, len(first), axis=-1))
-        x, _ = self._read(self.decoder, carries, x, None, deterministic)
+        x, drop = self.embedding(tokens), functools.partial(self.dropout, deterministic=deterministic)
+        x, _ = read_through(self.decoder, as_states(state, first_states(self._cells(), x)), x, None, drop)
         if self.attention:
             found = self.cross_attention(x, states, mask=padding(source_lengths), deterministic=deterministic)
             x = jnp.tanh(self.joined(jnp.concatenate([found, x], axis=-1)))
         return self.logits(x).astype(jnp.float32)
 
-    def _score(self) -> scores.Score:
-        """Makes the additive score of queries and keys that `MultiHeadAttention` has multiplied with a matrix each."""
-        # MultiHeadAttention says what is wrong with a number of heads.
-        heads = max(1, self.num_heads)
-        head_dim = self.width // heads
-        vector = self.param("score", nn.initializers.lecun_normal(), (head_dim, heads)).T
-        return scores.additive(jnp.eye(head_dim), jnp.eye(head_dim), vector)
-
-    def _first(self, x: Float[Array, "*batch T D"]) -> list[Any]:
-        """Makes the states, all zero, in which the cells of a stack begin."""
-        return [stack.cell.initialize_carry(jax.random.key(0), (*x.shape[:-2], x.shape[-1])) for stack in self.encoder]
-
-    def _read(
-        self,
-        stack: list[nn.RNN],
-        carries: list[Any],
-        x: Float[Array, "*batch T D"],
-        lengths: Int[Array, "*batch"] | None,
-        deterministic: bool,
-    ) -> tuple[Float[Array, "*batch T D"], list[Any]]:
-        """Passes vectors through a stack of cells; returns what the last one said, and the states they end in.
-
-        A sequence that is over stays in its last state.
-        """
-        batch, ends = x.shape[:-2], []
-        # nn.RNN knows lengths of one batch axis alone.
-        x = self.dropout(x, deterministic=deterministic).reshape(-1, *x.shape[-2:])
-        lengths = None if lengths is None else jnp.broadcast_to(jnp.asarray(lengths), batch).reshape(-1)
-        for rnn, carry in zip(stack, carries, strict=True):
-            carry = jax.tree.map(lambda state: state.reshape(-1, state.shape[-1]), carry)
-            end, said = rnn(x, initial_carry=carry, seq_lengths=lengths, return_carry=True)
-            if lengths is not None:
-                # Of nothing to read, nn.RNN takes the state at the end of the padding.
-                end = jax.tree.map(lambda last, first: jnp.where(lengths[:, None] > 0, last, first), end, carry)
-            x = self.dropout(said.astype(x.dtype), deterministic=deterministic)
-            ends.append(jax.tree.map(lambda state: state.reshape(*batch, -1), end))
-        return x.reshape(*batch, *x.shape[-2:]), ends
+    def _cells(self) -> list[nn.RNNCellBase]:
+        return [rnn.cell for rnn in self.encoder]

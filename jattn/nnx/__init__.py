@@ -20,8 +20,10 @@ from jattn.nnx.layers import (
     RelativePositions as RelativePositions,
     TokenEmbedding as TokenEmbedding,
 )
-from jattn.nnx.models import Decoder as Decoder, Encoder as Encoder, EncoderDecoder as EncoderDecoder
+from jattn.nnx.models import Decoder as Decoder, Encoder as Encoder
 from jattn.nnx.multi_head import Filter as Filter, MultiHeadAttention as MultiHeadAttention, Projection as Projection
+from jattn.nnx.recurrent import RecurrentEncoderDecoder as RecurrentEncoderDecoder
+from jattn.nnx.source_models import EncoderDecoder as EncoderDecoder, PooledEncoder as PooledEncoder
 from jattn.nnx.study import (
     apply_with_edits as apply_with_edits,
     capture_filters as capture_filters,

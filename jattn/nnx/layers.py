@@ -32,6 +32,19 @@ def dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
     return nnx.Dropout(rate, deterministic=True, rngs=rngs if rate > 0 else None)
 
 
+def is_patches(source: Array, pixels: int | None) -> bool:
+    """Says whether a source is of patches and not of tokens.
+
+    Raises:
+      ValueError: if it is not of the kind that a model with so many `pixels` was made for.
+    """
+    found = jnp.issubdtype(source.dtype, jnp.floating)
+    if found != (pixels is not None):
+        expected = "tokens, as pixels is None" if pixels is None else f"patches of {pixels} pixels"
+        raise ValueError(f"source: expected {expected}, got an array of dtype {source.dtype}")
+    return found
+
+
 class TokenEmbedding(nnx.Module):
     """Looks up a vector per token in a learned table ``[vocabulary, width]``; see `jattn.TokenEmbedding`."""
 

@@ -19,11 +19,10 @@ from jattn.layers.transformers import (
     check_caches,
     check_choice,
     empty_caches,
-    padding,
     rotary_options,
     self_mask,
 )
-from jattn.nnx.layers import Block, LearnedPositions, PatchEmbedding, RelativePositions, TokenEmbedding, dropout
+from jattn.nnx.layers import Block, LearnedPositions, RelativePositions, TokenEmbedding, dropout
 from jattn.nnx.multi_head import Projection, uncast
 from jattn.rules import biases, positions as placing
 from jattn.rules.biases import Bias
@@ -48,6 +47,9 @@ class Transformer(nnx.Module):
 
     bidirectional = True
     """Whether a token sees later ones."""
+
+    embeds_tokens = True
+    """Whether tokens are looked up in a table."""
 
     reads_tokens = False
     """Whether the first block attends to tokens instead of what it transforms."""
@@ -80,7 +82,8 @@ class Transformer(nnx.Module):
         self.vocabulary, self.num_layers, self.num_heads = vocabulary, num_layers, num_heads
         self.width, self.positions, self.max_length, self.dtype = width, positions, max_length, dtype
         self.num_kv_heads, self.window = num_kv_heads, window
-        self.embedding = TokenEmbedding(vocabulary, width, dtype, rngs=rngs)
+        if self.embeds_tokens:
+            self.embedding = TokenEmbedding(vocabulary, width, dtype, rngs=rngs)
         if positions == "learned":
             self.embedding_positions = LearnedPositions(max_length, width, rngs=rngs)
         block: dict[str, Any] = {
@@ -267,90 +270,3 @@ class Decoder(Transformer):
     def empty_cache(self, batch: Sequence[int], slots: int) -> tuple[KVCache, ...]:
         """Makes a cache that has seen nothing, a `KVCache` per layer; see `jattn.Decoder`."""
         return empty_caches(self, batch, slots)
-
-
-class EncoderDecoder(Transformer):
-    """Reads a source with an encoder and predicts the next token with a decoder that attends to it.
-
-    See `jattn.EncoderDecoder`.
-
-    Args:
-      pixels: how many pixel values a patch of the source has; None for a source of tokens.
-      **others: as in `jattn.EncoderDecoder`, and ``rngs``.
-
-    Example: an image of six patches of four pixels each, and a caption.
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jattn.nnx import EncoderDecoder
-      >>> model = EncoderDecoder(vocabulary=10, pixels=4, rngs=nnx.Rngs(0))
-      >>> model(source=jnp.ones((6, 4)), tokens=jnp.array([9, 2, 5])).shape
-      (3, 10)
-    """
-
-    bidirectional = False
-
-    def __init__(self, vocabulary: int, *sizes: Any, pixels: int | None = None, rngs: nnx.Rngs, **others: Any):
-        self.pixels = pixels
-        super().__init__(vocabulary, *sizes, rngs=rngs, **others)
-
-    def add_stacks(self, block: Mapping[str, Any]) -> None:
-        """Makes what embeds the source, the encoder, and the decoder."""
-        rngs = block["rngs"]
-        if self.pixels is None:
-            self.source_embedding = TokenEmbedding(self.vocabulary, self.width, self.dtype, rngs=rngs)
-        else:
-            self.patch_embedding = PatchEmbedding(self.pixels, self.width, self.dtype, rngs=rngs)
-        if self.positions == "learned":
-            self.source_embedding_positions = LearnedPositions(self.max_length, self.width, rngs=rngs)
-        self.add_stack("encoder", block, bidirectional=True, sequences=("source", "source"))
-        self.add_stack("decoder", block, bidirectional=False, context_width=self.width)
-
-    def read(
-        self,
-        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
-        lengths: Int[Array, "*batch"] | None,
-        **call: Any,
-    ) -> Float[Array, "*batch S D"]:
-        """Embeds a source and passes it through the encoder."""
-        has_patches = jnp.issubdtype(source.dtype, jnp.floating)
-        if has_patches != (self.pixels is not None):
-            expected = "tokens, as pixels is None" if self.pixels is None else f"patches of {self.pixels} pixels"
-            raise ValueError(f"source: expected {expected}, got an array of dtype {source.dtype}")
-        x = self.patch_embedding(source) if has_patches else self.source_embedding(source)
-        learned = self.source_embedding_positions if self.positions == "learned" else None
-        x = self.dropout(add_places(x, self.places(x.shape[-2], learned)), **call)
-        call |= {"mask": self_mask(self.window, lengths, is_causal=False), "bias": self.bias(name="encoder")}
-        for block in self.blocks("encoder"):
-            x = block(x, **call)
-        return self.last_norm(x, "encoder")
-
-    def __call__(
-        self,
-        source: Int[Array, "*batch S"] | Float[Array, "*batch S P"],
-        tokens: Int[Array, "*batch T"],
-        source_lengths: Int[Array, "*batch"] | None = None,
-        *,
-        deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ) -> Float[Array, "*batch T C"]:
-        """Predicts the next token after each.
-
-        Args:
-          source: tokens; or patches of an image, `pixels` values each, in reading order.
-          tokens: the target so far.
-          source_lengths: how many items of `source` are real.
-          deterministic: whether dropout is off; as ``train()`` and ``eval()`` say by default.
-          rngs: draws what is dropped instead of the streams that the layers keep.
-
-        Returns:
-          Logits, float32.
-
-        Raises:
-          ValueError: if the source is not of the kind that the model was made for.
-        """
-        call: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-        context, x = self.read(source, source_lengths, **call), self.embed(tokens, **call)
-        call |= {"mask": self_mask(self.window, None, is_causal=True), "bias": self.bias(name="decoder")}
-        for block in self.blocks("decoder"):
-            x = block(x, context, context_mask=padding(source_lengths), **call)
-        return self.read_out(self.last_norm(x, "decoder"))

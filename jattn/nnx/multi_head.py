@@ -23,7 +23,7 @@ from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike, as_edit
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, as_normalizer, softmax
-from jattn.rules.scores import ScoreLike, as_score, scaled_dot
+from jattn.rules.scores import Score, ScoreLike, as_score, scaled_dot
 
 REPLACED = INSTEAD | dict.fromkeys(
     ("qkv_promote_dtype", "out_promote_dtype", "ln_promote_dtype"), "dtype says in what dtype is computed"
@@ -74,7 +74,7 @@ class MultiHeadAttention(nnx.Module):
     - What would replace the computation is refused: `attention_fn`, ``*_dot_general``, ``*_promote_dtype``.
 
     A score, normalizer or edit with arrays keeps them in the module's state. They are no `nnx.Param`, and so are not
-    trained.
+    trained; a call may bring a `score` made of parameters of one's own.
 
     Args:
       num_heads: how many query heads share `qkv_features`.
@@ -203,6 +203,7 @@ class MultiHeadAttention(nnx.Module):
         input_positions: Int[Array, "*batch T"] | None = None,
         cache: KVCache | None = None,
         lengths: Int[Array, "*batch"] | None = None,
+        score: ScoreLike | None = None,
     ) -> Any:
         """Attends from `inputs_q` to `inputs_k` and averages `inputs_v`.
 
@@ -220,6 +221,7 @@ class MultiHeadAttention(nnx.Module):
           input_positions: by which queries and keys are rotated.
           cache: what was read so far; the inputs are the next tokens, and attend causally. See `KVCache`.
           lengths: with a cache, how many of the tokens of each batch entry are real.
+          score: in place of the layer's own, such as one made of an `nnx.Param`.
 
         Returns:
           The output ``[*batch, T, out]``; with a cache, the output and the cache afterwards.
@@ -245,7 +247,8 @@ class MultiHeadAttention(nnx.Module):
         heads = place(*self._project(*inputs, qkv_sharding), **placing, at=input_positions, is_causal=is_causal)
         if heads.kept is not None:
             self._close_cache(heads.kept)
-        attended = self._attend(heads, self._dropout(deterministic, rngs), sow_weights)
+        score = self.score if score is None else as_score(score)
+        attended = self._attend(heads, score, self._dropout(deterministic, rngs), sow_weights)
         out = heads.checked(self.out(attended, out_sharding=out_sharding))
         return out if cache is None else (out, heads.cache)
 
@@ -350,9 +353,11 @@ class MultiHeadAttention(nnx.Module):
         drop = {"dropout_rate": self.dropout_rate, "broadcast_dropout": self.broadcast_dropout}
         return drop | {"dropout_rng": rngs()}
 
-    def _attend(self, heads: Heads, dropout: dict[str, Any], sow_weights: bool) -> Float[Array, "*batch T N H"]:
+    def _attend(
+        self, heads: Heads, score: Score, dropout: dict[str, Any], sow_weights: bool
+    ) -> Float[Array, "*batch T N H"]:
         """Attends, and sows the filter and the weights where they are asked for."""
-        program = {"score": self.score, "normalizer": self.normalizer, "edit": self.edit, **dropout}
+        program = {"score": score, "normalizer": self.normalizer, "edit": self.edit, **dropout}
         program |= {"block_size": self.block_size, "precision": self.precision, "sequence_axis": self.sequence_axis}
         # Outside of a capture, sowing would leave the filter in the module.
         if any(type(captured) is Filter for captured in getattr(self, "__captures__", ())):

@@ -113,6 +113,7 @@ def test_help_tells_ranges_choices_and_what_a_key_is_now(config_file, capsys, mo
         "--training.learning-rate NUMBER more than 0, at most 1e+38\n      now 0.01\n",
         "--evaluation.test-lengths INTEGER ...\n      now none\n",
         "--run.folder TEXT\n      now runs/mine\n",
+        "--run.logger tensorboard|wandb ...\n      now none\n",
         "--run.cache true|false\n      now false\n",
     ):
         assert lines in told

@@ -36,41 +36,65 @@ MODELS = {
     "encoder, window": ("Encoder", {"window": 2, "qk_norm": "layer", "filter_dropout_rate": 0.5}),
     "both, relative": ("EncoderDecoder", {"positions": "relative", "num_kv_heads": 1, "num_layers": 1}),
     "both, learned, post": ("EncoderDecoder", {"positions": "learned", "max_length": 5, "norm": "post", "window": 2}),
+    "pooled": ("PooledEncoder", {"qk_norm": "rms", "filter_dropout_rate": 0.5, "num_layers": 1}),
+    "pooled, learned": ("PooledEncoder", {"positions": "learned", "max_length": 5, "num_layers": 0, "num_kv_heads": 1}),
+    "gru": ("RecurrentEncoderDecoder", {"num_layers": 1}),
+    "lstm": ("RecurrentEncoderDecoder", {"cell": "lstm", "dtype": jnp.bfloat16}),
+    "gru, no attention": ("RecurrentEncoderDecoder", {"attention": False}),
     "decoder, learned": ("Decoder", {"positions": "learned", "max_length": 12, "dtype": jnp.bfloat16}),
 }
 
 
-INPUTS = {"EncoderDecoder": (TOKENS, TOKENS[:, :3], LENGTHS)}
+INPUTS = dict.fromkeys(("EncoderDecoder", "PooledEncoder", "RecurrentEncoderDecoder"), (TOKENS, TOKENS[:, :3], LENGTHS))
 """What a kind of model is called with; others with tokens and lengths."""
+
+WITH_HIDDEN = ("Encoder", "Decoder", "EncoderDecoder", "PooledEncoder")
+"""The kinds of models that have feed-forward layers."""
 
 
 def inputs_of(name):
     return INPUTS.get(MODELS[name][0], (TOKENS, LENGTHS))
 
 
+def sizes_of(name):
+    kind, options = MODELS[name]
+    return kind, {size: SIZES[size] for size in SIZES if size != "hidden" or kind in WITH_HIDDEN} | options
+
+
 @functools.cache
 def both(name):
     """Returns the NNX model, the linen model and its variables, which are those of both."""
-    kind, options = MODELS[name]
-    linen = getattr(jattn, kind)(**SIZES | options)
+    kind, options = sizes_of(name)
+    linen = getattr(jattn, kind)(**options)
     variables = drawn_like(linen, *inputs_of(name))
-    model = getattr(wing, kind)(**SIZES | options, rngs=nnx.Rngs(0))
+    model = getattr(wing, kind)(**options, rngs=nnx.Rngs(0))
     return wing.from_linen(model, variables), linen, variables
 
 
-@sampled("name", MODELS, keep=["encoder, positions", "both, relative"])
+@sampled("name", MODELS, keep=["encoder, positions", "both, relative", "pooled, learned", "gru"])
 def test_logits_and_filters_are_those_of_the_linen_model(name):
     model, linen, variables = both(name)
-    output, filters = wing.capture_filters(model, *inputs_of(name))
-    expected, of_linen = jattn.capture_filters(linen, variables, *inputs_of(name))
+    if name == "gru, no attention":
+        assert_array_equal(model(*inputs_of(name)), linen.apply(variables, *inputs_of(name)))
+        return
+
+    @jax.jit
+    def captured():
+        both = (
+            wing.capture_filters(model, *inputs_of(name)),
+            jattn.capture_filters(linen, variables, *inputs_of(name)),
+        )
+        return [(output, filters, [filter.weights() for filter in filters.values()]) for output, filters in both]
+
+    (output, filters, weights), (expected, of_linen, of_linen_weights) = captured()
     assert_array_equal(output, expected)
-    assert list(filters) == list(of_linen)
-    for layer, filter in filters.items():
-        assert filter.relates == of_linen[layer].relates
-        assert_array_equal(filter.weights(), of_linen[layer].weights())
+    assert [(name, filter.relates) for name, filter in filters.items()] == [
+        (name, filter.relates) for name, filter in of_linen.items()
+    ]
+    jax.tree.map(assert_array_equal, weights, of_linen_weights)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@sampled("name", MODELS, keep=[name for name in MODELS if name not in ("lstm", "gru, no attention")])
 def test_weights_move_both_ways_bit_for_bit(name):
     model, _, variables = both(name)
     again = wing.to_linen(model)
@@ -91,10 +115,12 @@ def test_edits_and_knock_outs_are_those_of_the_linen_model():
 
 
 @pytest.mark.exhaustive
-def test_a_source_may_be_patches_of_an_image():
-    linen, patches = jattn.EncoderDecoder(**SIZES), jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 4)
+@pytest.mark.parametrize("name", ["both, relative", "pooled", "gru"])
+def test_a_source_may_be_patches_of_an_image(name):
+    (kind, options), patches = sizes_of(name), jnp.linspace(-1.0, 1.0, 24).reshape(2, 3, 4)
+    linen = getattr(jattn, kind)(**options)
     variables = drawn_like(linen, patches, TOKENS)
-    model = wing.from_linen(wing.EncoderDecoder(**SIZES, pixels=4, rngs=nnx.Rngs(0)), variables)
+    model = wing.from_linen(getattr(wing, kind)(**options, pixels=4, rngs=nnx.Rngs(0)), variables)
     assert_array_equal(model(patches, TOKENS), linen.apply(variables, patches, TOKENS))
 
 
@@ -158,16 +184,31 @@ def test_a_block_attends_to_context():
 
 
 @pytest.mark.exhaustive
-def test_dropout_is_on_between_train_and_eval():
-    model = wing.Decoder(**SIZES, dropout_rate=0.5, rngs=nnx.Rngs(0))
-    plain = model(TOKENS)
+@pytest.mark.parametrize("name", ["decoder", "pooled", "gru"])
+def test_dropout_is_on_between_train_and_eval(name):
+    kind, options = sizes_of(name)
+    model = getattr(wing, kind)(**options, dropout_rate=0.5, rngs=nnx.Rngs(0))
+    call = functools.partial(model, *inputs_of(name))
+    plain = call()
     model.train()
-    assert bool(jnp.any(model(TOKENS) != model(TOKENS)))
-    same = [model(TOKENS, rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
+    assert bool(jnp.any(call() != call()))
+    same = [call(rngs=nnx.Rngs(dropout=3)) for _ in range(2)]
     assert_array_equal(*same)
     model.eval()
-    assert_array_equal(model(TOKENS), plain)
-    assert_array_equal(model(TOKENS, deterministic=True), plain)
+    assert_array_equal(call(), plain)
+    assert_array_equal(call(deterministic=True), plain)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "layer"), [("pooled", "pooling"), ("gru", "cross_attention")])
+def test_models_of_one_source_are_edited_and_trained_as_the_linen_ones(name, layer):
+    model, linen, variables = both(name)
+    out = {layer: edits.knock_out([1])}
+    edited = wing.apply_with_edits(model, *inputs_of(name), edits=out)
+    assert_array_equal(edited, jattn.apply_with_edits(linen, variables, *inputs_of(name), edits=out))
+    of_nnx = nnx.grad(lambda model: first_logit(model(*inputs_of(name)), None))(model)
+    of_linen = jax.grad(lambda variables: first_logit(linen.apply(variables, *inputs_of(name)), None))(variables)
+    jax.tree.map(functools.partial(assert_allclose, rtol=1e-4, atol=1e-6), nnx.to_pure_dict(of_nnx), of_linen["params"])
 
 
 def without(variables, *path):
@@ -213,6 +254,14 @@ WRONG = {
     "patches": (
         lambda: wing.EncoderDecoder(9, pixels=4, rngs=nnx.Rngs(0))(TOKENS[0], TOKENS[0]),
         "source: expected patches of 4 pixels, got an array of dtype int32",
+    ),
+    "cell": (
+        lambda: wing.RecurrentEncoderDecoder(9, cell="rnn", rngs=nnx.Rngs(0)),
+        "cell: expected one of gru, lstm, got 'rnn'",
+    ),
+    "heads": (
+        lambda: wing.RecurrentEncoderDecoder(9, width=8, num_heads=0, rngs=nnx.Rngs(0)),
+        "num_heads: expected a positive divisor of the 8 features, got 0",
     ),
     "norm": (lambda: wing.Encoder(9, norm="mid", rngs=nnx.Rngs(0)), "norm: expected 'post' or 'pre', got 'mid'"),
     "context": (

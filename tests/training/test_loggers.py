@@ -1,7 +1,9 @@
 """What is handed on to loggers: each row once, also after a resume; folds in rows; a trace of some steps."""
 
 import json
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,7 @@ from jattn.training.run_folder import RunFolder, RunFolderError, read_config, re
 from jattn.training.runs import alone
 from jattn.training.tables import LOG_FOLDS, LOGGERS
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
     {"kind": kind, "step": step, "loss": 10.0 * step + len(kind), "examples": [{"source": "a"}]}
     for step in (0, 5, 10)
@@ -392,6 +395,24 @@ def test_all_loggers_are_closed_and_what_they_keep_last_is_saved(tmp_path, kept)
         loggers.close()
     assert kept == ["closed"]
     assert json.loads((tmp_path / STATE).read_text())["zz_logger.py:Last"]["own"]["closed"] is True
+
+
+def test_the_logger_of_the_documentation_goes_on_with_its_run(tmp_path, monkeypatch):
+    rows, names = [], []
+    run = SimpleNamespace(log=lambda numbers, step: rows.append((step, *numbers)), finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **options: names.append(options["name"]) or run, Image=np.shape)
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (tmp_path / "zz_shown.py").write_text(re.search(r"```python\n(import uuid\n.*?)```", text, re.DOTALL)[1])
+    config = check({"run": {"logger": ["zz_shown.py:Trackio"]}}, "test", places=places_beside(tmp_path / "exp.toml"))
+    for known in (ROWS[:3], ROWS):
+        loggers = Loggers(config, tmp_path, known)
+        loggers.filters(5, {"attention": np.ones((1, 2, 3, 3), np.float32)})
+        loggers.close()
+    expected = [(row["step"], *dict(numbers_of(row))) for row in ROWS]
+    assert rows == [*expected[:3], (5, "filters/attention"), *expected[3:]]
+    assert len(names) == 2
+    assert names[0] == names[1]
 
 
 def test_what_a_logger_keeps_is_json(tmp_path):

@@ -156,8 +156,8 @@ def test_changed_code_is_refused_and_what_was_there_is_named(whole, tmp_path, ca
     copy = folder / "run" / "code" / "zz_mine.py"
     assert str(refused.value).startswith(f"{folder / 'run'}: zz_mine.py has changed since the run began (SHA-256 ")
     assert str(refused.value).endswith(
-        f" now); the file as it was is {copy}: put it back, or choose another run.folder, or run.overwrite to delete "
-        "that run"
+        f" now; line {len(MINE.splitlines()) + 1} is the first that differs); the file as it was is {copy}: "
+        "put it back, or choose another run.folder, or run.overwrite to delete that run"
     )
     before = sorted(folder.rglob("*"))
     assert main([str(folder / "exp.toml"), "--run.folder", str(folder / "run")]) == 2

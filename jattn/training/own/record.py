@@ -61,11 +61,22 @@ def places_of_code(folder: Path, known: Mapping[str, str], needed: Iterable[str]
         now = hashlib.sha256(there.read_bytes()).hexdigest()
         if now != then["sha256"]:
             raise ChangedCode(
-                f"{folder}: {file} has changed since the run began (SHA-256 {then['sha256'][:8]} then, {now[:8]} now); "
-                f"{copy}: put it back, or choose another run.folder, or run.overwrite to delete that run"
+                f"{folder}: {file} has changed since the run began (SHA-256 {then['sha256'][:8]} then, {now[:8]} now"
+                f"{_first_change(copies[file], there)}); {copy}: "
+                "put it back, or choose another run.folder, or run.overwrite to delete that run"
             )
         places[file] = str(there.absolute())
     return Places(known=places)
+
+
+def _first_change(copy: Path, there: Path) -> str:
+    """Says which line of a file is the first that is not that of its copy, where there is one."""
+    try:
+        then, now = (path.read_bytes().splitlines() for path in (copy, there))
+    except OSError:
+        return ""
+    same = [one == other for one, other in zip(then, now, strict=False)]
+    return "" if then == now else f"; line {[*same, False].index(False) + 1} is the first that differs"
 
 
 def _read_record(path: Path) -> dict[str, dict[str, str]]:
