@@ -1,7 +1,8 @@
 """The animation of a run: its filters, snapshot after snapshot, as a GIF.
 
 Every frame is one plane of palette indices: 0 to `TOP` run along the ramp, so that text, too, is drawn in ink with
-soft edges; then the colour of what is not a number, then the accent. Nothing is quantised, and frames stay small.
+soft edges; then the colours of what is not a number, of the oracle and of the hatching. Nothing is quantised,
+and frames stay small.
 """
 
 import math
@@ -16,8 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jattn.drawing.bins import bin_labels, tick_bins
+from jattn.drawing.hatching import hatch_pixels
 from jattn.drawing.images import cell_pixels, palette
-from jattn.drawing.look import ACCENT, in_own_style, token_label
+from jattn.drawing.look import ACCENT, HATCH, HATCH_PAPER, in_own_style, token_label
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.pictures import Spots, choose_spots
 from jattn.report.record import RunRecord
@@ -40,7 +42,8 @@ SPOT = 132
 
 FRAME_MS, LAST_FRAME_MS = 220, 3000
 
-TOP, ORACLE = 253, 255
+TOP = 251
+ORACLE, LINES, PAPER = TOP + 2, TOP + 3, TOP + 4
 INK, GREY, FAINT = TOP, 165, 50
 MARGIN, HEADING, CAPTION, LEGEND = 16, 46, 36, 34
 
@@ -132,8 +135,9 @@ def _draw_still(record: RunRecord, tiles: list[_Tile], size: tuple[int, int]) ->
         else:
             _draw_tokens(image, tile, sequences[tile.head.layer.queries], sequences[tile.head.layer.keys])
         draw.rectangle((tile.x - 1, tile.y - 1, tile.right, tile.bottom), outline=FAINT)
-    pooling = record.pooling((tile.head.layer for tile in tiles), 0)
-    words = [word for word in ["row: query, column: key", pooling, omission(record, len(tiles))] if word]
+    layers = [tile.head.layer for tile in tiles]
+    more = record.hatching(layers, 0), record.pooling(layers, 0), omission(record, len(tiles))
+    words = ["row: query, column: key", *filter(None, more)]
     x, y = tiles[0].x, size[1] - LEGEND + 8
     if any(tile.oracle.any() for tile in tiles):
         draw.rectangle((x, y + 2, x + 10, y + 12), outline=ORACLE, width=2)
@@ -180,12 +184,16 @@ def _draw_frame(record: RunRecord, tiles: list[_Tile], still: Image.Image, snaps
     for tile in tiles:
         cells = record.picture(snapshot, tile.head.layer, 0)[tile.head.head]
         pixels = cell_pixels(cells, record.ink, (tile.cell, tile.cell), TOP)
+        hidden = record.hidden(tile.head.layer, 0)
+        if hidden is not None:
+            paper, lines = hatch_pixels(hidden, tile.cell)
+            pixels[paper], pixels[lines] = PAPER, LINES
         image.paste(Image.fromarray(pixels), (tile.x, tile.y))
         if tile.oracle.any():
             mass = measure(record, snapshot, tile.head.layer, 0)["mass"][tile.head.head]
             draw.text((tile.x, tile.y - CAPTION + 16), f"mass on the oracle {mass:.2f}", GREY, _font(11))
             _outline_oracle(image, tile, record.is_pooled(tile.head.layer))
-    image.putpalette(palette(TOP, ACCENT))
+    image.putpalette(palette(TOP, ACCENT, HATCH, HATCH_PAPER))
     return image
 
 
