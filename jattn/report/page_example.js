@@ -71,14 +71,15 @@ function oracleWords({ example }) {
     + `${more} ${hold} what decides it: that is its oracle.`;
 }
 
+const SPOT = 98;
+
 /** Shows a picture once for each query, its patches as bright as their weights; the query in focus is marked. */
 function showPicture(holder, filter, picture, state, choose) {
   const { rows, columns } = picture;
   const buttons = filter.queries.map((token, query) => {
-    const chosen = state.query === query;
-    const button = element("button", { type: "button", class: "spot", "data-query": query, "aria-pressed": chosen });
-    const side = chosen ? 168 : 120;
-    const svg = button.appendChild(shape("svg", { width: side, height: (side * rows) / columns, role: "img" }));
+    const named = { "data-query": query, "aria-pressed": state.query === query };
+    const button = element("button", { type: "button", class: "spot", ...named });
+    const svg = button.appendChild(shape("svg", { width: SPOT, height: (SPOT * rows) / columns, role: "img" }));
     fill(svg, { viewBox: `0 0 ${columns} ${rows}`, "aria-label": focusWords(filter, { query, key: null }) });
     svg.append(shape("image", { href: `data:image/png;base64,${picture.png}`, width: columns, height: rows }));
     filter.keys.forEach((_, key) => svg.append(...patch(filter, state, query, key, columns)));
@@ -103,7 +104,7 @@ function patch(filter, state, query, key, columns) {
     found.push(shape("rect", { ...inner, class: "outlined", "stroke-width": 0.05 }));
   }
   if (state.query === query && weight >= 0.02) {
-    const words = { x: place.x + 0.5, y: place.y + 0.6, "text-anchor": "middle", "font-size": 0.28, class: "amount" };
+    const words = { x: place.x + 0.5, y: place.y + 0.6, "text-anchor": "middle", "font-size": 0.36, class: "amount" };
     found.push(shape("text", words, weight.toFixed(2)));
   }
   return found;

@@ -277,8 +277,10 @@ def test_what_is_shown_is_copied_as_picture_and_as_numbers(page, run_dir):
 def test_a_picture_is_shown_with_the_weights_of_each_query(browser, make_run):
     run_dir = pictured(make_run)
     for page in opened(browser, render(run_dir).as_uri()):
+        size_of(page, 1400)
         page.slide_to(1)
         assert page.find("#pictured").is_displayed()
+        assert page.run("return document.querySelector('#picture').getBoundingClientRect().bottom") <= 1000
         weights = read_record(run_dir).filters(1, read_record(run_dir).probes.layers[1], 0)[0]
         veils = [float(veil) for veil in attributes(page, ".spot:nth-child(2) .veil", "fill-opacity")]
         assert veils == pytest.approx(0.86 * (1 - weights[1] ** 0.5), abs=0.03)
@@ -326,7 +328,8 @@ def test_a_sweep_links_to_its_runs_and_draws_their_curves_together(browser, make
     links = page.run("return [...document.querySelectorAll('#tables a')].map((a) => a.href)")
     assert links == [(tmp_path / f"num_heads={heads}" / "report.html").as_uri() for heads in (1, 2)]
     assert all((tmp_path / f"num_heads={heads}" / "report.html").exists() for heads in (1, 2))
-    assert page.run("return document.querySelectorAll('#curves .curve').length") == 4
+    dashes = page.run("return [...document.querySelectorAll('#curves .curve')].map((c) => c.style.strokeDasharray)")
+    assert [bool(dash) for dash in dashes] == [False, True, False, True]
     page.find("#tables a").click()
     page.wait_for("ready", "true")
     assert page.find("h1").text == "reverse"
