@@ -181,6 +181,7 @@ def test_cells_that_may_not_be_attended_are_hatched_and_said(make_run, make_pool
     assert [any(words in text for text in texts(figure)) for figure in figures] == [False, True]
     assert [sum(len(axes.collections) for axes in figure.axes) for figure in figures] == [0, 3]
     frames = [np.array(draw_frames(each)[-1].convert("RGB")) for each in (plain, record)]
+    assert np.all(frames[1][:, -4:] == 255), "the legend is cut"
     for colour in (HATCH, HATCH_PAPER):
         found = [(frame == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(-1) for frame in frames]
         assert not found[0].any()
