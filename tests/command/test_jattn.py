@@ -204,3 +204,12 @@ def test_words_that_others_use_for_a_command_are_known(capsys, arguments, said):
     except SystemExit as ended:
         status = ended.code
     assert (status, capsys.readouterr().err) == (2, f"{said}\n")
+
+
+def test_the_config_of_a_run_is_named_where_its_folder_is_meant(capsys, tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(["train", "--resume", "old"]) == 2
+    said = "expected a config file first: jattn train CONFIG [OPTIONS], as in: jattn train old/config.toml\n"
+    assert capsys.readouterr().err == said
