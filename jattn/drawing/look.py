@@ -92,7 +92,7 @@ def style_variables() -> str:
     """Returns the look as CSS variables, for light and for dark paper."""
     light = _variables(RAMP, ACCENT, INVALID, (HATCH, HATCH_PAPER))
     dark = _variables(DARK_RAMP, DARK_ACCENT, DARK_INVALID, (DARK_HATCH, DARK_HATCH_PAPER))
-    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root:not([data-printing]) {{ {dark} }} }}\n"
 
 
 def _variables(ramp: tuple[str, ...], accent: str, invalid: str, hatch: tuple[str, str]) -> str:

@@ -50,10 +50,13 @@ function exampleWords({ snapshot, example }) {
   if (answers.some((answer) => answer === null)) {
     return `${source}What the model answered at this step was not kept: the folder is of an older run.`;
   }
+  if (asked.length === 1) {
+    const judged = answers[0] === targets[asked[0]] ? "which is right" : `which is wrong: ${quoted(targets[asked[0]])} is right`;
+    return `${source}At step ${run.steps[snapshot].toLocaleString("en")} the model says ${quoted(answers[0])}, ${judged}.`;
+  }
   const right = asked.filter((place, i) => answers[i] === targets[place]).length;
   return `${source}At step ${run.steps[snapshot].toLocaleString("en")}, ${right} of ${asked.length} answers are right`
-    + `${right < asked.length ? "; wrong ones are underlined" : ""}.`
-    + (asked.length === 1 ? ` The model says ${quoted(answers[0])}, right is ${quoted(targets[asked[0]])}.` : "");
+    + `${right < asked.length ? "; wrong ones are underlined" : ""}.`;
 }
 
 /** Says with one query of the example why the oracle is where it is; nothing where there is no oracle. */
