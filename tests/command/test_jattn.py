@@ -34,8 +34,8 @@ def test_configs_are_listed_with_their_tasks_and_a_sentence(capsys):
     assert status == 0
     assert [line.split()[0] for line in lines] == [path.stem for path in CONFIGS]
     for path, line in zip(CONFIGS, lines, strict=True):
-        task, _, sentence = line.removeprefix(path.stem).strip().partition(": ")
-        assert task == read_toml(path)["task"]["name"]
+        task, sentence = read_toml(path)["task"]["name"], line.removeprefix(path.stem).strip()
+        assert sentence.startswith(f"{task}: ") == (task != path.stem)
         assert len(sentence) > 10
         assert sentence[-1] in ".?"
         assert "\n" not in sentence
