@@ -14,7 +14,7 @@ from jattn.drawing.plain import message
 
 COMMANDS = {
     "train": "train from a config, as in: jattn train reverse",
-    "predict": "let the model of a run answer, as in: jattn predict runs/reverse '3 1 4'",
+    "predict": "let a run's model answer, as in: jattn predict runs/reverse '3 1 4'",
     "report": "draw the report of a run or a sweep again, from its folder",
     "tasks": "list the tasks, or show examples of one with the oracle drawn",
     "configs": "list the configs that come with jattn, or print one",
@@ -110,7 +110,8 @@ def _meant(name: str) -> str:
 
 def help_of_all() -> str:
     """Lists the commands, the configs, and where to read on."""
-    from jattn.command.helping import READ_ON, in_width
+    from jattn.command.helping import READ_ON
+    from jattn.drawing.plain import in_width
 
     lines = ["jattn COMMAND: attention you can see through. Train toy tasks, and look at what came of it.", ""]
     lines += [f"  {command:8} {words}" for command, words in COMMANDS.items()]

@@ -1,14 +1,12 @@
 """Help: every option that a config has a use for, with its type, its range, its value there and its meaning."""
 
-import shutil
-import textwrap
-from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jattn.command.listing import config_lines
+from jattn.drawing.plain import in_width
 from jattn.training.config import Config
 from jattn.training.reading import get_section
 
@@ -90,15 +88,3 @@ def value_words(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
     return "none" if value in (None, "") else str(value)
-
-
-def in_width(lines: list[str]) -> Iterator[str]:
-    """Breaks lines to the width of the terminal; what follows is indented as the line, and a bit more."""
-    width = max(shutil.get_terminal_size().columns, 1)
-    for line in lines:
-        indent = min(len(line) - len(line.lstrip()) + 2, width // 2)
-        # Choices may be broken where one ends.
-        broken = textwrap.wrap(
-            line.replace("|", "| "), width, subsequent_indent=" " * indent, break_on_hyphens=False
-        ) or [""]
-        yield from (part.replace("| ", "|") for part in broken)

@@ -5,11 +5,11 @@ import re
 import sys
 from pathlib import Path
 
-from jattn.drawing.plain import fitted, in_plain, message
+from jattn.drawing.plain import fitted, in_plain, in_width, message
 
 
 def config_lines() -> list[str]:
-    """Lists the configs that come with jattn, each with the task it trains and what it is about."""
+    """Lists the configs that come with jattn, each with its task, where that has another name, and what it is about."""
     import tomllib
 
     from jattn.training.shipped import configs_folder
@@ -17,14 +17,19 @@ def config_lines() -> list[str]:
     texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(configs_folder().glob("*.toml"))}
     width = max(map(len, texts), default=0)
     tasks = {name: tomllib.loads(text)["task"]["name"] for name, text in texts.items()}
-    return [f"  {name:{width}}  {tasks[name]}: {_first_sentence(text)}" for name, text in texts.items()]
+    told = {name: "" if name == task else f"{task}: " for name, task in tasks.items()}
+    return [f"  {name:{width}}  {told[name]}{_first_sentence(text)}" for name, text in texts.items()]
 
 
 def list_configs() -> int:
     """Prints the configs that come with jattn."""
-    print("\n".join(line[2:] for line in config_lines()))
-    print("\njattn train NAME trains one; jattn configs NAME prints it")
+    _print([*(line[2:] for line in config_lines()), "", "jattn train NAME trains one; jattn configs NAME prints it"])
     return 0
+
+
+def _print(lines: list[str]) -> None:
+    """Prints lines, broken to the width of a terminal; a program that reads them gets them whole."""
+    print("\n".join(in_width(lines) if sys.stdout.isatty() else lines))
 
 
 def _first_sentence(text: str) -> str:
@@ -69,14 +74,15 @@ def list_tasks() -> int:
     from jattn.tasks.catalogue import FROM_FILES, task_description
 
     width = max(len(make.__name__) for family in FAMILIES.values() for make in family)
+    lines = []
     for family, makes in FAMILIES.items():
-        print(f"{family}:")
+        lines.append(f"{family}:")
         for make in makes:
-            print(f"  {make.__name__:{width}}  {(make.__doc__ or '').split(chr(10))[0].replace('``', '')}")
-    print("from a file of your own:")
+            lines.append(f"  {make.__name__:{width}}  {(make.__doc__ or '').split(chr(10))[0].replace('``', '')}")
+    lines.append("from a file of your own:")
     for name in FROM_FILES:
-        print(f"  {name:{width}}  {task_description(name).split(chr(10))[0].replace('``', '')}")
-    print("\njattn tasks NAME shows examples of one, with the oracle drawn")
+        lines.append(f"  {name:{width}}  {task_description(name).split(chr(10))[0].replace('``', '')}")
+    _print([*lines, "", "jattn tasks NAME shows examples of one, with the oracle drawn"])
     return 0
 
 

@@ -1,6 +1,7 @@
 """From the arguments of the command to a checked `Config`, or one message that says what is wrong."""
 
 import itertools
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
         if wants_help:
             _show(help_of_train(program))
         named = len(arguments) > 1 and meant_by(arguments[0].lstrip("-"), []) in NO_KEYS
-        known = f", as in: {program} {shown(arguments[1])}" if named else known_configs()
+        known = f", as in: {program} {_config_in(arguments[1])}" if named else known_configs()
         raise ConfigError(f"expected a config file first: {program} CONFIG [OPTIONS]{known}")
     source, *options = (argument for argument in arguments if argument not in ("-h", "--help"))
     values, places = read_toml(Path(source)), places_beside(Path(source))
@@ -67,6 +68,12 @@ def read_arguments(arguments: Sequence[str], program: str = "train.py") -> Given
     merged, left_out = merge(values, changes, "command line", places)
     tell_left_out(source, left_out)
     return Given(merged, "command line", source, values)
+
+
+def _config_in(word: str) -> str:
+    """Names the config of a run where a word names its folder."""
+    file = os.path.join(word, "config.toml")
+    return shown(file if os.path.isfile(file) else word)
 
 
 def config_of(source: str, options: Sequence[str]) -> type[Config]:

@@ -35,13 +35,16 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     swept: dict[tuple[str, str], list[Any]] = {}
     for word, *texts in asked:
         if "=" in word:
-            raise ConfigError(f"--sweep {shown(word)}: expected a key, a space and its values, for example {EXAMPLE}")
+            key, _, values = word.partition("=")
+            line = _with_spaces(key, [values, *texts])
+            raise ConfigError(f"--sweep {shown(word)}: expected a key, a space and its values: {line}")
         table, key = _find_new_key(word, swept, options, config)
         if not texts:
             raise ConfigError(f"--sweep {word}: expected values, for example {EXAMPLE}, got none")
         one = kind_of(table, key, config) in (int, float, bool)
         if commas := [text for text in texts if one and "," in text]:
-            raise ConfigError(f"--sweep {word}: expected values with spaces between, {EXAMPLE}, got {shown(commas[0])}")
+            line = _with_spaces(word, texts)
+            raise ConfigError(f"--sweep {word}: expected values with spaces between: {line}, got {shown(commas[0])}")
         swept[table, key] = [parse_value(table, key, text, config) for text in texts]
     runs = math.prod(map(len, swept.values()))
     if runs > MOST_UNASKED and not sure:
@@ -51,6 +54,12 @@ def sweep_from_arguments(arguments: Sequence[str], program: str = "train.py") ->
     sweep = make_sweep(given, swept, Path(folder))
     tell_left_out(given.file, sweep.left_out)
     return dataclasses.replace(sweep, jobs=jobs)
+
+
+def _with_spaces(key: str, texts: Sequence[str]) -> str:
+    """Writes the option whose values had commas between as it is to be typed; an example where there are no values."""
+    values = " ".join(texts).replace("[", " ").replace("]", " ").replace(",", " ").split()
+    return shown(" ".join(["--sweep", key, *values])) if values else EXAMPLE
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -26,6 +26,9 @@ ACCENT = "#c2410c"
 INVALID = "#b9b2a6"
 """A weight that is not a number."""
 
+HATCH, HATCH_PAPER = "#a9a294", "#f1efe9"
+"""The lines and the paper of cells that may not be attended."""
+
 INK, GREY, FAINT = RAMP[-1], "#6b6f76", "#c3cad3"
 """Colours of text, of what is said beside it, and of lines."""
 
@@ -35,6 +38,7 @@ DPI = 120
 DARK_RAMP = ("#161a21", "#273a50", "#3c5c7e", "#5b81a7", "#86a7ca", "#b7cee5", "#eff5fc")
 DARK_ACCENT = "#ff9350"
 DARK_INVALID = "#5b574f"
+DARK_HATCH, DARK_HATCH_PAPER = "#5b5f68", "#1c1f25"
 
 
 def in_own_style(function: Callable[P, Result]) -> Callable[P, Result]:
@@ -86,13 +90,14 @@ def token_label(token: str, limit: int = 6) -> str:
 
 def style_variables() -> str:
     """Returns the look as CSS variables, for light and for dark paper."""
-    light = _variables(RAMP, ACCENT, INVALID)
-    dark = _variables(DARK_RAMP, DARK_ACCENT, DARK_INVALID)
-    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    light = _variables(RAMP, ACCENT, INVALID, (HATCH, HATCH_PAPER))
+    dark = _variables(DARK_RAMP, DARK_ACCENT, DARK_INVALID, (DARK_HATCH, DARK_HATCH_PAPER))
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root:not([data-printing]) {{ {dark} }} }}\n"
 
 
-def _variables(ramp: tuple[str, ...], accent: str, invalid: str) -> str:
-    return f"--ramp: {' '.join(ramp)}; --none: {ramp[0]}; --ink: {ramp[-1]}; --oracle: {accent}; --invalid: {invalid};"
+def _variables(ramp: tuple[str, ...], accent: str, invalid: str, hatch: tuple[str, str]) -> str:
+    inks = f"--ramp: {' '.join(ramp)}; --none: {ramp[0]}; --ink: {ramp[-1]}; --oracle: {accent}; --invalid: {invalid};"
+    return f"{inks} --hatch: {hatch[0]}; --hatch-paper: {hatch[1]};"
 
 
 @in_own_style

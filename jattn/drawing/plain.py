@@ -1,6 +1,9 @@
 """Text that a terminal shows and does not obey, and numbers in it."""
 
-from collections.abc import Sequence
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
 
 LONGEST = 300
 """Characters that a line for a person has at most."""
@@ -64,3 +67,18 @@ def percent(part: float, digits: int = 2) -> str:
     """
     text = f"{100 * part:.{digits}f}"
     return f"{100 - 10**-digits:.{digits}f}" if float(text) == 100 and part < 1 else text
+
+
+def in_width(lines: Sequence[str]) -> Iterator[str]:
+    """Breaks lines to the width of the terminal; what follows stands a bit to the right, or below its column."""
+    width = max(shutil.get_terminal_size().columns, 1)
+    for line in lines:
+        indent = min(len(line) - len(line.lstrip()) + 2, width // 2)
+        column = re.match(r" *\S+(?: \S+)*  +(?=\S)", line)
+        if column and column.end() <= width // 2:
+            indent = column.end()
+        # Choices may be broken where one ends.
+        broken = textwrap.wrap(
+            line.replace("|", "| "), width, subsequent_indent=" " * indent, break_on_hyphens=False
+        ) or [""]
+        yield from (part.replace("| ", "|") for part in broken)

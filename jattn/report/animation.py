@@ -1,7 +1,8 @@
 """The animation of a run: its filters, snapshot after snapshot, as a GIF.
 
 Every frame is one plane of palette indices: 0 to `TOP` run along the ramp, so that text, too, is drawn in ink with
-soft edges; then the colour of what is not a number, then the accent. Nothing is quantised, and frames stay small.
+soft edges; then the colours of what is not a number, of the oracle and of the hatching. Nothing is quantised,
+and frames stay small.
 """
 
 import math
@@ -16,8 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jattn.drawing.bins import bin_labels, tick_bins
+from jattn.drawing.hatching import hatch_pixels
 from jattn.drawing.images import cell_pixels, palette
-from jattn.drawing.look import ACCENT, in_own_style, token_label
+from jattn.drawing.look import ACCENT, HATCH, HATCH_PAPER, in_own_style, token_label
 from jattn.report.measures import measure, oracle_matrix
 from jattn.report.pictures import Spots, choose_spots
 from jattn.report.record import RunRecord
@@ -40,9 +42,11 @@ SPOT = 132
 
 FRAME_MS, LAST_FRAME_MS = 220, 3000
 
-TOP, ORACLE = 253, 255
+TOP = 251
+ORACLE, LINES, PAPER = TOP + 2, TOP + 3, TOP + 4
 INK, GREY, FAINT = TOP, 165, 50
 MARGIN, HEADING, CAPTION, LEGEND = 16, 46, 36, 34
+LEGEND_LINE, ORACLE_SIGN = 16, 17
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,9 @@ def _plan_tiles(record: RunRecord) -> tuple[list[_Tile], tuple[int, int]]:
         x = MARGIN + left + index % columns * width
         y = HEADING + CAPTION + index // columns * height
         tiles.append(_Tile(head, x, y, cell, oracle_matrix(head.layer, example, sizes[index])))
-    rows = math.ceil(len(heads) / columns)
-    return tiles, (max(MARGIN + columns * width, 380), HEADING + rows * height + LEGEND)
+    rows, whole = math.ceil(len(heads) / columns), max(MARGIN + columns * width, 380)
+    legend = LEGEND + LEGEND_LINE * (len(_legend_lines(record, tiles, whole)) - 1)
+    return tiles, (whole, HEADING + rows * height + legend)
 
 
 def _cell_side(side: int, alone: bool, pooled: bool) -> int:
@@ -132,15 +137,32 @@ def _draw_still(record: RunRecord, tiles: list[_Tile], size: tuple[int, int]) ->
         else:
             _draw_tokens(image, tile, sequences[tile.head.layer.queries], sequences[tile.head.layer.keys])
         draw.rectangle((tile.x - 1, tile.y - 1, tile.right, tile.bottom), outline=FAINT)
-    pooling = record.pooling((tile.head.layer for tile in tiles), 0)
-    words = [word for word in ["row: query, column: key", pooling, omission(record, len(tiles))] if word]
-    x, y = tiles[0].x, size[1] - LEGEND + 8
+    lines = _legend_lines(record, tiles, size[0])
+    x, y = tiles[0].x, size[1] - LEGEND - LEGEND_LINE * (len(lines) - 1) + 8
     if any(tile.oracle.any() for tile in tiles):
         draw.rectangle((x, y + 2, x + 10, y + 12), outline=ORACLE, width=2)
-        draw.text((x + 17, y), "; ".join(["the oracle", *words]), GREY, _font(11))
-    else:
-        draw.text((x, y), "; ".join(words), GREY, _font(11))
+        x += ORACLE_SIGN
+    for line in lines:
+        draw.text((x, y), line, GREY, _font(11))
+        y += LEGEND_LINE
     return image
+
+
+def _legend_lines(record: RunRecord, tiles: list[_Tile], width: int) -> list[str]:
+    """Says what rows, columns and signs are, in as many lines as a frame of that width needs."""
+    layers = [tile.head.layer for tile in tiles]
+    oracle = any(tile.oracle.any() for tile in tiles)
+    parts = ["the oracle" if oracle else "", "row: query, column: key", record.hatching(layers, 0)]
+    parts += [record.pooling(layers, 0), omission(record, len(tiles))]
+    room = width - tiles[0].x - (ORACLE_SIGN if oracle else 0)
+    lines: list[str] = []
+    for part in filter(None, parts):
+        longer = f"{lines[-1]}; {part}" if lines else part
+        if lines and _font(11).getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
 
 
 def _draw_tokens(image: Image.Image, tile: _Tile, queries: Sequence[str], keys: Sequence[str]) -> None:
@@ -180,12 +202,16 @@ def _draw_frame(record: RunRecord, tiles: list[_Tile], still: Image.Image, snaps
     for tile in tiles:
         cells = record.picture(snapshot, tile.head.layer, 0)[tile.head.head]
         pixels = cell_pixels(cells, record.ink, (tile.cell, tile.cell), TOP)
+        hidden = record.hidden(tile.head.layer, 0)
+        if hidden is not None:
+            paper, lines = hatch_pixels(hidden, tile.cell)
+            pixels[paper], pixels[lines] = PAPER, LINES
         image.paste(Image.fromarray(pixels), (tile.x, tile.y))
         if tile.oracle.any():
             mass = measure(record, snapshot, tile.head.layer, 0)["mass"][tile.head.head]
             draw.text((tile.x, tile.y - CAPTION + 16), f"mass on the oracle {mass:.2f}", GREY, _font(11))
             _outline_oracle(image, tile, record.is_pooled(tile.head.layer))
-    image.putpalette(palette(TOP, ACCENT))
+    image.putpalette(palette(TOP, ACCENT, HATCH, HATCH_PAPER))
     return image
 
 

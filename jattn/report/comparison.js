@@ -44,6 +44,7 @@ byId("result").append(...explained(run.result));
 for (const name of ["title", "note"]) byId(name).textContent = run[name];
 showTables();
 draw();
+drawForPaper(draw);
 let drawnWidth = innerWidth;
 addEventListener("resize", () => {
   if (innerWidth === drawnWidth) return;

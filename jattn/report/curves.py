@@ -139,7 +139,11 @@ def _chance(masses: Sequence[Curve], lifts: Sequence[Curve]) -> list[Curve]:
         values = np.array([curve.values for curve in masses]) / [curve.values for curve in lifts]
     known = np.isfinite(values)
     chance = np.where(known.any(axis=0), np.where(known, values, 0).max(axis=0), math.nan).tolist()
-    return [Curve("chance", "ink", False, masses[0].steps, chance, dashed=True)]
+    steps = masses[0].steps
+    if steps[0] > 0:
+        # It is the same for any weights, also before the first step that was logged.
+        steps, chance = [0, *steps], [chance[0], *chance]
+    return [Curve("chance", "ink", False, steps, chance, dashed=True)]
 
 
 def _entropy(train: Rows) -> list[Curve]:

@@ -9,6 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from jattn.drawing.bins import bin_labels, bin_starts, tick_bins
+from jattn.drawing.hatching import hatch_cells
 from jattn.drawing.heat_maps import draw_ramp, paint_cells
 from jattn.drawing.lines import style_panel
 from jattn.drawing.look import ACCENT, DPI, FAINT, GREY, INK, RAMP, in_own_style, token_label
@@ -123,6 +124,7 @@ def _write_heading(sheet: _Sheet, heads: list[Head], snapshots: list[int]) -> No
     words = [
         "attention filters of one example: a row per query, a column per key",
         sheet.record.pooling((head.layer for head in heads), 0),
+        sheet.record.hatching((head.layer for head in heads), 0),
         omission(sheet.record, len(heads)),
     ]
     text = "; ".join(word for word in words if word)
@@ -179,6 +181,9 @@ def _draw_filter(axes: Axes, record: RunRecord, head: Head, snapshot: int) -> No
     cells = record.picture(snapshot, head.layer, 0)[head.head]
     way = "nearest" if record.is_pooled(head.layer) else None
     paint_cells(axes, cells, record.ink, interpolation=way)
+    hidden = record.hidden(head.layer, 0)
+    if hidden is not None:
+        hatch_cells(axes, hidden)
     if head.layer.oracle:
         mass = measure(record, snapshot, head.layer, 0)["mass"][head.head]
         axes.set_title(f"mass on the oracle {mass:.2f}", fontsize=8, color=GREY, loc="left", pad=3)

@@ -71,6 +71,7 @@ function drawFilter() {
   const shown = currentFilter();
   const options = { ...state, colours };
   byId("views").classList.toggle("maps", shown.pooled);
+  byId("views").classList.toggle("pictured", pictureOf(shown) !== null);
   byId("views").dataset.view = state.view;
   byId("scale-note").textContent = shown.pooled ? "(half the ink is 0.25)" : "";
   byId("pooling").textContent = shown.pooled ? `; ${run.pooling[state.layer][state.example]}` : "";
@@ -181,10 +182,15 @@ function showFilterState() {
   }
   if (shown.pooled) showRow(shown, state);
   for (const view of [views.matrix, views.lines, views.other]) view.showFocus(state);
+  const picture = pictureOf(shown);
+  byId("pictured").hidden = !picture;
+  if (picture) showPicture(byId("picture"), shown, picture, state, (query) => pin({ query, key: null }, shown));
+}
+
+/** Returns the picture whose patches are the keys of a filter; null where they are none. */
+function pictureOf(filter) {
   const { picture } = run.examples[state.example];
-  const pictured = picture && run.layers[state.layer].keys === picture.sequence && !shown.pooled;
-  byId("pictured").hidden = !pictured;
-  if (pictured) showPicture(byId("picture"), shown, picture, state, (query) => pin({ query, key: null }, shown));
+  return picture && run.layers[state.layer].keys === picture.sequence && !filter.pooled ? picture : null;
 }
 
 function measureWords(filter) {

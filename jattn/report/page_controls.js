@@ -97,6 +97,7 @@ addWords();
 addControls();
 drawEverything();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawEverything);
+drawForPaper(drawEverything);
 let drawnWidth = innerWidth;
 addEventListener("resize", () => {
   if (innerWidth === drawnWidth) return;

@@ -1,6 +1,8 @@
 // The curves of the run, with the step that is shown.
 
 const EDGE = { left: 44, right: 20, top: 8, bottom: 22, height: 190 };
+const DASH = 9;
+const DASHINGS = 4;
 
 /** Draws every panel into its holder; goTo(step) is called when one is clicked or dragged over. Returns markStep. */
 function drawCurves(holder, chosen, goTo) {
@@ -22,7 +24,7 @@ function drawCurves(holder, chosen, goTo) {
     figure.append(svg, entries);
     return (step) => {
       mark(step);
-      entries.replaceChildren(...named(panel.curves, chosen).map((curve) => legendEntry(curve, step)));
+      entries.replaceChildren(...named(panel.curves, chosen).map((curve) => legendEntry(curve, step, apart(panel.curves, panel.curves.indexOf(curve)))));
     };
   });
   return { markStep: (step) => marks.forEach((mark) => mark(step)) };
@@ -49,7 +51,7 @@ function drawPanel(panel, width, lastStep, chosen, goTo) {
   for (const tick of roundTicks(0, lastStep, width / 110)) {
     svg.append(shape("text", { x: x(tick), y: EDGE.height - 5, "text-anchor": "middle" }, tick.toLocaleString("en")));
   }
-  for (const curve of panel.curves) svg.append(...drawCurve(curve, x, y, chosen));
+  panel.curves.forEach((curve, i) => svg.append(...drawCurve(curve, x, y, chosen, apart(panel.curves, i))));
   const now = svg.appendChild(shape("line", { class: "now", y1: EDGE.top, y2: EDGE.height - EDGE.bottom }));
   const follow = (event) => {
     const at = (event.clientX - svg.getBoundingClientRect().left - EDGE.left) / (width - EDGE.left - EDGE.right);
@@ -60,8 +62,20 @@ function drawPanel(panel, width, lastStep, chosen, goTo) {
   return { svg, mark: (step) => fill(now, { x1: x(step), x2: x(step) }) };
 }
 
+/**
+ * Returns how one of several curves of the same kind is drawn, so that none hides another where they coincide: each has
+ * longer gaps than those below it; after a few they begin anew, thinner.
+ */
+function apart(curves, index) {
+  if (curves.length < 2 || !curves.every(({ colour }) => colour.startsWith("head-"))) return {};
+  const [count, later] = [Math.min(curves.length, DASHINGS), Math.floor((curves.length - 1 - index) / DASHINGS)];
+  const gap = DASH * (index % count);
+  const width = { "stroke-width": `${Math.min(2 + 2 * later, 6)}px` };
+  return gap ? { ...width, "stroke-dasharray": `${DASH * count - gap} ${gap}` } : width;
+}
+
 /** Draws one curve: dots, or a line that is broken where no number was logged. */
-function drawCurve(curve, x, y, chosen) {
+function drawCurve(curve, x, y, chosen, look) {
   const points = curve.steps.map((step, i) => [x(step), curve.values[i] === null ? null : y(curve.values[i])]);
   const colour = `var(--${curve.colour})`;
   const known = points.filter(([, height]) => height !== null);
@@ -73,7 +87,9 @@ function drawCurve(curve, x, y, chosen) {
   }).join("");
   const rank = curve.colour === "faint" ? (isOf(curve, chosen) ? "chosen" : "faint") : "";
   const kind = curve.dashed ? "dashed" : rank;
-  return [shape("path", { class: `curve ${kind}`, d: path, stroke: rank === "chosen" ? "var(--blue)" : colour })];
+  const line = shape("path", { class: `curve ${kind}`, d: path, stroke: rank === "chosen" ? "var(--blue)" : colour });
+  for (const [name, value] of Object.entries(look)) line.style.setProperty(name, value);
+  return [line];
 }
 
 /** Returns the vertical scale of a panel, as a function from value to height, and its ticks. */
@@ -106,10 +122,11 @@ function numberText(value) {
   return plain ? String(Number(value.toPrecision(3))) : value.toExponential(0);
 }
 
-function legendEntry(curve, step) {
+function legendEntry(curve, step, look) {
   const entry = element("span");
   const colour = curve.colour === "faint" ? "var(--blue)" : `var(--${curve.colour})`;
-  const sign = entry.appendChild(element("i", curve.dots ? { class: "dots" } : curve.dashed ? { class: "dashes" } : {}));
+  const dashed = curve.dashed || "stroke-dasharray" in look;
+  const sign = entry.appendChild(element("i", curve.dots ? { class: "dots" } : dashed ? { class: "dashes" } : {}));
   sign.style[curve.dots ? "background" : "borderColor"] = colour;
   const past = curve.values.filter((value, i) => curve.steps[i] <= step && value !== null);
   const label = curve.colour === "faint" ? `head ${curve.head}` : curve.label;

@@ -50,10 +50,13 @@ function exampleWords({ snapshot, example }) {
   if (answers.some((answer) => answer === null)) {
     return `${source}What the model answered at this step was not kept: the folder is of an older run.`;
   }
+  if (asked.length === 1) {
+    const judged = answers[0] === targets[asked[0]] ? "which is right" : `which is wrong: ${quoted(targets[asked[0]])} is right`;
+    return `${source}At step ${run.steps[snapshot].toLocaleString("en")} the model says ${quoted(answers[0])}, ${judged}.`;
+  }
   const right = asked.filter((place, i) => answers[i] === targets[place]).length;
   return `${source}At step ${run.steps[snapshot].toLocaleString("en")}, ${right} of ${asked.length} answers are right`
-    + `${right < asked.length ? "; wrong ones are underlined" : ""}.`
-    + (asked.length === 1 ? ` The model says ${quoted(answers[0])}, right is ${quoted(targets[asked[0]])}.` : "");
+    + `${right < asked.length ? "; wrong ones are underlined" : ""}.`;
 }
 
 /** Says with one query of the example why the oracle is where it is; nothing where there is no oracle. */
@@ -71,14 +74,15 @@ function oracleWords({ example }) {
     + `${more} ${hold} what decides it: that is its oracle.`;
 }
 
+const SPOT = 98;
+
 /** Shows a picture once for each query, its patches as bright as their weights; the query in focus is marked. */
 function showPicture(holder, filter, picture, state, choose) {
   const { rows, columns } = picture;
   const buttons = filter.queries.map((token, query) => {
-    const chosen = state.query === query;
-    const button = element("button", { type: "button", class: "spot", "data-query": query, "aria-pressed": chosen });
-    const side = chosen ? 168 : 120;
-    const svg = button.appendChild(shape("svg", { width: side, height: (side * rows) / columns, role: "img" }));
+    const named = { "data-query": query, "aria-pressed": state.query === query };
+    const button = element("button", { type: "button", class: "spot", ...named });
+    const svg = button.appendChild(shape("svg", { width: SPOT, height: (SPOT * rows) / columns, role: "img" }));
     fill(svg, { viewBox: `0 0 ${columns} ${rows}`, "aria-label": focusWords(filter, { query, key: null }) });
     svg.append(shape("image", { href: `data:image/png;base64,${picture.png}`, width: columns, height: rows }));
     filter.keys.forEach((_, key) => svg.append(...patch(filter, state, query, key, columns)));
@@ -103,7 +107,7 @@ function patch(filter, state, query, key, columns) {
     found.push(shape("rect", { ...inner, class: "outlined", "stroke-width": 0.05 }));
   }
   if (state.query === query && weight >= 0.02) {
-    const words = { x: place.x + 0.5, y: place.y + 0.6, "text-anchor": "middle", "font-size": 0.28, class: "amount" };
+    const words = { x: place.x + 0.5, y: place.y + 0.6, "text-anchor": "middle", "font-size": 0.36, class: "amount" };
     found.push(shape("text", words, weight.toFixed(2)));
   }
   return found;

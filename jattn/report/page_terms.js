@@ -17,7 +17,7 @@ const TERMS = {
 /** Writes a text as nodes in which the words of the trade are buttons that explain them. */
 function explained(text) {
   const names = Object.keys(TERMS).sort((a, b) => b.length - a.length);
-  return text.split(new RegExp(`(${names.join("|")})`)).filter(Boolean)
+  return unbroken(text).split(new RegExp(`(${names.join("|")})`)).filter(Boolean)
     .map((part) => (TERMS[part] ? term(part) : document.createTextNode(part)));
 }
 

@@ -72,6 +72,21 @@ function quoted(token) {
   return `“\u2068${tokenLabel(token, 60)}\u2069”`;
 }
 
+/** Keeps numbers and their units on one line. */
+function unbroken(text) {
+  return text.replace(/(\d) (?=(%|nats|s|steps)(?![\p{L}\d]))/gu, "$1\u00a0");
+}
+
+/** Draws all anew for paper, which is light and narrow, and again for the screen. */
+function drawForPaper(draw) {
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    addEventListener(event, () => {
+      document.documentElement.toggleAttribute("data-printing", printing);
+      draw();
+    });
+  }
+}
+
 /** Writes a measure, or a dash where there is none. */
 function measureText(value, digits) {
   return value === null ? "–" : value.toFixed(digits);

@@ -250,6 +250,22 @@ class RunRecord:
         filters = self.filters(snapshot, layer, example)
         return pool_weights(filters, (rows, columns)) if self.is_pooled(layer) else filters
 
+    def hidden(self, layer: Layer, example: int) -> np.ndarray | None:
+        """Returns which cells of `picture` may not be attended, bool ``[rows, columns]``; None where all may be."""
+        visible = self.probes.visible.get(layer.name)
+        if visible is None:
+            return None
+        hidden = np.ones(self.bins(layer, example), bool)
+        for row, ranges in zip(hidden, visible[example], strict=False):
+            for start, stop in zip(ranges[::2], ranges[1::2], strict=True):
+                row[start:stop] = False
+        return hidden
+
+    def hatching(self, layers: Iterable[Layer], example: int) -> str:
+        """Says what hatched cells are; nothing where there are none."""
+        hidden = (self.hidden(layer, example) for layer in layers)
+        return "hatched: may not be attended" if any(cells is not None and cells.any() for cells in hidden) else ""
+
     def pooling(self, layers: Iterable[Layer], example: int) -> str:
         """Says how many queries and keys a cell stands for in the maps of some layers; nothing where none is pooled."""
         pooled = [layer for layer in layers if self.is_pooled(layer)]

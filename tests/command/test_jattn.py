@@ -34,8 +34,8 @@ def test_configs_are_listed_with_their_tasks_and_a_sentence(capsys):
     assert status == 0
     assert [line.split()[0] for line in lines] == [path.stem for path in CONFIGS]
     for path, line in zip(CONFIGS, lines, strict=True):
-        task, _, sentence = line.removeprefix(path.stem).strip().partition(": ")
-        assert task == read_toml(path)["task"]["name"]
+        task, sentence = read_toml(path)["task"]["name"], line.removeprefix(path.stem).strip()
+        assert sentence.startswith(f"{task}: ") == (task != path.stem)
         assert len(sentence) > 10
         assert sentence[-1] in ".?"
         assert "\n" not in sentence
@@ -204,3 +204,12 @@ def test_words_that_others_use_for_a_command_are_known(capsys, arguments, said):
     except SystemExit as ended:
         status = ended.code
     assert (status, capsys.readouterr().err) == (2, f"{said}\n")
+
+
+def test_the_config_of_a_run_is_named_where_its_folder_is_meant(capsys, tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(["train", "--resume", "old"]) == 2
+    said = "expected a config file first: jattn train CONFIG [OPTIONS], as in: jattn train old/config.toml\n"
+    assert capsys.readouterr().err == said

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jattn.drawing.plain import percent
+from jattn.drawing.plain import in_width, percent
 
 
 def test_every_hundredth_of_a_percent_is_written_as_it_is():
@@ -14,3 +14,15 @@ def test_every_hundredth_of_a_percent_is_written_as_it_is():
 @pytest.mark.parametrize("part", [0.99995, 0.999951, 1 - 1e-9])
 def test_all_of_it_is_written_only_where_nothing_is_missing(part):
     assert percent(part) == "99.99"
+
+
+def test_what_does_not_fit_stands_below_its_column(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "24")
+    lines = ["  copy     one two three four", "  --key a|b|c|d|e|f|g|h|i|j", "a sentence of some words"]
+    assert list(in_width(lines)) == [
+        "  copy     one two three",
+        "           four",
+        "  --key a|b|c|d|e|",
+        "    f|g|h|i|j",
+        "a sentence of some words",
+    ]

@@ -26,6 +26,7 @@ def test_the_page_opens_at_the_last_step_with_the_best_head(page):
     assert (page.state["step"], page.state["layer"], page.state["head"]) == ("100", "0", "0")
     assert page.find("#result").text.startswith("After 100 steps, 75.00 % of 10,000 fresh sequences")
     assert page.find("#result").text.endswith("puts 90 % of its weight on the right keys (chance: 45 %).")
+    assert page.run("return /\\d (%|nats|steps)/.test(document.querySelector('header').textContent)") is False
     assert page.find("#filter-measures").text.startswith("mass on the oracle 1.000 · hit rate 1.00 · lift 6.0")
     assert page.find("#filter-name").text == "block_0/<b>attention</b>, head 0"
 

@@ -18,6 +18,8 @@ STEPS = (0, 10, 40, 70, 100)
 CAUSAL = {"block_0/attention": [[[0, query + 1] for query in range(5)]] * 2}
 TASK = "Says the source backwards: ``3 1 2 -> 2 1 3``. The oracle is the anti-diagonal."
 
+COPIES = [("filter", "SVG"), ("filter", "PNG"), ("filter", "CSV"), ("lines", "SVG"), ("lines", "PNG")]
+
 CONTRASTS = """
 const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
 const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
@@ -277,8 +279,10 @@ def test_what_is_shown_is_copied_as_picture_and_as_numbers(page, run_dir):
 def test_a_picture_is_shown_with_the_weights_of_each_query(browser, make_run):
     run_dir = pictured(make_run)
     for page in opened(browser, render(run_dir).as_uri()):
+        size_of(page, 1400)
         page.slide_to(1)
         assert page.find("#pictured").is_displayed()
+        assert page.run("return document.querySelector('#picture').getBoundingClientRect().bottom") <= 1000
         weights = read_record(run_dir).filters(1, read_record(run_dir).probes.layers[1], 0)[0]
         veils = [float(veil) for veil in attributes(page, ".spot:nth-child(2) .veil", "fill-opacity")]
         assert veils == pytest.approx(0.86 * (1 - weights[1] ** 0.5), abs=0.03)
@@ -305,6 +309,41 @@ def test_the_accessibility_tree_names_all_that_can_be_used(page):
         role == "image" and name.startswith("Attention filter of block_0/attention, head 0, at") for role, name in found
     )
     assert ("heading", "How to read this page") in found
+    copies = [name for role, name in found if role == "button" and name.startswith("Copy ")]
+    assert copies == [f"Copy the {what} as {how}" for what, how in COPIES]
+
+
+@pytest.mark.exhaustive
+def test_paper_is_light_and_narrow_and_the_screen_is_as_before_again(page):
+    size_of(page, 1400, "dark")
+    drawn = (
+        "return [getComputedStyle(document.body).backgroundColor, document.querySelector('#matrix canvas').toDataURL()]"
+    )
+    dark, dark_picture = page.run(drawn)
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    light, light_picture = page.run(drawn)
+    assert (light, light != dark, light_picture != dark_picture) == ("rgb(250, 249, 246)", True, True)
+    assert not page.find("#play").is_displayed()
+    rights = page.run("return [...document.querySelectorAll('svg')].map((each) => each.getBoundingClientRect().right)")
+    left = page.run("return document.querySelector('main').getBoundingClientRect().left")
+    assert max(rights) - left <= 720
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run(drawn) == [dark, dark_picture]
+
+
+@pytest.mark.exhaustive
+def test_forced_colours_leave_what_is_chosen_and_what_is_wrong_to_be_seen(page):
+    features = [{"name": "forced-colors", "value": "active"}, {"name": "prefers-color-scheme", "value": "dark"}]
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.slide_to(1)
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    paper = page.run(style, "body", "backgroundColor")
+    assert page.run(style, "#example-table mark", "color") == page.run(style, "body", "color") != paper
+    outlines = [
+        page.run(style, f"#examples [aria-pressed='{is_chosen}']", "outlineStyle") for is_chosen in ("true", "false")
+    ]
+    assert outlines == ["solid", "none"]
+    assert page.run(style, ".legend .outline", "borderColor") == "rgb(255, 147, 80)"
 
 
 @pytest.mark.exhaustive
@@ -326,7 +365,8 @@ def test_a_sweep_links_to_its_runs_and_draws_their_curves_together(browser, make
     links = page.run("return [...document.querySelectorAll('#tables a')].map((a) => a.href)")
     assert links == [(tmp_path / f"num_heads={heads}" / "report.html").as_uri() for heads in (1, 2)]
     assert all((tmp_path / f"num_heads={heads}" / "report.html").exists() for heads in (1, 2))
-    assert page.run("return document.querySelectorAll('#curves .curve').length") == 4
+    dashes = page.run("return [...document.querySelectorAll('#curves .curve')].map((c) => c.style.strokeDasharray)")
+    assert [bool(dash) for dash in dashes] == [False, True, False, True]
     page.find("#tables a").click()
     page.wait_for("ready", "true")
     assert page.find("h1").text == "reverse"

@@ -28,6 +28,12 @@ def test_chance_is_mass_over_lift(make_run):
     assert chance.values == pytest.approx([0.2, 0.55 / 1.5, 0.45])
 
 
+def test_chance_spans_the_axis_where_nothing_was_logged_at_its_start(make_run):
+    chance = panels_of(make_run, steps=(50, 100))["filter"].curves[1]
+    assert chance.steps == [0, 50, 100]
+    assert chance.values == pytest.approx([0.55 / 1.5, 0.55 / 1.5, 0.45])
+
+
 def test_seeds_have_curves_of_their_own(make_run):
     rows = [
         {

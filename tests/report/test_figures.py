@@ -1,11 +1,12 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib import style
 from PIL import Image, ImageDraw
 
-from jattn.drawing.look import ACCENT, DPI, save_figure
+from jattn.drawing.look import ACCENT, DPI, HATCH, HATCH_PAPER, save_figure
 from jattn.report import render
 from jattn.report.animation import FRAME_MS, FRAMES, LAST_FRAME_MS, draw_frames, save_frames
 from jattn.report.figures import HEADS, draw_curves, draw_filters
@@ -166,6 +167,26 @@ def test_frames_outline_the_oracle_and_change(make_run):
     assert outlined.any()
     np.testing.assert_array_equal(outlined, (first == accent).all(-1))
     assert (first != last).any()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_cells_that_may_not_be_attended_are_hatched_and_said(make_run, make_pooled_run, pooled):
+    """No query sees a key after itself: above the diagonal lie hatched cells, below it none."""
+    plain = read_record(make_pooled_run(lengths=(32, 32)) if pooled else make_run())
+    count, side = (16, 32) if pooled else (5, 70)
+    causal = {"block_0/attention": [[[0, query + 1] for query in range(count)]] * 2}
+    record = replace(plain, probes=replace(plain.probes, visible=causal))
+    words = "hatched: may not be attended"
+    figures = draw_filters(plain), draw_filters(record)
+    assert [any(words in text for text in texts(figure)) for figure in figures] == [False, True]
+    assert [sum(len(axes.collections) for axes in figure.axes) for figure in figures] == [0, 3]
+    frames = [np.array(draw_frames(each)[-1].convert("RGB")) for each in (plain, record)]
+    assert np.all(frames[1][:, -4:] == 255), "the legend is cut"
+    for colour in (HATCH, HATCH_PAPER):
+        found = [(frame == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(-1) for frame in frames]
+        assert not found[0].any()
+        rows, columns = np.nonzero(found[1])
+        assert np.all((columns - columns.min()) // side + 1 > (rows - rows.min()) // side)
 
 
 def test_filters_that_are_not_numbers_are_drawn(make_run):
