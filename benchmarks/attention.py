@@ -21,7 +21,6 @@ this alone, and look at the load that the first line tells.
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import os
 import platform
 import statistics
@@ -179,10 +178,11 @@ def count_cores() -> int:
 
 @functools.cache
 def load_torch() -> Any:
-    """Imports PyTorch, with a thread for each core; None where it is not installed."""
-    if importlib.util.find_spec("torch") is None:
+    """Imports PyTorch, with a thread for each core; None where it is not installed, or cannot be loaded."""
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError):  # OSError: beside JAX's, its libraries of CUDA may be missing
         return None
-    torch = importlib.import_module("torch")
     torch.set_num_threads(count_cores())
     return torch
 

@@ -18,11 +18,14 @@ time of the peer over jattn's of the same round: the median, the least and the g
 
 **folds**: entropy, column sums and a 256 x 256 pooled map in one sweep, beside attention forward.
 
-No part takes more than twice its share of the time that is left; a row for which none is left says so.
+No part takes more than twice its share of the time that is left; a row for which none is left says so. What raises is
+named in its row, and the others go on; the exit status is then 1. JAX takes a GPU's memory as it needs it, so that
+PyTorch and the processes of the job and the tests find some, unless XLA_PYTHON_CLIENT_PREALLOCATE says otherwise.
 """
 
 import dataclasses
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -96,6 +99,13 @@ class Report:
 
     path: Path
     deadline: float
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    def failed(self, error: Exception) -> str:
+        """Remembers what was raised; returns it in a few words for a cell of a table."""
+        words = f"failed: {type(error).__name__}: {error}".partition("\n")[0].replace("|", "/")[:200]
+        self.failures.append(words)
+        return words
 
     def line(self, text: str = "") -> None:
         print(text, flush=True)
@@ -126,28 +136,40 @@ def driver() -> str:
     return f"platform {version}"
 
 
-def run_command(report: Report, command: list[str]) -> tuple[str, float]:
-    """Runs a command in the time that is left; returns the last line that it printed, and its seconds."""
+def run_command(report: Report, command: list[str], **variables: str) -> tuple[list[str], float]:
+    """Runs a command in the time that is left; returns the lines that it printed, how it ended, and its seconds."""
     start = time.monotonic()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=report.left(), errors="replace"
+            command,
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=report.left(),
         )
-    except subprocess.TimeoutExpired:
-        return "no time left", time.monotonic() - start
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or [""]
-    return f"{lines[-1]} (status {done.returncode})", time.monotonic() - start
+        printed, ending = done.stdout, f"status {done.returncode}"
+        if done.returncode:
+            report.failures.append(f"{command[1]}: {ending}")
+    except subprocess.TimeoutExpired as error:
+        printed, ending = error.stdout or b"", "no time left"
+    lines = [line for line in printed.decode(errors="replace").splitlines() if line.strip()] or [""]
+    return [*lines[:-1], f"{lines[-1]} ({ending})"], time.monotonic() - start
 
 
 def run_tests(options: Options, report: Report) -> None:
-    """Runs tests on the device, which conftest.py leaves as it is."""
+    """Runs tests on the device, which conftest.py leaves as it is, with products of float32 as exact as on a CPU."""
     report.line("\n## Tests\n")
     if not (ROOT / "tests").exists():
         report.line("not run: no tests beside this file")
         return
     tests = FEW_TESTS if small() else TESTS
-    last, seconds = run_command(report, [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests])
-    report.line(f"`pytest {' '.join(tests)}`: {last}, {seconds:.0f} s")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests]
+    lines, seconds = run_command(report, command, JAX_DEFAULT_MATMUL_PRECISION="highest")
+    report.line(f"`pytest {' '.join(tests)}`: {lines[-1]}, {seconds:.0f} s")
+    for line in [line for line in lines if line.startswith(("FAILED", "ERROR"))][:20]:
+        report.line(f"- {line[:300]}")
 
 
 def run_job(options: Options, report: Report) -> None:
@@ -157,24 +179,26 @@ def run_job(options: Options, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "configs/reverse.toml", "--run.folder", f"{folder}/run"]
         command += [] if steps is None else ["--training.steps", str(steps)]
-        last, seconds = run_command(report, command)
+        lines, seconds = run_command(report, command)
         ending = f", {steps} steps" if steps else ""
-        report.line(f"`train.py configs/reverse.toml`{ending}: {last.replace(folder, '')}, {seconds:.0f} s")
+        report.line(f"`train.py configs/reverse.toml`{ending}: {lines[-1].replace(folder, '')}, {seconds:.0f} s")
 
 
-LENGTHS = jnp.array([100, 256], jnp.int32)
-CONDITIONS: dict[str, dict[str, Any]] = {
-    "no mask": {},
-    "causal": {"mask": masks.causal()},
-    "lengths": {"mask": masks.padding(LENGTHS)},
-    "causal, lengths": {"mask": masks.causal() & masks.padding(LENGTHS)},
-    "window": {"mask": masks.sliding_window(31)},
-    "prefix": {"mask": masks.prefix(100)},
-    "scale": {"score": scores.scaled_dot(0.3)},
-    "empty rows": {"mask": masks.causal(-8)},
-    "segments": {"mask": masks.segments(jnp.arange(256) // 50)},
-    "bias": {"bias": jattn.biases.alibi(), "mask": masks.causal()},
-}
+def conditions() -> dict[str, dict[str, Any]]:
+    """Returns calls by name; made when they are needed, since their arrays take a device."""
+    lengths = jnp.array([100, 256], jnp.int32)
+    return {
+        "no mask": {},
+        "causal": {"mask": masks.causal()},
+        "lengths": {"mask": masks.padding(lengths)},
+        "causal, lengths": {"mask": masks.causal() & masks.padding(lengths)},
+        "window": {"mask": masks.sliding_window(31)},
+        "prefix": {"mask": masks.prefix(100)},
+        "scale": {"score": scores.scaled_dot(0.3)},
+        "empty rows": {"mask": masks.causal(-8)},
+        "segments": {"mask": masks.segments(jnp.arange(256) // 50)},
+        "bias": {"bias": jattn.biases.alibi(), "mask": masks.causal()},
+    }
 
 
 def compare_with_dense(call: dict[str, Any], sides: list[jax.Array]) -> tuple[str, float, float]:
@@ -187,7 +211,7 @@ def compare_with_dense(call: dict[str, Any], sides: list[jax.Array]) -> tuple[st
     wide = [x.astype(jnp.float32) for x in sides]
     chosen = jattn.explain_implementation(*sides, **call).chosen
     found = jax.jit(functools.partial(passes, functools.partial(jattn.attend, **call)))(*sides)
-    dense = functools.partial(jattn.attend, implementation="dense", **call)
+    dense = functools.partial(jattn.attend, implementation="dense", precision="highest", **call)
     expected = jax.jit(functools.partial(passes, dense))(*wide)
     pairs = [(np.asarray(x, np.float32), np.asarray(y)) for x, y in zip(found, expected, strict=True)]
     differences = [float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-30)) for x, y in pairs]
@@ -200,34 +224,63 @@ def run_parity(options: Options, report: Report) -> None:
     report.row("condition", "implementation", "output", "gradients", head=True)
     draw = np.random.default_rng(0).standard_normal
     sides = [jnp.asarray(draw((2, 256, heads, HEAD_DIM)), jnp.bfloat16) for heads in (HEADS, HEADS // 2, HEADS // 2)]
-    for name, call in CONDITIONS.items():
+    for name, call in conditions().items():
         if report.over():
             report.row(name, "no time left", "", "")
             continue
-        chosen, of_output, of_gradients = compare_with_dense(call, sides)
-        report.row(name, chosen, f"{of_output:.1e}", f"{of_gradients:.1e}")
+        try:
+            chosen, of_output, of_gradients = compare_with_dense(call, sides)
+            report.row(name, chosen, f"{of_output:.1e}", f"{of_gradients:.1e}")
+        except Exception as error:
+            report.row(name, report.failed(error), "", "")
 
 
-def contenders(cell: Cell) -> dict[str, Callable[[], Any]]:
-    """Compiles who takes part in a cell; each call waits for its result."""
+def contenders(cell: Cell, report: Report) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Compiles and calls who takes part in a cell; returns calls that wait for their result, and why others failed."""
     fused = jax.default_backend() == "gpu" and cell.dtype != "float32"
     forwards = {"jattn": jattn_forward(cell)}
     if fused or cell.length <= DENSE_LENGTH:
         forwards["jax.nn"] = jax_forward(cell, "cudnn" if fused else "xla")
     arrays = [*(jnp.asarray(x, cell.dtype) for x in cell.inputs), jnp.asarray(cell.numbers)]
-    calls: dict[str, Callable[[], Any]] = {}
-    for name, forward in forwards.items():
-        compiled = lower_forward(forward, cell).compile()
-        calls[name] = lambda compiled=compiled: jax.block_until_ready(compiled(*arrays))
+
+    def of_jax(forward: Function) -> Callable[[], Any]:
+        program = lower_forward(forward, cell).compile()
+        return lambda: jax.block_until_ready(program(*arrays))
+
+    makers: dict[str, Callable[[], Callable[[], Any]]] = {
+        name: functools.partial(of_jax, forward) for name, forward in forwards.items()
+    }
     torch = load_torch()
     if torch and (small() or torch.cuda.is_available()):
-        calls["PyTorch"] = torch_call(cell)
-    return calls
+        makers["PyTorch"] = lambda: torch_call(cell)
+    calls: dict[str, Callable[[], Any]] = {}
+    failed = {}
+    for name, make in makers.items():
+        try:
+            call = make()
+            call()
+            calls[name] = call
+        except Exception as error:
+            failed[name] = report.failed(error)
+    return calls, failed
 
 
 def cell_of(length: int, part: Literal["forward", "backward"]) -> Cell:
     """Returns the sizes of a row: one example, half precision but for a CPU."""
     return Cell(1, length, "float32" if small() else "bfloat16", "causal", part, OfAttention())
+
+
+def race_cell(cell: Cell, report: Report) -> list[str]:
+    """Races who takes part in a cell; returns the cells of its row, in which those who failed say why."""
+    calls, failed = contenders(cell, report)
+    seconds = race({name: Turn(call) for name, call in calls.items()}, 9, min(15, report.left() / 4)) if calls else {}
+    side = jax.ShapeDtypeStruct(cell.shape, cell.dtype)
+    cells = [jattn.explain_implementation(side, side, side, mask=masks.causal()).chosen]
+    for name in ("jattn", "jax.nn", "PyTorch"):
+        cells.append(milliseconds(seconds[name]) if name in seconds else failed.get(name, ""))
+        if name != "jattn":
+            cells.append(compare(seconds[name], seconds["jattn"]) if {name, "jattn"} <= {*seconds} else "")
+    return cells
 
 
 def run_speed(options: Options, report: Report) -> None:
@@ -243,14 +296,29 @@ def run_speed(options: Options, report: Report) -> None:
             if report.over():
                 report.row(length, named, "no time left", *[""] * 5)
                 continue
-            seconds = race({name: Turn(call) for name, call in contenders(cell).items()}, 9, min(15, report.left() / 4))
-            side = jax.ShapeDtypeStruct(cell.shape, cell.dtype)
-            chosen = jattn.explain_implementation(side, side, side, mask=masks.causal()).chosen
-            cells = [milliseconds(seconds["jattn"])]
-            for peer in ("jax.nn", "PyTorch"):
-                found = peer in seconds
-                cells += [milliseconds(seconds[peer]), compare(seconds[peer], seconds["jattn"])] if found else ["", ""]
-            report.row(length, named, chosen, *cells)
+            try:
+                report.row(length, named, *race_cell(cell, report))
+            except Exception as error:
+                report.row(length, named, report.failed(error), *[""] * 5)
+
+
+def race_folds(cell: Cell, report: Report) -> list[str]:
+    """Races a look at the filter with attention forward; returns the cells of its row."""
+
+    def look(query: jax.Array, key: jax.Array, value: jax.Array, *_: jax.Array) -> dict[str, Any]:
+        filter = jattn.attention_filter(query, key, mask=masks.causal())
+        return filter.summarize("entropy", "received", map=folds.pool(256, 256))
+
+    arrays = [*(jnp.asarray(x, cell.dtype) for x in cell.inputs), jnp.asarray(cell.numbers)]
+    programs = {"folds": jax.jit(look).lower(*cell.shapes).compile()}
+    programs["forward"] = lower_forward(jattn_forward(cell), cell).compile()
+    turns = {
+        name: Turn(lambda program=program: jax.block_until_ready(program(*arrays)))
+        for name, program in programs.items()
+    }
+    seconds = race(turns, 5, min(15, report.left() / 4))
+    times = [milliseconds(seconds[name]) for name in ("folds", "forward")]
+    return [*times, compare(seconds["folds"], seconds["forward"])]
 
 
 def run_folds(options: Options, report: Report) -> None:
@@ -258,25 +326,14 @@ def run_folds(options: Options, report: Report) -> None:
     report.line(f"\n## Folds beside forward, causal, 1 x T x {HEADS} heads x {HEAD_DIM}\n")
     report.row("T", "folds ms", "forward ms", "folds over forward", head=True)
 
-    def look(query: jax.Array, key: jax.Array, value: jax.Array, *_: jax.Array) -> dict[str, Any]:
-        filter = jattn.attention_filter(query, key, mask=masks.causal())
-        return filter.summarize("entropy", "received", map=folds.pool(256, 256))
-
     for length in options.sizes:
         if report.over():
             report.row(length, "no time left", "", "")
             continue
-        cell = cell_of(length, "forward")
-        arrays = [*(jnp.asarray(x, cell.dtype) for x in cell.inputs), jnp.asarray(cell.numbers)]
-        compiled = {"folds": jax.jit(look).lower(*cell.shapes).compile()}
-        compiled["forward"] = lower_forward(jattn_forward(cell), cell).compile()
-        turns = {
-            name: Turn(lambda program=program, arrays=arrays: jax.block_until_ready(program(*arrays)))
-            for name, program in compiled.items()
-        }
-        seconds = race(turns, 5, min(15, report.left() / 4))
-        times = [milliseconds(seconds[name]) for name in ("folds", "forward")]
-        report.row(length, *times, compare(seconds["folds"], seconds["forward"]))
+        try:
+            report.row(length, *race_folds(cell_of(length, "forward"), report))
+        except Exception as error:
+            report.row(length, report.failed(error), "", "")
 
 
 RUN: dict[Part, Callable[[Options, Report], None]] = {
@@ -290,6 +347,7 @@ RUN: dict[Part, Callable[[Options, Report], None]] = {
 
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     report = Report(options.out, time.monotonic() + 60 * options.minutes)
     options.out.write_text("", encoding="utf-8")
     report.line(f"{describe_machine()}; {driver()}")
@@ -299,8 +357,11 @@ def main() -> int:
         else:
             # No part takes more than twice its share of the time that is left.
             share = report.left() * min(1, 2 / (len(options.parts) - place))
-            RUN[part](options, Report(report.path, time.monotonic() + share))
-    return 0
+            try:
+                RUN[part](options, Report(report.path, time.monotonic() + share, report.failures))
+            except Exception as error:
+                report.line(f"\n{report.failed(error)}")
+    return 1 if report.failures else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/scale.py
     python benchmarks/scale.py --length 1048576 --mask window
     python benchmarks/scale.py --length 1048576 --mask window --heads 1 --table filter
+    python benchmarks/scale.py --table step
 
 In the table of attention nothing is computed: programs of one device and of `jattn.sharded.attend` over simulated CPU
 devices are compiled, and asked for their temporaries, the bytes besides arguments and results, and for the bytes that a
@@ -12,11 +13,18 @@ mean.
 The table of the filter is computed: the entropy of each row and a 256 x 256 pooled map, in a process of one device and
 in one of several simulated devices. Memory is the most that the process ever held, Python, JAX and all its devices
 included, as the operating system counts it, and the temporaries of one device. The results are compared.
+
+The table of the step is of a training step of the default config, at width 128 with 512 hidden units: what the devices
+exchange in its compiled program, for several layouts of the mesh. A device sends what ring algorithms send, with n
+devices and a result of B bytes: 2 B (n - 1) / n in an all-reduce, B (n - 1) / n in an all-gather and an all-to-all,
+B (n - 1) in a reduce-scatter, B in a permutation.
 """
 
 import dataclasses
 import functools
 import json
+import math
+import re
 import resource
 import subprocess
 import sys
@@ -33,9 +41,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jattn
 from jattn import folds, masks, sharded
+from jattn.training.reading import check
+from jattn.training.setup import make_setup
+from jattn.training.step import initial_state, on_each_device, train_step
 
 MIB = 2**20
 BINS = 256
+BYTES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4}
+SENT: dict[str, Callable[[int, int], float]] = {
+    "all-reduce": lambda size, n: 2 * size * (n - 1) / n,
+    "all-gather": lambda size, n: size * (n - 1) / n,
+    "reduce-scatter": lambda size, n: size * (n - 1),
+    "all-to-all": lambda size, n: size * (n - 1) / n,
+    "collective-permute": lambda size, n: size,
+}
+"""By what devices do together: how many bytes each of `n` sends for a result of some bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +72,7 @@ class Options:
     """Simulated devices that share the sequence."""
     mask: Literal["none", "causal", "window"] = "causal"
     """Which keys a query may attend to; a window has 256."""
-    table: Literal["attention", "filter"] = "attention"
+    table: Literal["attention", "filter", "step"] = "attention"
     """What to look at."""
     child: str = ""
     """Used by the table of the filter itself: the file to which one process writes what it finds."""
@@ -131,9 +151,81 @@ def print_filter(options: Options) -> None:
         print(f"\n{name}: up to {one.max():.4g}, the largest difference {difference:.1e}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One exchange of a compiled program.
+
+    Attributes:
+      kind: a key of `SENT`.
+      size: the bytes of its result on one device.
+      sent: the bytes that a device sends.
+    """
+
+    kind: str
+    size: int
+    sent: float
+
+
+def exchanges(text: str) -> list[Exchange]:
+    """Reads what devices exchange out of the text of a program, each once, so that none may be in a loop."""
+    found, main = [], False
+    for line in text.splitlines():
+        main = line.startswith("ENTRY") or (main and not line.startswith("}"))
+        operation = re.search(rf" = (.*?) ({'|'.join(SENT)})(?:-start)?\(", line)
+        if operation is None:
+            continue
+        if not main:
+            raise ValueError(f"expected no exchange in a loop, got {line.strip()}")
+        shapes = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", operation[1])
+        size = sum(BYTES[dtype] * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in shapes)
+        found.append(Exchange(operation[2], size, SENT[operation[2]](size, devices_together(line))))
+    return found
+
+
+def devices_together(line: str) -> int:
+    """Returns how many devices take part in an exchange, from its line."""
+    if "source_target_pairs" in line:
+        return 2
+    if listed := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
+        return int(listed[1])
+    groups = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)
+    if groups is None:
+        raise ValueError(f"expected groups by number and size, or by axes of a mesh, got {line.strip()}")
+    sizes = dict(re.findall(r"('\w+')=(\d+)", groups[1]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'\w+'", groups[2]))
+
+
+def print_step(options: Options) -> None:
+    """Prints what devices exchange in a training step, and what one of them holds."""
+    make_mesh(options.devices)
+    split = {"shard_parameters": True}
+    halves = {"data": 2, "sequence": options.devices // 2}
+    layouts = [{"data": options.devices}, {"data": options.devices} | split, halves, halves | split]
+    layouts.append({"data": 1, "sequence": options.devices})
+    columns = ("`[mesh]`", "exchanges (bytes of results)", "a device sends", "its state", "its temporaries")
+    print(f"the default config at width 128 with 512 hidden units, {options.devices} devices, bytes; ", end="")
+    print(f"jax {jax.__version__}\n")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for layout in layouts:
+        setup = make_setup(check({"model": {"width": 128, "hidden": 512}, "mesh": layout}, "scale.py"))
+        state = initial_state(setup)
+        step = on_each_device(setup, setup.each(functools.partial(train_step, setup)))
+        program = jax.jit(step).lower(state, setup.seeds).compile()
+        found, analysis = exchanges(program.as_text() or ""), program.memory_analysis()
+        assert analysis is not None
+        of_kind = {kind: [exchange.size for exchange in found if exchange.kind == kind] for kind in SENT}
+        cells = [", ".join(f"{len(sizes)} {kind} ({sum(sizes):,})" for kind, sizes in of_kind.items() if sizes)]
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+        cells += [f"{x:,.0f}" for x in (sum(e.sent for e in found), held, analysis.temp_size_in_bytes)]
+        named = ", ".join(f"{name} = {str(value).lower()}" for name, value in layout.items())
+        print(f"| {' | '.join([named, *cells])} |", flush=True)
+
+
 def main(options: Options) -> None:
     if options.child:
         return look(options)
+    if options.table == "step":
+        return print_step(options)
     if options.table == "filter":
         return print_filter(options)
     mesh = make_mesh(options.devices)

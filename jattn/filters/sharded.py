@@ -14,6 +14,7 @@ from jattn.engine.attention import filter_shape, repeat_batch
 from jattn.engine.dealing import Dealing
 from jattn.engine.devices import Split, map_devices, spec_of, without_explicit_axes
 from jattn.engine.dropout import as_dropout
+from jattn.engine.halos import find_halo
 from jattn.engine.plans import check_block_size
 from jattn.engine.rows import RowProgram, row_program
 from jattn.engine.sharded import bare
@@ -108,13 +109,17 @@ def _sweep(filter: "ShardedFilter", folds: dict[str, Fold], streams: Int[Array, 
     whole_rows = any(fold.whole_rows for fold in folds.values())
     plan = plan_gathered(split, shape, filter.program, filter.block_size, whole_rows)
     plan = plan.once() if of_heads else plan
+    halo = find_halo(plan, split, filter.program)
 
     def part(device: Int[Array, ""], query: Array, keys: tuple[Array, ...], fitted: Any) -> dict[str, Any]:
         program, fitted = fitted
         program = _without_padding(program, split, shape, device) if of_heads else program
-        sides = {"query": jnp.swapaxes(query, -3, -2)}, {"key": jnp.swapaxes(keys[0], -3, -2)}
-        place = split.place(shape, device)
-        rows, totals = ask_blocks(program, fitted, *sides, split.part_shape(shape), plan, streams, place)
+        (key,), here, place, blocks = keys, split.part_shape(shape), split.place(shape, device), plan
+        if halo is not None:
+            key, here, blocks = halo.add(key, key.ndim - 3, split.axis), (*here[:-1], halo.length), halo.plan
+            place = dataclasses.replace(place, first_key=halo.first_key(device))
+        sides = {"query": jnp.swapaxes(query, -3, -2)}, {"key": jnp.swapaxes(key, -3, -2)}
+        rows, totals = ask_blocks(program, fitted, *sides, here, blocks, streams, place)
         return rows | {
             name: jax.tree.map(lambda x, name=name: lax.psum(x, split.axis) if name in summed else x[None], total)
             for name, total in totals.items()
@@ -125,7 +130,7 @@ def _sweep(filter: "ShardedFilter", folds: dict[str, Fold], streams: Int[Array, 
         specs = {
             n: (PartitionSpec() if n in summed else PartitionSpec(split.axis)) if n in of_heads else rows for n in folds
         }
-        found = map_devices(part, split, query, (key,), program, specs, whole_keys=True)
+        found = map_devices(part, split, query, (key,), program, specs, whole_keys=halo is None)
         for name in folds:
             if name not in of_heads:
                 found[name] = jax.tree.map(lambda x: lax.slice_in_dim(x, 0, shape[-2], axis=dim), found[name])
@@ -164,8 +169,9 @@ class ShardedFilter(AttentionFilter):
     """The weights of a `jattn.sharded.attend` call: an `AttentionFilter` of queries and keys that devices share.
 
     `summarize`, `fold` and the questions of `jattn.folds` are asked on each device of the rows that are there: keys are
-    gathered once, what is found of rows stays with them, and what is found of heads is summed over the devices. All
-    else, `rows` and ``filter[...]`` among it, the compiler computes from wherever queries and keys are.
+    gathered once or, where the mask lets no row reach further than the neighbours of its device, as a window does, only
+    those in reach are sent. What is found of rows stays with them, and what is found of heads is summed over the
+    devices. All else, `rows` and ``filter[...]`` among it, the compiler computes from wherever queries and keys are.
     """
 
     split: Split = static(kw_only=True)

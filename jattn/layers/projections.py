@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int
 
+from jattn.rules.meshes import may_split
+
 ONE_HOT_VOCABULARY = 256
 """Up to this many tokens the look-up is a matrix product, whose gradient is one too; a gather's is a slow scatter."""
 
@@ -23,7 +25,8 @@ def project(
     """Multiplies the last `in_axes` axes of the input with a kernel: ``x W + b``.
 
     The product is taken between matrices, a row per token, because XLA on CPU is several times slower at the weight
-    gradient of anything else.
+    gradient of anything else. Where the compiler may split arrays over a mesh, batch and positions stay axes of their
+    own: split over both, they could not be one.
 
     Args:
       x: ``[*leading, *inputs]``.
@@ -38,8 +41,9 @@ def project(
     """
     leading, inputs, features = x.shape[:-in_axes], x.shape[-in_axes:], kernel.shape[in_axes:]
     flat = (math.prod(inputs), math.prod(features))
-    kernel, bias = kernel.reshape(flat), None if bias is None else bias.reshape(1, -1)
-    x, kernel, bias = promote_dtype(x.reshape(math.prod(leading), flat[0]), kernel, bias, dtype=dtype)
+    rows = leading if may_split() else (math.prod(leading),)
+    kernel, bias = kernel.reshape(flat), None if bias is None else bias.reshape(*[1] * len(rows), -1)
+    x, kernel, bias = promote_dtype(x.reshape(*rows, flat[0]), kernel, bias, dtype=dtype)
     out = jnp.matmul(x, kernel, precision=precision)
     out = out if bias is None else out + bias
     return out.reshape(leading + features)
@@ -52,6 +56,6 @@ def look_up(
     (table,) = promote_dtype(table, dtype=dtype)
     if table.shape[0] > ONE_HOT_VOCABULARY:
         return jnp.take(table, tokens, axis=0)
-    chosen = jax.nn.one_hot(tokens.ravel(), table.shape[0], dtype=table.dtype)
+    chosen = jax.nn.one_hot(tokens if may_split() else tokens.ravel(), table.shape[0], dtype=table.dtype)
     rows = jnp.matmul(chosen, table, precision=jax.lax.Precision.HIGHEST)
     return rows.reshape(*tokens.shape, table.shape[1])

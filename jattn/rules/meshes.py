@@ -23,6 +23,12 @@ def varying_axes(kind: Any) -> frozenset[str]:
     return frozenset() if kind.manual_axis_type is None else kind.manual_axis_type.varying
 
 
+def may_split() -> bool:
+    """Whether the compiler may split arrays: under `jax.set_mesh`, but for what `jax.shard_map` has split by hand."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return any(mesh.shape[name] > 1 for name in mesh.axis_names if name not in mesh.manual_axes)
+
+
 def check_sequence(name: str, array: Any) -> None:
     """Raises `ValueError` if positions, the third axis from behind, have an explicit sharding."""
     sharding = (

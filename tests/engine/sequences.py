@@ -215,6 +215,33 @@ def check_moves_of_filters(kind="Auto"):
     assert found["entropy"].sharding.is_equivalent_to(rows, 3), found["entropy"].sharding
 
 
+def check_filters_of_windows():
+    """Each device gets the few keys of its neighbours that its rows may attend to, and sums folds of heads."""
+    mesh, (query, key, _) = make_mesh((8,), ("sequence",)), inputs(32, 32, dtype=np.float64)
+    call = {"mask": masks.sliding_window(2, 1), "block_size": 3}
+    split = functools.partial(sharded.attention_filter, mesh=mesh, axis="sequence", **call)
+
+    def look(make, query, key):
+        def change(key):
+            found = make(query, key).summarize("entropy", "argmax", map=folds.pool(3, 2))
+            return jnp.sum(jnp.sin(found["entropy"])), found
+
+        return jax.value_and_grad(change, has_aux=True)(key)
+
+    def both(*sides):
+        return look(split, *sides), look(functools.partial(attention_filter, **call), *sides)
+
+    for length in (32, 30):
+        close(*jax.jit(both)(query[:, :length], key[:, :length]))
+    lay = NamedSharding(mesh, PartitionSpec(None, "sequence"))
+    program = jax.jit(lambda *sides: split(*sides).summarize("entropy", "received"))
+    text = program.lower(*(jax.device_put(x, lay) for x in (query, key))).compile().as_text()
+    assert sorted(re.findall(MOVES, text)) == ["all-reduce", "collective-permute", "collective-permute"]
+    shapes = re.findall(r"f64\[([\d,]+)\]\S* collective-permute\(", text)
+    one_key = key.size // 32
+    assert sorted(np.prod(list(map(int, shape.split(",")))) for shape in shapes) == [one_key, 2 * one_key], shapes
+
+
 def check_filters_on_explicit_axes():
     with jax.set_mesh(make_mesh((8,), ("sequence",), "Explicit")):
         check_moves_of_filters("Explicit")

@@ -8,8 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
+from jattn.layers.projections import look_up, project
 from jattn.training.announcing import device_line
 from jattn.training.reading import ConfigError, check
 from jattn.training.runs import cpu_devices
@@ -133,3 +136,21 @@ def test_one_device_is_said_to_split_no_parameters(splits):
         config=check({"mesh": {"shard_parameters": splits}}, "test"), mesh=jax.make_mesh((1,), ("data",))
     )
     assert device_line(setup).endswith("; mesh.data is 1, so mesh.shard_parameters splits nothing") is splits
+
+
+def shapes_of_products(function, *arrays):
+    """Traces a function; returns the shapes of the first factors of its matrix products."""
+    found = []
+    for equation in jax.make_jaxpr(function)(*arrays).eqns:
+        inner = [equation.params["jaxpr"].eqns] if "jaxpr" in equation.params else [[equation]]
+        found += [e.invars[0].aval.shape for e in inner[0] if e.primitive.name == "dot_general"]
+    return found
+
+
+@pytest.mark.parametrize(("axis", "rows"), [("sequence", (4, 6)), (None, (24,))])
+def test_batch_and_positions_are_one_axis_only_where_nothing_is_split(axis, rows):
+    x, kernel, tokens = jnp.zeros((4, 6, 2, 3)), jnp.zeros((2, 3, 5)), jnp.zeros((4, 6), int)
+    mesh = AbstractMesh((2, 3), ("data", axis), axis_types=(AxisType.Auto,) * 2) if axis else AbstractMesh((), ())
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert shapes_of_products(lambda *sides: project(*sides, None, in_axes=2), x, kernel) == [(*rows, 6)]
+        assert shapes_of_products(look_up, jnp.zeros((7, 3)), tokens) == [(*rows, 7)]

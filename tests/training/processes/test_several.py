@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from jattn.command.main import main
@@ -120,33 +121,45 @@ def close(ours, theirs):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The rows of one process with as many devices as the others have together."""
+    """The folder of one process with as many devices as the others have together."""
 
-    def rows_of(devices):
+    def folder_of(devices):
         if devices not in found:
-            folder = tmp_path_factory.mktemp("alone") / "run"
-            trained(folder, 1, "--mesh.data", str(devices))
-            found[devices] = rows(folder)
+            found[devices] = tmp_path_factory.mktemp("alone") / "run"
+            trained(found[devices], 1, "--mesh.data", str(devices))
         return found[devices]
 
     found = {}
-    return rows_of
+    return folder_of
+
+
+def snapshots(folder):
+    """Reads what a run saw of its filters, by the name of the file."""
+    return {path.name: {k: v.tolist() for k, v in np.load(path).items()} for path in (folder / "filters").glob("*.npz")}
 
 
 @pytest.mark.parametrize(
     ("processes", "devices", "options"),
-    [(2, 2, ()), (4, 4, ()), (2, 4, ("--mesh.shard-parameters",))],
-    ids=["two", "four", "two, split parameters"],
+    [
+        (2, 2, ("--mesh.data", "2")),
+        (4, 4, ("--mesh.data", "4")),
+        (2, 4, ("--mesh.data", "4", "--mesh.shard-parameters")),
+        (2, 2, ("--mesh.data", "1", "--mesh.sequence", "2")),
+        (2, 4, ("--mesh.data", "-1", "--mesh.sequence", "2")),
+    ],
+    ids=["two", "four", "two, split parameters", "two, one sequence over both", "two, sequences over two devices each"],
 )
 def test_processes_train_as_one_process_does(processes, devices, options, alone, tmp_path):
-    said = trained(tmp_path / "run", processes, "--mesh.data", str(devices), *options)
-    assert close(rows(tmp_path / "run"), alone(devices))
+    said = trained(tmp_path / "run", processes, *options)
+    assert close(rows(tmp_path / "run"), rows(alone(devices)))
+    assert len(snapshots(tmp_path / "run")) == 3
+    assert close(snapshots(tmp_path / "run"), snapshots(alone(devices)))
     assert "test on 8 fresh sequences" in said[0]
     assert said[1:] == [""] * (processes - 1)
     session = json.loads((tmp_path / "run" / "provenance.json").read_text())["sessions"][0]
     assert (session["devices"], session["processes"]) == (devices, processes)
     # What the command would do again.
-    again = trained(tmp_path / "run", processes, "--mesh.data", str(devices), *options)
+    again = trained(tmp_path / "run", processes, *options)
     assert "already done at step 12" in again[0]
     assert trained(tmp_path / "run", 1, "--mesh.data", "1")[0].count("already done at step 12") == 1
 
@@ -222,19 +235,23 @@ def test_a_signal_to_any_process_stops_all_at_the_same_step(processes, stopped, 
     resumed_from(folder, then, step)
 
 
-def resumed_from(folder, processes, step):
+def resumed_from(folder, processes, step, *options):
     """Asserts that any number of processes goes on from a step, and stops again."""
-    with Several(folder, processes, *LONG) as several:
+    with Several(folder, processes, *LONG, *options) as several:
         several.wait_for(lambda: (newest(folder) or 0) > step)
         os.kill(several.processes[0].pid, signal.SIGINT)
         assert several.finish() == [128 + signal.SIGINT] * processes, several.said(0)
         assert f"resumed at step {step}" in several.said(0, "out")
 
 
-@pytest.mark.parametrize(("processes", "killed"), [(2, 1), (2, 0), (4, 3)])
-def test_a_process_that_dies_ends_the_others_and_what_is_saved_stays(processes, killed, tmp_path):
+@pytest.mark.parametrize(
+    ("processes", "killed", "options"),
+    [(2, 1, ()), (2, 0, ()), (4, 3, ()), (2, 1, ("--mesh.data", "1", "--mesh.sequence", "2"))],
+    ids=["the second of two", "the first of two", "the last of four", "the second of two with sequences split"],
+)
+def test_a_process_that_dies_ends_the_others_and_what_is_saved_stays(processes, killed, options, tmp_path):
     folder = tmp_path / "run"
-    with Several(folder, processes, *LONG) as several:
+    with Several(folder, processes, *LONG, *options) as several:
         several.wait_for(lambda: newest(folder) is not None)
         several.processes[killed].kill()
         status = several.finish()
@@ -244,7 +261,8 @@ def test_a_process_that_dies_ends_the_others_and_what_is_saved_stays(processes, 
     for text in said.values():
         assert re.search(r"(ended|failed).*; saved at step \d+: the same command resumes there\n$", text), text
         assert "Traceback" not in text, text
-    resumed_from(folder, processes, step)
+    # Where sequences were split, examples are.
+    resumed_from(folder, processes, step, "--mesh.data", str(processes))
 
 
 def test_a_process_that_never_comes_is_not_waited_for_without_end(tmp_path):
