@@ -337,8 +337,9 @@ def choose_plan(
     if implementation == "dense" and block_size is not None:
         raise ValueError(f"block_size: implementation 'dense' has one block, got block_size {block_size}")
     fixed = fixed_sizes(shape)
+    mask = None if whole_rows or program.needs_whole_rows else program.mask
     if by_entries and implementation is None and block_size is None and walks_heads() and fixed == shape:
-        plan = entries_plan(shape)
+        plan = entries_plan(shape, mask)
         if plan is not None:
             return plan
     small = math.prod(fixed) <= DENSE_WEIGHTS and block_size is None
@@ -349,7 +350,6 @@ def choose_plan(
             "block_size, implementation: expected None or 'dense' where lengths are symbolic, because blocks are "
             f"planned for given lengths, got {block_size!r}, {implementation!r}"
         )
-    mask = None if whole_rows or program.needs_whole_rows else program.mask
     return blocked_plan(fixed, mask, block_size, walks_heads() and fixed == shape, narrow)
 
 

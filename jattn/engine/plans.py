@@ -21,10 +21,12 @@ DENSE_WEIGHTS = 2**22
 """Up to this many weights in all, `attend` computes the filter in one block."""
 WALKED_BLOCK_WEIGHTS = 3 * 2**20
 """About how many weights a block of one head holds; 12 MiB in float32, which a CPU's caches hold between passes."""
-ENTRIES_WEIGHTS = 2**20
-"""How many weights a block of some batch entries holds at most; with less work in them, its cores wait for another."""
-LEAST_BY_ENTRIES = 2**21
-"""Up to this many weights in all, a CPU computes them in one block; it has to look up no entries then."""
+ENTRIES_WEIGHTS = 2**19
+"""How many weights a block of several batch entries holds at most."""
+ENTRY_WEIGHTS = 2**21
+"""How many weights a block of one batch entry holds at most; larger ones are cut into rows."""
+LEAST_BY_ENTRIES = 2**20
+"""Up to this many weights in all, a CPU computes them in one block, in the same time."""
 WHOLE_BLOCK_WEIGHTS = 2**26
 """About how many weights a block of all heads holds; 256 MiB in float32, enough to keep an accelerator busy."""
 FEWEST_ROWS = 128
@@ -164,12 +166,15 @@ def dense_plan(shape: tuple[int, ...]) -> Plan:
     return Plan((Strip((0, shape[-2]), shape[-2], shape[-1], (0,)),), walk_heads=False)
 
 
-def entries_plan(shape: tuple[int, ...]) -> Plan | None:
-    """Plans blocks of some whole batch entries for a filter of shape ``(B, N, T, S)``, where that suits a CPU."""
+def entries_plan(shape: tuple[int, ...], mask: Spans | None) -> Plan | None:
+    """Plans blocks of whole batch entries for a filter of shape ``(B, N, T, S)``, where that takes a CPU less time."""
     weights = math.prod(shape[1:])
-    if len(shape) != 4 or shape[-2] <= FEW_ROWS or weights > ENTRIES_WEIGHTS or math.prod(shape) <= LEAST_BY_ENTRIES:
+    if len(shape) != 4 or shape[-2] <= FEW_ROWS or weights > ENTRY_WEIGHTS or math.prod(shape) <= LEAST_BY_ENTRIES:
         return None
-    at_once = max(size for size in range(1, shape[0]) if shape[0] % size == 0 and size * weights <= ENTRIES_WEIGHTS)
+    if shape[0] == 1 or (mask is not None and shape[-1] >= LEAST_NARROWED):
+        return None  # Blocks of rows leave out keys.
+    sizes = [size for size in range(1, shape[0]) if shape[0] % size == 0]
+    at_once = max((size for size in sizes if size * weights <= ENTRIES_WEIGHTS), default=1)
     return dataclasses.replace(dense_plan(shape), entries=at_once)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jattn.rules.ranks import any_rank
 
-SMALL = 16
+SMALL = 48
 """Rows or keys, below which the order of a product's axes is left to XLA."""
 
 
