@@ -163,6 +163,7 @@ def test_ctrl_c_before_anything_handles_it_ends_in_a_line():
     code = """if True:
         import os, signal
         from jattn.command.console import end_at_ctrl_c
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
         end_at_ctrl_c()
         os.kill(os.getpid(), signal.SIGINT)
     """
