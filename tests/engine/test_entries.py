@@ -57,11 +57,12 @@ def test_outputs_dropout_and_gradients_are_those_of_one_block(broadcast, by_entr
 @pytest.mark.parametrize(
     ("shape", "mask", "entries"),
     [
-        ((8, 8, 256, 256), masks.causal(), 1),
+        ((8, 8, 256, 256), masks.causal(), 2),
         ((32, 8, 128, 128), None, 4),
         ((30, 8, 128, 128), None, 3),
         ((7, 8, 300, 300), None, 1),
-        ((8, 8, 512, 512), None, 1),
+        ((8, 8, 512, 512), None, 2),
+        ((2, 8, 512, 512), None, 1),
         ((8, 8, 512, 512), masks.causal(), None),  # blocks of rows leave out keys
         ((4, 8, 1024, 1024), None, None),  # an entry has more than a block should
         ((128, 8, 16, 16), None, None),  # so few that one block takes the same time
