@@ -82,7 +82,9 @@ class Grid:
 
     @property
     def batch(self) -> Int[Array, "..."]:
-        """The index of the batch entry: ``[*batch, 1, 1, 1]`` for all heads at once, a scalar for one walked head.
+        """The index of the batch entry: ``[*batch, 1, 1, 1]`` for all heads at once, ``[E, 1, 1, 1]`` of some entries.
+
+        For one walked head it is a scalar.
 
         Several batch axes count as one, the last of them fastest; without any, there is a single entry 0.
         """
@@ -104,7 +106,7 @@ class Grid:
 
     @property
     def block_shape(self) -> tuple[int, ...]:
-        """``(*batch, N, R, W)`` for all heads at once, ``(R, W)`` for one walked head."""
+        """``(*batch, N, R, W)`` for all heads at once, ``(E, N, R, W)`` of some entries, ``(R, W)`` for one head."""
         leading = self._leading if self.stream is None else ()
         return (*leading, self.rows.shape[0], self.width)
 
