@@ -76,7 +76,7 @@ class HeadParameter:
         return self.array
 
     def part(self, grid: Grid) -> Array:
-        """Cuts out the block's part: ``[*batch, N, *axes]``, of its entries alone, or ``[*axes]`` for one walked head."""
+        """Cuts out the block's part: ``[*batch, N, *axes]``, of its entries alone, or ``[*axes]`` of one head."""
         return grid.one_stream(self.array)
 
     def fit(self, shape: tuple[int, ...]) -> "HeadParameter":
