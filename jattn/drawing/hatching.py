@@ -12,19 +12,26 @@ if TYPE_CHECKING:
 GAP = 6
 """From one line of the hatching to the next along a row, in pixels."""
 
+HATCHED = "hatched: may not be attended"
+"""What a picture with hatched cells says beside it."""
 
-def hatch_cells(axes: "Axes", hidden: np.ndarray) -> None:
-    """Hatches cells of some axes on which a cell is one position.
+
+def hatch_cells(axes: "Axes", hidden: np.ndarray, extent: tuple[float, float, float, float] | None = None) -> None:
+    """Hatches cells of some axes.
 
     Args:
       axes: Matplotlib axes.
       hidden: which cells may not be attended, bool ``[rows, columns]``.
+      extent: the positions of the left, right, lower and upper edge; by default a cell is one position.
     """
     import matplotlib
     from matplotlib.collections import PolyCollection
 
+    rows, columns = hidden.shape
+    left, right, lower, upper = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    x, y = np.linspace(left, right, columns + 1), np.linspace(upper, lower, rows + 1)
     boxes = [
-        [(start - 0.5, row + y) for start, y in ((first, -0.5), (stop, -0.5), (stop, 0.5), (first, 0.5))]
+        [(x[first], y[row]), (x[stop], y[row]), (x[stop], y[row + 1]), (x[first], y[row + 1])]
         for row, cells in enumerate(hidden)
         for first, stop in _runs(cells)
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jattn.drawing.bins import oracle_mass
+from jattn.drawing.hatching import HATCHED, hatch_cells
 from jattn.drawing.heat_maps import draw_ramp, outline_cells, paint_cells
 from jattn.drawing.ink import Ink
 from jattn.drawing.look import FAINT, GREY, INK, in_own_style, save_figure
@@ -25,6 +26,7 @@ class HeadsPicture:
 
     view: View
     cells: np.ndarray
+    hidden: np.ndarray | None
     outlined: np.ndarray | None
     labels: tuple[list[str] | None, list[str] | None]
     ink: Ink
@@ -105,6 +107,8 @@ class HeadsPicture:
             notes.append(f"entry {entry} of {sizes}")
         if self.view.pooled:
             notes.append(self.view.cell)
+        if self.hidden is not None and self.hidden.any():
+            notes.append(HATCHED)
         default = f"attention filter, {counted(num_queries, 'query')} x {counted(num_keys, 'key')}"
         return default if self.title is None else self.title, "; ".join(notes)
 
@@ -113,6 +117,8 @@ class HeadsPicture:
         rows, columns = self.view.rows, self.view.columns
         extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
         paint_cells(axes, self.cells[panel], self.ink, extent)
+        if self.hidden is not None:
+            hatch_cells(axes, self.hidden[panel], extent)
         if self.outlined is not None:
             outline_cells(axes, self.outlined[panel], rows, columns, 72 * cell.min())
         axes.spines[:].set(color=FAINT, linewidth=0.6)

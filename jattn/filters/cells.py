@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jattn.drawing.bins import bin_starts
 from jattn.drawing.view import View
@@ -116,6 +116,11 @@ def compute_cells(filter: VirtualMatrix, view: View) -> Float[np.ndarray, "heads
         streams = np.ravel_multi_index((*view.entry, np.array(view.heads)), leading).astype(np.int32)
         return np.asarray(compiled(sweep)(filter, {"map": pool(*view.bins).fit(filter.shape)}, streams)["map"])
     return np.stack([_part(filter, (*view.entry, head), view) for head in view.heads])
+
+
+def compute_hidden(filter: VirtualMatrix, view: View) -> Bool[np.ndarray, "heads q_bins k_bins"] | None:
+    """Finds the cells in view all of which the mask rules out; None where there is no mask."""
+    return None if filter.program.mask is None else compute_cells(filter.uniform(), view) == 0
 
 
 def _part(filter: VirtualMatrix, stream: tuple[int, ...], view: View) -> Float[np.ndarray, "q_bins k_bins"]:

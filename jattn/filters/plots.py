@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jattn.drawing.heads import HeadsPicture
 from jattn.drawing.ink import SCALES, check_scale
 from jattn.drawing.view import make_labels
-from jattn.filters.cells import compute_cells, make_view, oracle_filter
+from jattn.filters.cells import compute_cells, compute_hidden, make_view, oracle_filter
 from jattn.filters.virtual import VirtualMatrix
 from jattn.rules.mask import MaskLike
 
@@ -32,7 +32,8 @@ def plot(
     """Draws heads of one batch entry of a filter: a row per query, a column per key, ink for weights.
 
     What has more than `CELLS` rows or columns is pooled into cells of the same size, except a few, and the title says
-    so. The axes count positions all the same. ``axes.images[0]`` holds the weights of the cells, its norm the scale.
+    so. The axes count positions all the same. Cells that the mask rules out are hatched. ``axes.images[0]`` holds the
+    weights of the cells, its norm the scale.
 
     Args:
       filter: the filter; ``filter.plot(...)`` does the same.
@@ -64,7 +65,7 @@ def plot(
       >>> query, key = jax.random.normal(jax.random.key(0), (2, 600, 4, 16))
       >>> figure = pictures.plot(attention_filter(query, key, mask=masks.causal()), head=2)
       >>> figure.texts[1].get_text()
-      'head 2 of 4; each cell 3 queries x 3 keys'
+      'head 2 of 4; each cell 3 queries x 3 keys; hatched: may not be attended'
       >>> figure = pictures.plot(attention_filter(query, key), rows=slice(100, 110), columns=slice(50, 80))
       >>> len(figure.axes), figure.axes[0].images[0].get_array().shape
       (5, (10, 30))
@@ -82,5 +83,8 @@ def plot(
     check_scale(scale)
     outlined = None if oracle is None else compute_cells(oracle_filter(oracle, filter), view) > 0
     cells = compute_cells(filter, view)
-    picture = HeadsPicture(view, cells, outlined, labels, SCALES[scale](cells, view.chance), title)
+    ink, hidden = SCALES[scale](cells, view.chance), compute_hidden(filter, view)
+    # An edit may put weight where the mask allows none.
+    hidden = None if hidden is None else hidden & (cells == 0)
+    picture = HeadsPicture(view, cells, hidden, outlined, labels, ink, title)
     return picture.draw_figure() if axes is None else picture.draw_in(axes)

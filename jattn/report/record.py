@@ -38,6 +38,7 @@ import numpy as np
 
 from jattn.drawing.bins import cell_words, pool_weights
 from jattn.drawing.files import replacing
+from jattn.drawing.hatching import HATCHED
 from jattn.drawing.ink import LINEAR, ROOTED, Ink
 from jattn.report.provenance import read_provenance
 from jattn.report.rows import METRICS, read_rows
@@ -264,7 +265,7 @@ class RunRecord:
     def hatching(self, layers: Iterable[Layer], example: int) -> str:
         """Says what hatched cells are; nothing where there are none."""
         hidden = (self.hidden(layer, example) for layer in layers)
-        return "hatched: may not be attended" if any(cells is not None and cells.any() for cells in hidden) else ""
+        return HATCHED if any(cells is not None and cells.any() for cells in hidden) else ""
 
     def pooling(self, layers: Iterable[Layer], example: int) -> str:
         """Says how many queries and keys a cell stands for in the maps of some layers; nothing where none is pooled."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -131,7 +131,7 @@ def test_given_axes_are_drawn_in_and_returned():
 def test_a_large_filter_is_pooled_in_equal_cells_and_says_so():
     filter = random_filter(600, 257, mask=masks.causal())
     figure = pictures.plot(filter)
-    assert notes(figure) == "each cell 3 queries x 1 to 2 keys"
+    assert notes(figure) == "each cell 3 queries x 1 to 2 keys; hatched: may not be attended"
     assert figure.texts[0].get_text() == "attention filter, 600 queries x 257 keys"
     np.testing.assert_allclose(cells(figure.axes[0]), pooled(filter.weights()[0], 200, 129), atol=1e-6)
     np.testing.assert_allclose(cells(figure.axes[0]).sum(-1), 1, atol=1e-5)
@@ -153,7 +153,7 @@ def test_zoomed_rows_are_those_of_the_block(head):
     expected = filter.block(slice(600, 650), slice(580, 660))[head]
     np.testing.assert_allclose(cells(axes), expected, rtol=1e-6)
     assert (axes.get_xlim(), axes.get_ylim()) == ((579.5, 659.5), (649.5, 599.5))
-    assert notes(figure) == f"head {head} of 2"
+    assert notes(figure) == f"head {head} of 2; hatched: may not be attended"
 
 
 @pytest.mark.exhaustive
@@ -281,6 +281,35 @@ def test_a_pooled_cell_is_outlined_if_any_of_it_is_in_the_oracle():
     assert corners.min(axis=0).tolist() == [2 * 248 - 0.5, 2 * 1 - 0.5]
     assert corners.max(axis=0).tolist() == [2 * 253 - 0.5, 2 * 6 - 0.5]
     assert len(corners) == 2 * 4 * 5
+
+
+def hatched(axes):
+    """Returns the corners of what is hatched: ``[runs of cells, (x, y)]`` from the first to the last."""
+    runs = [path.vertices for box in axes.collections if isinstance(box, PolyCollection) for path in box.get_paths()]
+    return [(run.min(axis=0).tolist(), run.max(axis=0).tolist()) for run in runs]
+
+
+def test_cells_that_may_not_be_attended_are_hatched_and_small_weights_are_not():
+    filter = random_filter(6, mask=masks.causal())
+    figure = pictures.plot(filter, rows=slice(2, 4), columns=slice(1, 5))
+    assert hatched(figure.axes[0]) == [([2.5, 1.5], [4.5, 2.5]), ([3.5, 2.5], [4.5, 3.5])]
+    assert notes(figure) == "hatched: may not be attended"
+    assert pixel(figure, figure.axes[0], 3, 3) != pixel(figure, figure.axes[0], 2, 4)
+    seen = pictures.plot(filter, rows=slice(5, 6))
+    assert not seen.axes[0].collections
+    assert notes(seen) == ""
+
+
+@pytest.mark.exhaustive
+def test_masked_cells_are_those_of_each_head_and_pooled_ones_all_masked():
+    by_head = masks.from_function(lambda head, query, key: key <= query + 3 * head)
+    figure = pictures.plot(random_filter(4, heads=2, mask=by_head))
+    assert [len(hatched(axes)) for axes in figure.axes[:2]] == [3, 0]
+    pooled = pictures.plot(random_filter(512, mask=masks.causal())).axes[0]
+    assert len(hatched(pooled)) == 255
+    assert hatched(pooled)[0] == ([1.5, -0.5], [511.5, 1.5])
+    edited = random_filter(4, mask=masks.causal(), edit=lambda weights, grid: weights + 0.1)
+    assert not hatched(pictures.plot(edited).axes[0])
 
 
 def test_a_weight_that_is_not_a_number_has_a_colour_of_its_own():
