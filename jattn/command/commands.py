@@ -160,9 +160,13 @@ def _predict(parser: Parser, arguments: Sequence[str]) -> int:
     from jattn.training.run_folder import RunFolderError
 
     try:
-        print(restore(folder, options.best).predict(text))
+        restored = restore(folder, options.best)
+        answer, caution = restored.predict(text), restored.caution(text)
     except (OSError, ValueError, RunFolderError) as error:
         return complain(f"jattn predict: {error}")
+    if caution:
+        complain(f"jattn predict: {caution}")
+    print(answer)
     return 0
 
 

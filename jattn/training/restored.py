@@ -93,6 +93,26 @@ class Restored(NamedTuple):
             sequence = sequence._replace(target=jnp.asarray(target))
         return self.decode(said)
 
+    def caution(self, text: str) -> str:
+        """Says in one line that the model was trained with sources of other lengths; nothing where it was not.
+
+        Raises:
+          ValueError: as `encode`.
+        """
+        length, (shortest, longest) = len(self.encode(text)), self.trained_lengths()
+        if shortest <= length <= longest:
+            return ""
+        trained = f"{shortest} to {longest}" if shortest < longest else str(longest)
+        return f"text of {length} words; the model was trained with {trained}, so its answer says little"
+
+    def trained_lengths(self) -> tuple[int, int]:
+        """Returns how many words the shortest and the longest source have, of some that the model was trained with."""
+        wanted, rngs = self.setup.config.task, jax.random.split(jax.random.key(0), SAMPLES)
+        lengths = jnp.resize(jnp.array([wanted.min_length, wanted.max_length], jnp.int32), (SAMPLES,))
+        sample = jax.jit(jax.vmap(lambda rng, length: self.setup.task.sample(rng, length, wanted.max_length)))
+        found = np.asarray(sample(rngs, lengths).source_length)
+        return int(found.min()), int(found.max())
+
     def _sequence(self, text: str) -> TaskSequence:
         """Makes a source of words, with room for the answers that the task has for a source as long."""
         task, source = self.setup.task, self.encode(text)

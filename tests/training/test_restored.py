@@ -11,6 +11,8 @@ from jattn.training.restored import Restored
 from jattn.training.setup import make_setup
 from tests.sampled import sampled
 
+MORE = pytest.mark.exhaustive
+
 
 def restored(name="reverse", layout="encoder", **options):
     """A model that has learned nothing."""
@@ -88,6 +90,24 @@ def test_what_cannot_be_read_is_refused(reverse, text, said):
     with pytest.raises(ValueError, match="text: ") as refused:
         reverse.predict(text)
     assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (6, "text of 6 words; the model was trained with 5, so its answer says little"),
+        pytest.param(3, "text of 3 words; the model was trained with 5, so its answer says little", marks=MORE),
+        pytest.param(5, "", marks=MORE),
+    ],
+)
+def test_a_text_of_another_length_than_the_model_was_trained_with_is_said_to_be(reverse, words, said):
+    assert reverse.caution(" ".join("3" * words)) == said
+
+
+@pytest.mark.exhaustive
+def test_lengths_are_those_of_what_the_task_makes():
+    assert restored(min_length=4, max_length=9).trained_lengths() == (4, 9)
+    assert restored("pronoun", "encoder").trained_lengths() == (12, 13)
 
 
 def test_pictures_are_not_read_in_words():
