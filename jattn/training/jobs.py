@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from jattn.drawing.plain import message
+from jattn.report.rows import METRICS, read_row
 from jattn.training.announcing import result_words
 from jattn.training.config import Config
 from jattn.training.interrupts import Interrupts, say
@@ -24,6 +26,9 @@ MEMORY = 0.75
 
 RESULT = ("exact_accuracy", "filter_score")
 """The numbers of a test that a run hands on."""
+
+ROWS = 2**16
+"""The bytes at the end of the metrics of a run in which its last row is looked for."""
 
 LAST_WORDS = 20
 """Lines that are shown of what a run printed before it ended without a word on why."""
@@ -41,6 +46,7 @@ class Job:
     out: IO[str]
     err: IO[str]
     start: float
+    began: float
 
     @property
     def input(self) -> IO[str]:
@@ -86,8 +92,8 @@ def run_jobs(
             for place in [place for place, job in running.items() if job.process.poll() is not None]:
                 label, config = runs[place]
                 steps += config.training.steps
-                report.reached(steps)
                 _tell(label, running.pop(place), report)
+            report.reached(steps + sum(steps_taken(runs[place][1], job.began) for place, job in running.items()))
     finally:
         _stop(list(running.values()))
 
@@ -104,12 +110,24 @@ def _start(config: Config, slot: int, jobs: int, command: str) -> Job:
         env={**_share_of_memory(jobs), **os.environ},
         start_new_session=True,
     )
-    job = Job(process, slot, out, err, time.monotonic())
+    job = Job(process, slot, out, err, time.monotonic(), time.time())
     # A process that is gone already says why by its status.
     with contextlib.suppress(BrokenPipeError):
         job.input.write(asked_of(config) + "\n")
         job.input.flush()
     return job
+
+
+def steps_taken(config: Config, since: float) -> int:
+    """Returns the last step that a run has logged since a time of `time.time`; 0 where there is none yet."""
+    path = Path(config.run.folder) / METRICS
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        if path.stat().st_mtime >= since:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - ROWS))
+                # After the last end of a line a row may be half written.
+                return read_row(file.read().split(b"\n")[-2])["step"]
+    return 0
 
 
 def asked_of(config: Config) -> str:

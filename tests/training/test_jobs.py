@@ -59,6 +59,24 @@ def test_a_result_is_told(run_programs, capfd):
     assert capfd.readouterr() == ("[1/1]: 50.00% right, 0:00\n", "")
 
 
+@pytest.mark.parametrize(
+    ("written", "step"),
+    [
+        (None, 0),
+        ('{"step": 7', 0),
+        ('{"kind": "train", "step": 7}\n', 7),
+        ('{"kind": "train", "step": 7}\n{"kind": "train", "step": 9}\n{"kind": "tra', 9),
+        ('{"kind": "train", "step": 7}\nnoise\n', 0),
+    ],
+)
+def test_the_steps_of_a_run_in_another_process_are_those_it_has_logged(tmp_path, written, step):
+    config = check({"mesh": {"data": 1}, "run": {"folder": str(tmp_path)}}, "test")
+    if written is not None:
+        (tmp_path / "metrics.jsonl").write_text(written)
+    assert jobs.steps_taken(config, 0) == step
+    assert jobs.steps_taken(config, time.time() + 60) == 0
+
+
 def fail(error):
     def train(*arguments, **options):
         raise error
