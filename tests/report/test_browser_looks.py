@@ -367,6 +367,16 @@ def test_a_sweep_links_to_its_runs_and_draws_their_curves_together(browser, make
     assert all((tmp_path / f"num_heads={heads}" / "report.html").exists() for heads in (1, 2))
     dashes = page.run("return [...document.querySelectorAll('#curves .curve')].map((c) => c.style.strokeDasharray)")
     assert [bool(dash) for dash in dashes] == [False, True, False, True]
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    sizes = "return [...document.querySelectorAll('main, #tables table, #curves svg')].map((each) => each.scrollWidth)"
+    assert max(page.run(sizes)) <= 720
+    assert not page.find("#curves-title + p").is_displayed()
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.find("#curves-title + p").is_displayed()
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "forced-colors", "value": "active"}]})
+    colours = "return [...document.querySelectorAll('#curves :is(.curve, .entries i)')].map((each) => "
+    colours += "getComputedStyle(each)[each.tagName === 'I' ? 'borderTopColor' : 'stroke'])"
+    assert len(set(page.run(colours))) >= 2
     page.find("#tables a").click()
     page.wait_for("ready", "true")
     assert page.find("h1").text == "reverse"
