@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -156,7 +156,7 @@ def handled(waiting: Interrupts) -> Iterator[Interrupts]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    with _answering(waiting, numbers), _silent_where_lost():
+    with answering(waiting.answer, numbers), _silent_where_lost():
         before = {number: signal.signal(number, waiting.receive) for number in numbers}
         try:
             yield waiting
@@ -189,17 +189,22 @@ def interrupts() -> AbstractContextManager[Interrupts]:
 
 
 @contextmanager
-def _answering(waiting: Interrupts, numbers: list[signal.Signals]) -> Iterator[None]:
-    """Runs a thread that is woken by every signal as it comes, and answers those of `numbers`."""
+def answering(answer: Callable[[int], None], numbers: Sequence[int]) -> Iterator[None]:
+    """Runs a thread that is woken by every signal as it comes, and answers those of `numbers`.
+
+    Args:
+      answer: is called with the number of a signal, wherever the main thread is.
+      numbers: of signals that have a handler; Python is not told of the others.
+    """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
 
-    def answer() -> None:
+    def answer_each() -> None:
         while (byte := os.read(read_end, 1)) not in (b"", b"\0"):
             if byte[0] in numbers:
-                waiting.answer(byte[0])
+                answer(byte[0])
 
-    thread = threading.Thread(target=answer, name="signals", daemon=True)
+    thread = threading.Thread(target=answer_each, name="signals", daemon=True)
     before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     thread.start()
     try:

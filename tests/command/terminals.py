@@ -16,13 +16,32 @@ CTRL_C = b"\x03"
 IN_ITS_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal of standard input that of its session, to which Ctrl-C goes."""
 
+INSIDE_OF_C = """
+import hashlib, sys, threading
+inside = threading.Event()
+threading.Thread(target=lambda: inside.wait() and print("compiling", flush=True), daemon=True).start()
+sys.setswitchinterval(600)  # the other thread waits until this one lets it run: inside of C
+inside.set()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+"""Prints "compiling" when the main thread has no end, and runs no handlers."""
 
-def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit: float = 300, **environment: str):
+
+def in_terminal(
+    folder: Path,
+    *arguments: str,
+    program=("-m", "jattn"),
+    columns: int = 80,
+    keys=(),
+    limit: float = 300,
+    **environment: str,
+):
     """Runs ``python -m jattn``; returns its status, and all that it wrote.
 
     Args:
       folder: where it runs.
       *arguments: of the command.
+      program: what Python runs.
       columns: the width of the terminal.
       keys: pairs of a pattern and a delay: so many seconds after the pattern was read first, Ctrl-C is pressed.
       limit: the seconds after which it is killed.
@@ -34,7 +53,7 @@ def in_terminal(folder: Path, *arguments: str, columns: int = 80, keys=(), limit
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     # A process that JAX has started threads in must not fork: a new one takes the terminal, then becomes the command.
     process = subprocess.Popen(
-        [sys.executable, "-c", IN_ITS_TERMINAL, sys.executable, "-m", "jattn", *arguments],
+        [sys.executable, "-c", IN_ITS_TERMINAL, sys.executable, *program, *arguments],
         stdin=its, stdout=its, stderr=its, cwd=folder, env=variables, start_new_session=True,
     )  # fmt: skip
     os.close(its)

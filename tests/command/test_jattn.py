@@ -142,7 +142,8 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path):
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert (empty / "runs" / "reverse" / "report.html").exists()
-    for words in ("report runs/reverse", "predict runs/reverse 3 1 4", "tasks", "configs", "explain 64", "see --help"):
+    predict = "predict runs/reverse 3 1 4 1 5 9 2 6 5 3 5 8 9 7 9 3"
+    for words in ("report runs/reverse", predict, "tasks", "configs", "explain 64", "see --help"):
         done = subprocess.run(
             [tmp_path / "fresh" / "bin" / "jattn", *words.split()],
             cwd=empty, env=environment, capture_output=True, text=True, check=False,
@@ -169,6 +170,28 @@ def test_ctrl_c_before_anything_handles_it_ends_in_a_line():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped by SIGINT\n")
+
+
+def test_what_listens_for_ctrl_c_is_gone_before_python_takes_itself_down():
+    code = """if True:
+        import atexit, signal, threading
+        from jattn.command.console import end_at_ctrl_c
+        atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        end_at_ctrl_c()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['MainThread']\n", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_ctrl_c_ends_a_command_that_compiles(tmp_path):
+    from tests.command.terminals import INSIDE_OF_C, in_terminal
+
+    begin = "import signal\nfrom jattn.command.console import end_at_ctrl_c\n"
+    begin += "signal.signal(signal.SIGINT, signal.default_int_handler)\nend_at_ctrl_c()\n"
+    status, written = in_terminal(tmp_path, program=("-c", begin + INSIDE_OF_C), keys=[("compiling", 0)])
+    assert (status, written.count("stopped by SIGINT\r\n")) == (130, 1)
 
 
 @pytest.mark.parametrize(

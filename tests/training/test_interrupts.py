@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: wait for the run to save where it asks for that, and end it at once elsewhere."""
 
 import gc
+import os
 import signal
 import sys
 import time
@@ -200,3 +201,24 @@ def test_a_second_signal_ends_a_process_whose_main_thread_is_elsewhere(monkeypat
     signals.answer(signal.SIGINT)
     assert ended == [130]
     assert capfd.readouterr().err == "stopped by SIGINT; nothing was saved yet: the same command starts anew\n"
+
+
+IN_A_RUN = """
+from jattn.training.interrupts import Interrupts, handled
+run = handled(Interrupts(lambda: "nothing was saved yet: the same command starts anew"))
+run.__enter__()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_ctrl_c_is_answered_while_no_handler_can_run(tmp_path):
+    from tests.command.terminals import INSIDE_OF_C, in_terminal
+
+    keys = [("compiling", 0), ("again to stop at once", 0)]
+    status, written = in_terminal(tmp_path, program=("-c", IN_A_RUN + INSIDE_OF_C), keys=keys)
+    assert [line.strip() for line in written.replace("^C", "").splitlines() if line.strip()] == [
+        "compiling",
+        "stopping as soon as what is compiled or computed now is done; again to stop at once",
+        "\x1b[?25hstopped by SIGINT; nothing was saved yet: the same command starts anew",
+    ]
+    assert status == 130
