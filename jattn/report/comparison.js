@@ -20,9 +20,10 @@ function tableRow(texts) {
   return row;
 }
 
-/** Makes a row in which what sets the run apart from others leads to its page. */
+/** Makes a row in which what sets the run apart from others leads to its page, if it has one. */
 function linkedRow(texts, { address, label }) {
   const row = tableRow(texts);
+  if (!address) return row;
   const href = address.split("/").map(encodeURIComponent).join("/");
   [...row.cells].slice(0, run.swept).forEach((cell) => {
     cell.replaceChildren(element("a", { href, "aria-label": `${label}: its page` }, cell.textContent));

@@ -34,14 +34,19 @@ def build_comparison(folder: Path, outcomes: Sequence[Outcome], tables: Sequence
         "note": "Curves are means over seeds." if several else "",
         "tables": [asdict(table) for table in tables],
         "links": [
-            {"address": f"{one.folder}/report.html", "label": label}
-            for one, label in zip(outcomes, labels, strict=True)
+            {"address": _page_of(folder, one), "label": label} for one, label in zip(outcomes, labels, strict=True)
         ],
         "swept": len(outcomes[0].values) if outcomes else 0,
         "steps": [max((row["step"] for each in rows for row in each), default=0)],
         "panels": [asdict(panel) for panel in panels],
     }
     return build_html("report", "comparison.html", "page.css", SCRIPTS, data, title=f"{data['title']}: a sweep")
+
+
+def _page_of(folder: Path, one: Outcome) -> str:
+    """Returns where the page of a run is; nothing where a run failed and has none."""
+    address = f"{one.folder}/report.html"
+    return address if (folder / address).exists() else ""
 
 
 def result_words(outcomes: Sequence[Outcome]) -> str:

@@ -92,7 +92,7 @@ def record_lines(record: RunRecord) -> list[tuple[str, str]]:
         ("device", latest.get("ran_on") or f"{latest.get('devices', '?')} {latest.get('device', 'unknown')}"),
         ("speed", _speed(record)),
         ("wall time", _wall_time(sessions)),
-        ("date", ", ".join(str(session.get("started", "unknown")) for session in sessions)),
+        ("date", ", ".join(_moment(session) for session in sessions)),
         ("versions", _versions(latest)),
     ]
     return [(title, words) for title, words in lines if words]
@@ -102,6 +102,10 @@ def _code(digests: Any) -> str:
     """Lists files of a person's own, of each the first digits of its digest."""
     known = digests if isinstance(digests, Mapping) else {}
     return "; ".join(f"{file}, SHA-256 {str(digest)[:16]}" for file, digest in known.items())
+
+
+def _moment(session: Mapping[str, Any]) -> str:
+    return str(session.get("started", "unknown")).replace("T", " ").replace("+00:00", " UTC")
 
 
 def _speed(record: RunRecord) -> str:

@@ -129,7 +129,7 @@ function legendEntry(curve, step, look) {
   const sign = entry.appendChild(element("i", curve.dots ? { class: "dots" } : dashed ? { class: "dashes" } : {}));
   sign.style[curve.dots ? "background" : "borderColor"] = colour;
   const past = curve.values.filter((value, i) => curve.steps[i] <= step && value !== null);
-  const label = curve.colour === "faint" ? `head ${curve.head}` : curve.label;
+  const label = curve.colour === "faint" ? `${curve.layer}, head ${curve.head}` : curve.label;
   const number = past.length ? String(Number(past.at(-1).toPrecision(3))) : "–";
   entry.append(...explained(label), " ", element("b", {}, number));
   return entry;

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import warnings
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from jattn.drawing.lines import PALETTE
 from jattn.drawing.look import ramp_colours, save_figure
 from jattn.report.comparison import make_tables, to_csv, to_markdown, write_comparison
 from jattn.report.comparison_figure import ROWS_BY_LENGTH, draw_comparison
-from jattn.report.comparison_page import result_words
+from jattn.report.comparison_page import build_comparison, result_words
 from jattn.report.outcomes import Outcome, Spread, value_text
 
 
@@ -266,3 +267,12 @@ def test_a_sentence_says_how_the_runs_do():
     assert result_words([run(None, 0.5)]) == "1 run: the filter score is 0.500."
     texts = [outcome({}, seed_row(0.0, None) | {"perplexity": 4.0, "bits_per_byte": bits}) for bits in (2.0, 1.5)]
     assert result_words(texts) == "2 runs: the loss of their tests is from 1.500 to 2.000 bits per byte."
+
+
+def test_a_run_that_failed_leads_to_no_page_where_it_has_none(tmp_path):
+    done = outcome({"num_heads": 1}, seed_row(1.0, 0.9))
+    (tmp_path / done.folder).mkdir()
+    (tmp_path / done.folder / "report.html").touch()
+    page = build_comparison(tmp_path, [done, Outcome({"num_heads": 2}, "failed", None)], [])
+    data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    assert [link["address"] for link in data["links"]] == [f"{done.folder}/report.html", ""]
