@@ -152,7 +152,7 @@ def run_sweep(sweep: Sweep, signals: Interrupts, command: str = "") -> list[Outc
             render(folder)
         outcomes.append(Outcome(one.values, folder.name, test))
     for table in write_comparison(sweep.folder, outcomes):
-        _print_table(table.title, table.header, table.rows)
+        print_table(Console(), table.title, table.header, table.rows)
     return outcomes
 
 
@@ -244,10 +244,24 @@ def _find_runs(folder: Path) -> dict[Path, Config]:
     return found
 
 
-def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+FILE_WIDTH = 200
+"""The columns that a table has at most in a file."""
+
+
+def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; where a terminal is too narrow for its words, a line for each row."""
     table = Table(*header, title=title or None, title_justify="left", box=box.MARKDOWN)
     for row in rows:
         table.add_row(*map(in_plain, row))
-    # A file has no width that a table must fit in.
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    if not console.is_terminal:
+        # A file has no width that a table must fit in.
+        console.width = FILE_WIDTH
+    anywhere = console.options.update_width(FILE_WIDTH)
+    if console.measure(table, options=anywhere).minimum <= console.width:
+        console.print(table)
+        return
+    if title:
+        console.print(in_plain(title), markup=False, highlight=False)
+    for row in rows:
+        words = ", ".join(f"{name} {text}" for name, text in zip(header, row, strict=True) if text)
+        console.print(in_plain(words), markup=False, highlight=False)

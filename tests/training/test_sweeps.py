@@ -1,6 +1,7 @@
 """Sweeps: what they run, what they skip, how they go on, and what they refuse before the first run."""
 
 import csv
+import io
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from rich.console import Console
 
 from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
@@ -23,6 +25,7 @@ from jattn.training.reading import ConfigError, check
 from jattn.training.run_folder import RunFolder, check_folder, read_config
 from jattn.training.runs import configure_jax, cpu_devices, on_its_devices
 from jattn.training.step import TrainingFailed
+from jattn.training.sweeps import print_table
 
 CONFIG = """
 [task]
@@ -465,3 +468,25 @@ def test_equal_combinations_are_refused_from_python_too():
     given = sweeps.Given({}, "test", "mine.toml", {})
     with pytest.raises(ConfigError, match="num_heads=1 twice"):
         sweeps.make_sweep(given, {("model", "num_heads"): [1, 1]}, Path("runs"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "printed"),
+    [
+        (
+            40,
+            [
+                "by length",
+                "| num_heads | exact accuracy |",
+                "|-----------|----------------|",
+                "| 2         | 100.00 %       |",
+            ],
+        ),
+        (20, ["by length", "num_heads 2, exact", "accuracy 100.00 %"]),
+    ],
+)
+def test_a_table_that_a_terminal_is_too_narrow_for_is_a_line_a_run(columns, printed):
+    console = Console(file=io.StringIO(), width=columns, force_terminal=True, color_system=None)
+    print_table(console, "by length", ["num_heads", "exact accuracy"], [["2", "100.00 %"]])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue()).splitlines()
+    assert [line.strip() for line in lines if line.strip()] == printed
