@@ -40,7 +40,7 @@ from jattn.rules.grids import Grid, Place, fixed_sizes, whole_grid
 from jattn.rules.mask import MaskLike
 from jattn.rules.meshes import check_sequence
 from jattn.rules.normalizers import NormalizerLike, forbid, softmax
-from jattn.rules.products import average
+from jattn.rules.products import average, swap_heads
 from jattn.rules.ranks import any_rank
 from jattn.rules.scores import ScoreLike, scaled_dot
 
@@ -142,9 +142,9 @@ def attend_by_rows(
     """Attends by the row program; returns the output and the log-normalizer of `attend_heads_first`."""
     if plan.entries is not None:
         return _attend_by_entries(query, key, value, program, plan.entries)
-    query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
+    query, key, value = (swap_heads(x) for x in (query, key, value))
     out, log_normalizer = attend_heads_first(query, key, value, program, plan)
-    return jnp.swapaxes(out, -3, -2), jnp.swapaxes(log_normalizer, -2, -1)
+    return swap_heads(out), jnp.swapaxes(log_normalizer, -2, -1)
 
 
 def _attend_by_entries(
@@ -156,11 +156,11 @@ def _attend_by_entries(
     prepare = _preparation(query, program)
 
     def some(arrays: tuple[Array, Array, Array, list[Array]], first: Array) -> tuple[Array, Array]:
-        query, key, value = (jnp.swapaxes(x, -3, -2) for x in arrays[:3])
+        query, key, value = (swap_heads(x) for x in arrays[:3])
         grid = dataclasses.replace(whole_grid(shape), first_entry=first, num_entries=at_once)
         sides = prepare({"query": query}, {"key": key, "value": value})
         out, log_normalizer = _attend_block(program_of(arrays[3]), grid, *sides)
-        return jnp.swapaxes(out, -3, -2).astype(value.dtype), jnp.swapaxes(log_normalizer, -2, -1)
+        return swap_heads(out).astype(value.dtype), jnp.swapaxes(log_normalizer, -2, -1)
 
     return walk_entries(some, (query, key, value, laid), shape[0], at_once)
 

@@ -1,4 +1,4 @@
-"""Products: the two matrix products of attention, accumulated in float32 or wider.
+"""Products: the two matrix products of attention, accumulated in float32 or wider, and the axes that they want.
 
 The gradients of keys and values sum over queries. XLA on CPU computes such a product four times faster with the long
 axis last, ``[H, S]``, than as ``[S, H]``, and would fold a transposition of the small result into the slow product; the
@@ -88,3 +88,10 @@ def long_axis_last(tangent: Float[Array, "... S H"], rows: Float[Array, "... R X
     if any(isinstance(size, int) and size < SMALL for size in (rows.shape[-2], tangent.shape[-2])):
         return tangent
     return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, -1, -2)), -1, -2)
+
+
+def swap_heads(x: Float[Array, "... T N H"]) -> Float[Array, "... N T H"]:
+    """Exchanges the axes of tokens and heads, in either direction."""
+    # With one more axis: without it, XLA of jax 0.12 on CPU copies each of several gradients twice.
+    order = (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2, x.ndim)
+    return lax.squeeze(lax.transpose(lax.expand_dims(x, (0,)), order), (0,))
