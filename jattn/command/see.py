@@ -38,8 +38,14 @@ class Asked:
     new_tokens: int | None = None
 
     def read(self) -> str:
-        """Returns the text."""
-        return self.file.read_text(encoding="utf-8") if self.file is not None else self.text or ""
+        """Returns the text; a mark of the order of bytes at the beginning of a file is no part of it."""
+        if self.file is None:
+            return self.text or ""
+        try:
+            return self.file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            got = f"byte {error.object[error.start]:#04x} at place {error.start}"
+            raise ValueError(f"{self.file}: expected a text in UTF-8, got {got}") from None
 
 
 def see_model(model: Path, asked: Asked, out: Path) -> int:
@@ -79,25 +85,25 @@ def write_page(model: Path, asked: Asked, out: Path) -> Path:
         return see(**_picture(found, model, asked), path=out, **title)
     if found.tokenizer is None:
         raise ValueError(f"{model}: {NO_TOKENIZER}")
-    count = _new_tokens(asked, found.model.architecture.causal)
-    filters, shown, written = _read_text(found, asked.read(), count)
+    _check_new_tokens(asked, found.model.architecture.causal)
+    filters, shown, written = _read_text(found, asked, asked.read(), "text" if asked.file is None else str(asked.file))
     if asked.pair is None:
         return see(filters, shown, out, **title, written=written)
-    others, other_words, other_written = _read_text(found, asked.pair, count)
+    others, other_words, other_written = _read_text(found, asked, asked.pair, "--pair")
     return see(filters, shown, out, **title, written=(written, other_written), other=(others, other_words))
 
 
-def _read_text(found: "Pretrained", text: str, new_tokens: int) -> tuple[Any, list[str], int]:
+def _read_text(found: "Pretrained", asked: Asked, text: str, name: str) -> tuple[Any, list[str], int]:
     """Lets a model read a text and go on with it; returns filters, words, and how many of them a person wrote."""
     import jax.numpy as jnp
 
     from jattn.decode.generation import generate
     from jattn.pretrained.tokenizers import split, words
 
+    if all(found.tokenizer.encode(text).special_tokens_mask):
+        raise ValueError(f"{name}: expected at least one token, got none")
     tokens, shown = split(found.tokenizer, text)
-    if not tokens:
-        raise ValueError("text: expected at least one token, got none")
-    written = len(tokens)
+    written, new_tokens = len(tokens), _new_tokens(asked, found, len(tokens), name)
     if new_tokens:
         ends = found.card.end_tokens
         prompt, end = jnp.array(tokens), ends or None
@@ -113,6 +119,8 @@ def _picture(found: "Pretrained", model: Path, asked: Asked) -> dict[str, Any]:
         raise ValueError(f"{model}: expected a picture alone for a model of images, got --pair or --new-tokens")
     if found.tokenizer is None:
         raise ValueError(f"{model}: expected a model of pictures in three colours, got another")
+    if asked.file is None and not asked.text:
+        raise ValueError("text: expected the path of a picture, got an empty one")
     reader, picture = found.tokenizer, asked.file or Path(asked.text or "")
     square = reader.square(picture)
     return {
@@ -133,12 +141,26 @@ def _look(found: "Pretrained", read: Any, **options: Any) -> Any:
     return in_order(look(found.variables, read))
 
 
-def _new_tokens(asked: Asked, causal: bool) -> int:
+def _check_new_tokens(asked: Asked, causal: bool) -> None:
     new = asked.new_tokens
     if new is not None and new < 0:
         raise ValueError(f"--new-tokens: expected at least 0, got {new}")
     if not causal and new:
         raise ValueError(f"--new-tokens: expected 0 for a model that reads all tokens at once, got {new}")
-    if new is not None:
-        return new
-    return NEW_TOKENS if causal and asked.pair is None else 0
+
+
+def _new_tokens(asked: Asked, found: "Pretrained", written: int, name: str) -> int:
+    """Returns how many tokens a model adds to a text of so many: if nobody says, no more than it has positions for."""
+    its, new = found.model.architecture, asked.new_tokens
+    most = its.max_length
+    if most is not None and written > most:
+        raise ValueError(f"{name}: expected at most {most} tokens, for which the model has positions, got {written}")
+    if new is None:
+        new = NEW_TOKENS if its.causal and asked.pair is None else 0
+        return new if most is None else min(new, most - written)
+    if most is not None and written + new > most:
+        expected = (
+            f"expected at most {most - written}, as the model has {most} positions and {name} has {written} tokens"
+        )
+        raise ValueError(f"--new-tokens: {expected}, got {new}")
+    return new

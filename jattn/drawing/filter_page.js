@@ -1,7 +1,7 @@
 const page = byId("see");
 const state = {
   layer: 0, head: 0, text: 0, query: picture ? 0 : null, key: null, kept: false,
-  way: "looks", view: "map", kind: null, shows: texts.length < 2 ? "first" : "change",
+  way: "looks", view: picture ? "picture" : "map", kind: null, shows: texts.length < 2 ? "first" : "change",
 };
 
 // The text whose filters the map and the lines show; of a difference, that of the chosen token.
@@ -73,7 +73,8 @@ function drawText(text, which) {
   buttons[which].forEach((button, place) => {
     const level = Math.round(Math.sqrt(ink.get(place) ?? 0) * TOP);
     button.style.backgroundColor = level > 8 ? `rgb(${ramp[level].join(" ")})` : "";
-    button.classList.toggle("strong", level > TOP * 0.6);
+    button.style.color = level > 8 ? textOn(ramp[level]) : "";
+    button.classList.toggle("inked", level > 8);
     button.classList.toggle("here", place === query);
   });
 }
@@ -125,6 +126,7 @@ function list(id, title, entries, none) {
     item.style.setProperty("--part", `${Math.round(weight * 100)}%`);
     return item;
   });
+  byId(id).parentElement.classList.toggle("empty", !items.length);
   byId(id).replaceChildren(...(items.length ? items : [make("li", "quiet", none)]));
 }
 
@@ -140,13 +142,14 @@ function drawLists() {
   const columns = query === null ? null : text.seen(layer, head, query);
   const lost = query === null ? keep : `not kept before token ${text.firstListed + 1}, ${said(text.firstListed)}`;
   const name = query === null ? "a token" : said(query);
+  const where = query === null || texts.length < 2 ? "" : ` in the ${state.text ? "second" : "first"} text`;
   const none = rows && (text.isInvalid(layer, head, query) ? "not a number" : "nowhere");
-  list("looks", `Where ${name} looks`, rows?.map(tokenEntry), none ?? lost);
-  list("seen", `What looks at ${name}`, columns?.map(tokenEntry), columns ? "nothing" : lost);
+  list("looks", `Where ${name} looks${where}`, rows?.map(tokenEntry), none ?? lost);
+  list("seen", `What looks at ${name}${where}`, columns?.map(tokenEntry), columns ? "nothing" : lost);
   const pairs = query === null || key === null ? null : text.headsOf(query, key);
-  const title = pairs ? `Heads from ${name} to ${said(key)}` : "Heads from one token to another";
+  const title = pairs ? `Heads from ${name} to ${said(key)}, as layer.head` : "Heads from one token to another";
   list("pair", title, pairs?.map(headEntry), pairs ? "none" : "click a token, then another");
-  if (texts.length === 2) list("changed", "Heads that change most", mostChanged().map(headEntry), "none");
+  if (texts.length === 2) list("changed", "Heads that change most: layer.head, and how much of a query’s weight moves", mostChanged().map(headEntry), "none");
 }
 
 function drawHead() {
@@ -154,6 +157,7 @@ function drawHead() {
   const moved = changes && state.shows === "change" ? `, ${figure(changes[head] ?? NaN)} of its weight moves` : "";
   byId("head-title").textContent = `${layers[layer].name}, head ${head}: ${layers[layer].words[head]}${moved}`;
   paint(byId("large"), layer, head);
+  drawScale();
 }
 
 function drawGrid() {
@@ -188,6 +192,7 @@ function update(change) {
   Object.assign(state, change);
   byId("map").hidden = state.view !== "map";
   byId("lines").hidden = state.view !== "lines";
+  byId("picture").hidden = state.view !== "picture";
   const isOther = (...names) => change.all || names.some((name) => state[name] !== before[name]);
   if (isOther("layer", "head", "shows")) drawHead();
   if (isOther("layer", "head", "kind")) drawGrid();
@@ -195,6 +200,7 @@ function update(change) {
   if (state.view === "lines") drawLines();
   texts.forEach(drawText);
   drawPicture();
+  drawMapWords();
   drawLists();
   for (const name of ["layer", "head", "text", "query", "key", "view", "way", "shows"]) {
     page.dataset[name] = state[name] ?? "";
@@ -233,11 +239,13 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   update({ layer, head });
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+function drawEverything() {
   readColours();
   paintGrid();
   update({ all: true });
-});
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawEverything);
+drawForPaper(drawEverything);
 
 byId("title").textContent = data.title;
 byId("about").textContent = data.about;

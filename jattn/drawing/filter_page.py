@@ -19,7 +19,13 @@ from jattn.drawing.pages import build_html
 
 TOP_LEVEL = 254
 
-SCRIPTS = ("filter_page_data.js", "filter_page_pair.js", "filter_page_image.js", "filter_page.js")
+SCRIPTS = (
+    "filter_page_data.js",
+    "filter_page_pair.js",
+    "filter_page_image.js",
+    "filter_page_large.js",
+    "filter_page.js",
+)
 
 MOST_PIXELS = 800
 """How many pixels of a picture a page has at most, each way."""

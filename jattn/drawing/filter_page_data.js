@@ -144,6 +144,12 @@ function readColours() {
   NO_NUMBER.pixel = pixel(invalid);
 }
 
+// Black or white, whichever is the easier to read on a colour.
+function textOn(channels) {
+  const [red, green, blue] = channels.map((one) => (one <= 10 ? one / 3294 : ((one / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
+}
+
 function paintCells(canvas, high, wide, colourAt) {
   canvas.width = wide;
   canvas.height = high;

@@ -72,8 +72,8 @@ function drawPicture() {
   }
   const word = `“${texts[0].shown(query)}”`, inside = found.reduce((sum, weight) => sum + (weight || 0), 0);
   byId("scale").textContent = state.way === "looks"
-    ? `${word} puts ${figure(inside)} of its weight on the patches; full colour is ${most.toFixed(3)}.`
-    : `What looks at ${word}; full colour is ${most.toFixed(3)}.`;
+    ? `${word} puts ${figure(inside)} of its weight on the patches, ${most.toFixed(3)} on the most coloured one.`
+    : `What looks at ${word}: the most coloured patch puts ${most.toFixed(3)} of its weight there.`;
 }
 
 function patchAt(event) {
@@ -85,15 +85,17 @@ function patchAt(event) {
 
 function buildPicture() {
   if (!picture) return;
-  byId("picture").hidden = false;
-  byId("head-title").after(byId("picture"));
+  byId("map").before(byId("picture"));
   byId("columns").classList.add("of-picture");
   byId("text-title").textContent = "Picture";
-  byId("hint").textContent = "Point at a patch, or at a token before the patches, to see its weights in the chosen head; " +
-    "click to keep it.";
+  byId("hint").textContent = "Point at a patch, or at a token before the patches, to see its weights in the chosen head. " +
+    "Patches are called by row and column. A click keeps it, Escape lets go. Arrow keys choose the head.";
   byId("grid-note").textContent = "A row per layer, a column per head. Each shows the weights of the chosen token on the " +
-    "patches, in full colour where the head puts most. The word says what the head mostly does on this picture.";
-  byId("views").hidden = true;
+    "patches, in full colour where the head puts most. The word says what the head mostly does on this picture; " +
+    "choose a word to pick out its heads.";
+  byId("picture-view").hidden = false;
+  byId("lines-view").hidden = true;
+  byId("picture-view").firstElementChild.checked = true;
   byId("image").addEventListener("mousemove", (event) => {
     const query = patchAt(event);
     if (!state.kept && query !== state.query) update({ query });

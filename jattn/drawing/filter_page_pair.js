@@ -45,8 +45,7 @@ function describePair() {
   byId("pair-note").hidden = false;
   byId("pair-note").textContent = comparable
     ? `The difference is the weight in the second text minus that in the first, of the ${places.length} ` +
-      `${texts[0].whole ? "tokens that both texts have or that stand for one another" : "rows and columns of the maps"}. ` +
-      "Ink: more in the second; orange: more in the first."
+      `${texts[0].whole ? "tokens that both texts have or that stand for one another" : "rows and columns of the maps"}.`
     : "The texts are long and of different lengths, so there is no map of their difference.";
   for (const input of document.querySelectorAll("input[name=shows]")) {
     input.disabled = input.value === "change" && !comparable;

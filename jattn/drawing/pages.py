@@ -23,8 +23,8 @@ def build_html(wing: str, template: str, style: str, scripts: Iterable[str], dat
       wing: of jattn, in whose folder the files lie.
       template: its name; ``{{style}}``, ``{{script}}``, ``{{data}}``, ``{{policy}}`` and words have
         their places in it.
-      style: the name of its style sheet, which follows jattn's colours.
-      scripts: the names of its scripts, which run as one module in this order.
+      style: the name of its style sheet, which follows jattn's colours and precedes ``every_page.css``.
+      scripts: the names of its scripts, which run as one module in this order, with ``every_page.js``.
       data: what the scripts read, as plain lists, texts and numbers.
       **words: further words by their place.
     """
@@ -33,7 +33,9 @@ def build_html(wing: str, template: str, style: str, scripts: Iterable[str], dat
     def read(name: str) -> str:
         return files.joinpath(name).read_text(encoding="utf-8")
 
-    style, script = style_variables() + read(style), "".join(map(read, scripts))
+    shared = resources.files("jattn.drawing")
+    style = style_variables() + read(style) + shared.joinpath("every_page.css").read_text(encoding="utf-8")
+    script = "".join(map(read, scripts)) + shared.joinpath("every_page.js").read_text(encoding="utf-8")
     parts = {name: html.escape(text) for name, text in words.items()}
     parts |= {"policy": html.escape(_policy(style, script)), "style": style, "script": script, "data": _embed(data)}
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], read(template))

@@ -69,6 +69,7 @@ class Card:
       end_tokens: which tokens end a text that the model writes, for `jattn.generate`; empty where the files name none.
       code: what code the config names for its model (``auto_map``); it is not read, and never run: the model is the one
         that its ``model_type`` names.
+      of_pictures: whether it reads pictures; its architecture's vocabulary is then that of its classes.
     """
 
     family: str
@@ -78,15 +79,19 @@ class Card:
     files: Mapping[str, str]
     end_tokens: tuple[int, ...] = ()
     code: tuple[str, ...] = ()
+    of_pictures: bool = False
 
     def __str__(self) -> str:
         its = self.architecture
         heads = f"{its.num_layers} layers of {its.num_heads} heads"
         digests = "".join(f"\n  {digest[:16]}  {name}" for name, digest in self.files.items())
         unread = f"\n  not run: {', '.join(self.code)}" if self.code else ""
+        known = f"vocabulary {its.vocabulary:,}"
+        if self.of_pictures:
+            known = "no classes" if its.head == "none" else f"{its.vocabulary:,} classes"
         return (
             f"{self.family}: {self.parameters:,} parameters as {self.dtype}, {heads}, width {its.width}, "
-            f"vocabulary {its.vocabulary:,}{digests}{unread}"
+            f"{known}{digests}{unread}"
         )
 
 
@@ -185,7 +190,7 @@ def load(path: str | Path, *, dtype: Any = jnp.float32, family: Family | None = 
         files = {file.name: _digest(file) for file in (*found.files, *more)}
     count = sum(math.prod(shape) for shape in shapes.values())
     code = tuple(str(name) for name in config.section("auto_map").values.values())
-    card = Card(family.name, architecture, count, dtype.name, files, ends, code)
+    card = Card(family.name, architecture, count, dtype.name, files, ends, code, isinstance(model, VisionModel))
     return Pretrained(model, {"params": unflatten_dict(parameters)}, tokenizer, card)
 
 

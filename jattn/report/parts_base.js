@@ -77,16 +77,6 @@ function unbroken(text) {
   return text.replace(/(\d) (?=(%|nats|s|steps)(?![\p{L}\d]))/gu, "$1\u00a0");
 }
 
-/** Draws all anew for paper, which is light and narrow, and again for the screen. */
-function drawForPaper(draw) {
-  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
-    addEventListener(event, () => {
-      document.documentElement.toggleAttribute("data-printing", printing);
-      draw();
-    });
-  }
-}
-
 /** Writes a measure, or a dash where there is none. */
 function measureText(value, digits) {
   return value === null ? "–" : value.toFixed(digits);

@@ -41,6 +41,7 @@ def test_a_model_of_images_is_seen_on_a_picture(tmp_path, capsys):
     assert (data["image"]["rows"], data["image"]["columns"], data["image"]["lead"]) == (3, 3, 3)
     for arguments, message in {
         (tmp_path / "none.png",): "none.png: expected a picture, got no such file\n",
+        ("",): "text: expected the path of a picture, got an empty one\n",
         (model / "config.json",): "config.json: expected a picture, got a file that cannot be read: ",
         (picture, "--pair", "ab"): "expected a picture alone for a model of images, got --pair or --new-tokens\n",
     }.items():
@@ -83,6 +84,15 @@ MISTAKES = {
         ["ab", "--new-tokens", "3"],
         "--new-tokens: expected 0 for a model that reads all tokens at once, got 3\n",
     ),
+    "a text without words": (["", "--new-tokens", "0"], "see: text: expected at least one token, got none\n"),
+    "a text longer than an encoder": (
+        ["ab " * 20, "--new-tokens", "0"],
+        "see: text: expected at most 16 tokens, for which the model has positions, got 22\n",
+    ),
+    "other bytes": (
+        ["--file", "latin.txt", "--new-tokens", "0"],
+        "see: latin.txt: expected a text in UTF-8, got byte 0xe9 at place 3\n",
+    ),
     "no such file": (["--file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'\n"),
 }
 
@@ -93,11 +103,25 @@ def test_mistakes_are_told_in_a_line(case, tmp_path, capsys, monkeypatch):
     arguments, message = MISTAKES[case]
     model = write_folder(tmp_path / "model", *MODELS["bert" if "encoder" in case else "llama"]())
     if "--new-tokens" in arguments:
-        (model / "vocab.txt").write_text("[UNK]\nab\n##ab")
+        (model / "vocab.txt").write_text("[UNK]\nab\n##ab\n[CLS]\n[SEP]")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     status, out, error = told(capsys, model, *arguments)
     assert (status, out) == (2, "")
     assert error.endswith(message)
     assert error.count("\n") == 1
+
+
+@pytest.mark.exhaustive
+def test_a_continuation_ends_with_the_positions_of_the_model(tmp_path, capsys):
+    model, page = write_folder(tmp_path / "model", *MODELS["gpt2"]()), tmp_path / "page.html"
+    (model / "vocab.txt").write_text("[UNK]\nab\n##ab")
+    text = " ".join(["ab"] * 14)
+    _, _, error = told(capsys, model, text, "--new-tokens", 3)
+    expected = "expected at most 2, as the model has 16 positions and text has 14 tokens, got 3"
+    assert error == f"see: --new-tokens: {expected}\n"
+    assert told(capsys, model, text, "--out", page)[0] == 0
+    assert (len(data_of(page)["tokens"]), data_of(page)["written"]) == (16, 14)
+    assert told(capsys, model, text, "--pair", "")[2] == "see: --pair: expected at least one token, got none\n"
 
 
 def test_an_interrupt_ends_it_with_its_status_and_no_more(monkeypatch, capsys):

@@ -208,6 +208,7 @@ def test_a_person_finds_what_a_token_looks_at_and_which_head_does(page):
     assert texts(page, "#text .token") == WORDS
     assert texts(page, "#text .written") == WORDS[4:]
     assert len(texts(page, "#grid .head")) == 4
+    assert texts(page, "#row-words span") == texts(page, "#column-words span") == WORDS
     first = page.picture("#large")
     page.point_at("#text .token:nth-child(5)")
     assert texts(page, "#looks li")[0].startswith("the1.00")
@@ -217,6 +218,7 @@ def test_a_person_finds_what_a_token_looks_at_and_which_head_does(page):
     assert texts(page, "#looks-title") == ["Where “cat” looks"]
     page.click()
     assert texts(page, "#pair li")[0].startswith("1.0 ")
+    assert texts(page, "#map .here") == ["cat", "cat"]
     page.point_at("#pair li:first-child button")
     page.click()
     assert (state(page)["layer"], state(page)["head"]) == ("1", "0")
@@ -226,6 +228,61 @@ def test_a_person_finds_what_a_token_looks_at_and_which_head_does(page):
     assert (state(page)["layer"], state(page)["head"]) == ("1", "0")
     page.press("\ue013")  # arrow up
     assert (state(page)["layer"], state(page)["head"]) == ("0", "0")
+
+
+@pytest.mark.exhaustive
+def test_paper_is_light_and_has_what_was_chosen_and_the_screen_is_as_before_again(page):
+    drawn = "return [getComputedStyle(document.body).backgroundColor, document.getElementById('large').toDataURL()]"
+    dark_scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark_scheme)
+    page.reload()
+    dark, dark_picture = page.run(drawn)
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    light, light_picture = page.run(drawn)
+    assert (light, light != dark, light_picture != dark_picture) == ("rgb(255, 255, 255)", True, True)
+    hidden = ("#hint", "#kinds", "input[name=view]", "#lines-view", "#pair")
+    assert [page.find(one).is_displayed() for one in hidden] == [False] * len(hidden)
+    top = "return document.getElementById(arguments[0]).getBoundingClientRect().top"
+    assert page.run(top, "chosen") < page.run(top, "grid")
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run(drawn) == [dark, dark_picture]
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.exhaustive
+def test_forced_colours_leave_the_ink_of_tokens_and_the_chosen_head_to_be_seen(page):
+    features = {"features": [{"name": "forced-colors", "value": "active"}]}
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+    page.point_at("#text .token:nth-child(5)")
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    ink, paper = page.run(style, ".inked", "backgroundColor"), page.run(style, "body", "backgroundColor")
+    assert ink not in (paper, "rgba(0, 0, 0, 0)")
+    assert page.run(style, "#looks li", "backgroundImage") != "none"
+    assert page.run(style, ".head.on", "outlineStyle") == "solid"
+    assert page.run(style, ".head:not(.on)", "outlineStyle") == "none"
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+COLOURED = "return ramp.map((colour) => [colour, textOn(colour)])"
+
+
+def luminance(colour):
+    channels = np.asarray(colour) / 255
+    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722] + 0.05
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_can_be_read_on_every_ink(page, scheme):
+    features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+    page.reload()
+    coloured = page.run(COLOURED)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    words = {"#000": [0, 0, 0], "#fff": [255, 255, 255]}
+    ratios = [luminance(colour) / luminance(words[word]) for colour, word in coloured]
+    assert min(max(ratio, 1 / ratio) for ratio in ratios) > 4.5
 
 
 def test_lines_join_queries_with_the_keys_they_look_at(page):
@@ -281,6 +338,8 @@ def test_a_token_of_a_pair_is_seen_in_both_texts(browser, tmp_path):
     assert texts(page, "#other .token") == OTHERS
     assert texts(page, ".differs") == ["cat", "dog", "so"]
     assert state(page)["shows"] == "change"
+    assert texts(page, "#ramp-words span") == ["more in the first", "more in the second"]
+    assert "cat | dog" in texts(page, "#row-words span")
     difference = page.picture("#large")
     page.point_at("input[value=second]")
     page.click()
@@ -311,6 +370,10 @@ def test_over_a_picture_a_person_sees_the_weights_of_the_patch_that_is_pointed_a
     assert page.picture("#image") != first
     assert page.picture("#grid canvas") != small
     assert texts(page, "#scale")[0].startswith("“2,2” puts 1.00 of its weight on the patches")
+    displayed = [page.find(one).is_displayed() for one in ("#picture", "#map", "#lines-view")]
+    page.point_at("input[value=map]")
+    page.click()
+    assert (displayed, page.find("#map").is_displayed()) == ([True, False, False], True)
     list(pages)
 
 
