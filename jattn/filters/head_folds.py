@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jattn.filters.blocks import FilterBlock, HeadFold, bins_of, put
 from jattn.rules.checks import check_integer
+from jattn.rules.functions import place_of
 from jattn.rules.grids import Grid, static
 
 
@@ -136,6 +137,7 @@ class Combined(HeadFold[Any]):
                 raise ValueError(
                     f"fold: the function must return arrays that begin with the axes {leading} before the rows of the "
                     f"block of weights {block.weights.shape}, got {jnp.shape(array)}"
+                    f"{place_of(self.function)}"
                 )
         return jax.tree.map(jnp.asarray, result)
 
@@ -147,6 +149,6 @@ class Combined(HeadFold[Any]):
         if found_structure != structure or expected != found:
             raise ValueError(
                 f"combine: the function must return what it takes, {structure} of arrays {expected}, "
-                f"got {found_structure} of {found}"
+                f"got {found_structure} of {found}{place_of(self.combiner)}"
             )
         return combined

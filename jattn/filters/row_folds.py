@@ -15,6 +15,7 @@ from jattn.engine.rows import RowProgram
 from jattn.filters.blocks import FilterBlock, Fold
 from jattn.filters.largest import largest
 from jattn.rules.checks import check_integer
+from jattn.rules.functions import place_of
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import MaskLike, as_keys, as_mask
 
@@ -242,5 +243,6 @@ class PerRow(Fold[Any]):
                 raise ValueError(
                     f"fold: the function must return arrays that begin with the rows {rows} of the block of weights "
                     f"{block.weights.shape}, got {jnp.shape(array)}; one result for all rows needs `combine`"
+                    f"{place_of(self.function)}"
                 )
         return result

@@ -21,6 +21,7 @@ from jattn.layers.projections import project
 from jattn.layers.step_cache import DecodeCache
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike, in_turn
+from jattn.rules.learned import learned_by, with_learned
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
@@ -69,7 +70,8 @@ class MultiHeadAttention(nn.Module):
       use_out_bias: whether the last projection has a bias; as `use_bias` by default.
       num_kv_heads: how many key/value heads, each serving ``num_heads / num_kv_heads`` query heads; `num_heads` by
         default.
-      score, normalizer, edit, implementation, block_size: as in `attend`.
+      score, normalizer, edit, implementation, block_size: as in `attend`. Arrays that `scores.bilinear`,
+        `scores.additive` and `normalizers.learned_sink` leave out are parameters of the layer.
       rotary: whether queries and keys are rotated by their positions; a mapping gives options of `positions.rotary`.
       relates: the names of the sequences that queries and keys come from, such as ``("tokens", "source")``, for those
         who see the filter: it is `AttentionFilter.relates`.
@@ -214,6 +216,12 @@ class MultiHeadAttention(nn.Module):
         for name, array in {"cached_key": kept.key, "cached_value": kept.value, "cache_index": kept.index}.items():
             self.put_variable("cache", name, array)
 
+    def _with_learned(self, rule: Any, heads: Heads) -> Any:
+        """Returns a score or normalizer with what it leaves to the layer to learn."""
+        shapes = {name: (one, one.shape(*heads.query.shape[-2:])) for name, one in learned_by(rule).items()}
+        own = {name: self.param(name, one.init, shape, self.param_dtype) for name, (one, shape) in shapes.items()}
+        return with_learned(rule, own)
+
     def _attend(
         self, heads: Heads, deterministic: bool | None, dropout_rng: PRNGKeyArray | None, sow_weights: bool
     ) -> Float[Array, "*batch T N H"]:
@@ -222,7 +230,8 @@ class MultiHeadAttention(nn.Module):
         if self.has_variable(EDITS, "edit"):
             asked = self.get_variable(EDITS, "edit")
             edit = asked if edit is None else in_turn(edit, asked)
-        program = {"score": self.score, "normalizer": self.normalizer, "edit": edit}
+        program = {"score": self._with_learned(self.score, heads), "edit": edit}
+        program |= {"normalizer": self._with_learned(self.normalizer, heads)}
         program |= {"block_size": self.block_size, "precision": self.precision, "sequence_axis": self.sequence_axis}
         if self.dropout_rate != 0 and not nn.merge_param("deterministic", self.deterministic, deterministic):
             program |= {"dropout_rate": self.dropout_rate, "broadcast_dropout": self.broadcast_dropout}

@@ -21,6 +21,7 @@ from jattn.layers.projections import project
 from jattn.layers.step_cache import DecodeCache
 from jattn.rules.biases import BiasLike
 from jattn.rules.edits import EditLike, as_edit
+from jattn.rules.learned import learned_by, with_learned
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, as_normalizer, softmax
 from jattn.rules.scores import Score, ScoreLike, as_score, scaled_dot
@@ -74,7 +75,8 @@ class MultiHeadAttention(nnx.Module):
     - What would replace the computation is refused: `attention_fn`, ``*_dot_general``, ``*_promote_dtype``.
 
     A score, normalizer or edit with arrays keeps them in the module's state. They are no `nnx.Param`, and so are not
-    trained; a call may bring a `score` made of parameters of one's own.
+    trained; a call may bring a `score` made of parameters of one's own. What `scores.bilinear`, `scores.additive` and
+    `normalizers.learned_sink` leave to the layer are parameters of it.
 
     Args:
       num_heads: how many query heads share `qkv_features`.
@@ -300,6 +302,9 @@ class MultiHeadAttention(nnx.Module):
         self.query_ln = self._qk_norm(query_ln, first["rngs"])
         self.key_ln = self._qk_norm(key_ln, first["rngs"])
         self.out = Projection(heads, self.out_features, axis=(-2, -1), **last)
+        for name, learned in learned_by(self.score, self.normalizer).items():
+            drawn = learned.init(last["rngs"].params(), learned.shape(*heads), self.param_dtype)
+            setattr(self, name, nnx.Param(drawn))
 
     def _qk_norm(self, metadata: Mapping[str, Any], rngs: nnx.Rngs) -> Any:
         if not self.normalize_qk:
@@ -323,6 +328,11 @@ class MultiHeadAttention(nnx.Module):
             query, key = self.query_ln(query), self.key_ln(key)
         query, key, value = promote_dtype(query, key, value, dtype=self.dtype)
         return query, key, value
+
+    def _with_learned(self, rule: Any) -> Any:
+        """Returns a score or normalizer with what it leaves to the layer to learn."""
+        own = {name: getattr(self, name)[...] for name in learned_by(rule) if hasattr(self, name)}
+        return with_learned(rule, own)
 
     def _open_cache(self) -> DecodeCache:
         if self.cached_key is None or self.cached_value is None or self.cache_index is None:
@@ -357,7 +367,8 @@ class MultiHeadAttention(nnx.Module):
         self, heads: Heads, score: Score, dropout: dict[str, Any], sow_weights: bool
     ) -> Float[Array, "*batch T N H"]:
         """Attends, and sows the filter and the weights where they are asked for."""
-        program = {"score": score, "normalizer": self.normalizer, "edit": self.edit, **dropout}
+        program = {"score": self._with_learned(score), "normalizer": self._with_learned(self.normalizer)}
+        program |= {"edit": self.edit, **dropout}
         program |= {"block_size": self.block_size, "precision": self.precision, "sequence_axis": self.sequence_axis}
         # Outside of a capture, sowing would leave the filter in the module.
         if any(type(captured) is Filter for captured in getattr(self, "__captures__", ())):

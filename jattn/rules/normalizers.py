@@ -13,15 +13,13 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jattn.rules import learned, row_weights
 from jattn.rules.checks import check_integer
 from jattn.rules.functions import as_floats, check_takes
 from jattn.rules.grids import Grid, static
-from jattn.rules.meshes import varying_as
 from jattn.rules.parameters import Parameter, as_parameter
-from jattn.rules.ranks import any_rank
 from jattn.rules.rule import Rule, rule, write
 
 
@@ -96,6 +94,24 @@ def softmax_plus_one(sink: float | Float[Array, "..."] = 0.0) -> Normalizer:
     card", section 2.
     """
     return SoftmaxPlusOne(_below_infinity("softmax_plus_one: sink", sink))
+
+
+def learned_sink() -> Normalizer:
+    """Normalizes by a softmax with a sink that the attention layer learns: ``exp(sᵢⱼ) / (exp(sink) + Σⱼ exp(sᵢⱼ))``.
+
+    It is `softmax_plus_one` in `jattn.MultiHeadAttention`, which has the parameter ``sink`` ``[N]``, one number per
+    head, at first 0. A call of `attend`, which has no parameters, refuses it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jattn
+      >>> layer = jattn.MultiHeadAttention(num_heads=2, normalizer=jattn.normalizers.learned_sink())
+      >>> layer.init(jax.random.key(0), jnp.ones((5, 8)))["params"]["sink"].tolist()
+      [0.0, 0.0]
+
+    Source: OpenAI 2025, "gpt-oss-120b & gpt-oss-20b model card", section 2.
+    """
+    return SoftmaxPlusOne(learned.learned_sink())
 
 
 def sigmoid(bias: float | Float[Array, "..."] = 0.0) -> Normalizer:
@@ -196,144 +212,30 @@ def forbid(scores: Float[Array, "... R S"], allowed: Bool[Array, "..."] | None) 
     return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
 
 
-def _below_largest(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
-    # Beginning with the smallest number, a row of minus infinity stays one without a pass that looks for it.
-    return scores - jnp.max(scores, axis=-1, keepdims=True, initial=jnp.finfo(scores.dtype).min)
-
-
-def _sum(row: Float[Array, "... S"], where: Bool[Array, "... S"] | None = None) -> Float[Array, "... 1"]:
-    return jnp.sum(row if where is None else jnp.where(where, row, 0), axis=-1, keepdims=True)
-
-
-def _nonzero(total: Float[Array, "... 1"]) -> Float[Array, "... 1"]:
-    return jnp.where(total == 0, 1, total)
-
-
-@jax.custom_jvp
-def _softmax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
-    exponentials = jnp.exp(_below_largest(scores))
-    return exponentials / _nonzero(_sum(exponentials))
-
-
-@_softmax.defjvp
-@any_rank
-def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    weights = _softmax(*primals)
-    return weights, weights * (tangents[0] - _sum(weights * tangents[0]))
-
-
-@jax.custom_jvp
-def _softmax_and_sink(
-    scores: Float[Array, "... S"], sink: Float[Array, "... 1"]
-) -> tuple[Float[Array, "... S"], Float[Array, "... 1"]]:
-    """Computes the softmax of the scores and one more, without an array that holds both."""
-    largest = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf), sink)
-    largest = jnp.where(largest == -jnp.inf, 0, largest)
-    exponentials, of_sink = jnp.exp(scores - largest), jnp.exp(sink - largest)
-    total = _nonzero(_sum(exponentials) + of_sink)
-    return exponentials / total, of_sink / total
-
-
-@_softmax_and_sink.defjvp
-@any_rank
-def _softmax_and_sink_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Any, Any]:
-    weights, of_sink = _softmax_and_sink(*primals)
-    mean_change = _sum(weights * tangents[0]) + of_sink * tangents[1]
-    return (weights, of_sink), (weights * (tangents[0] - mean_change), of_sink * (tangents[1] - mean_change))
-
-
-def _descend(step: Callable[[Array], Array], start: Float[Array, "... 1"]) -> Float[Array, "... 1"]:
-    """Repeats Newton steps until none leads further down.
-
-    The threshold of a row is the root of a convex function, so the steps come down to it from one side and never pass
-    it. The product of the function and its slope falls to a quarter with each, or faster: some ten steps do, and
-    no row is ever sorted.
-    """
-
-    def go(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        depth, _ = state
-        deeper = jnp.minimum(depth, step(depth))
-        return deeper, jnp.any(deeper < depth)
-
-    return lax.while_loop(lambda state: state[1], go, (start, varying_as(jnp.bool_(True), start)))[0]
-
-
-@jax.custom_jvp
-def _sparsemax(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
-    # The threshold is -depth: in terms of its distance from the largest score nothing cancels.
-    below = _below_largest(scores)
-
-    def step(depth: Array) -> Array:
-        support = below > -depth
-        count = _sum(support.astype(below.dtype))
-        return jnp.where(count == 0, depth, (1 - _sum(below, support)) / _nonzero(count))
-
-    depth = _descend(step, jnp.ones_like(below, shape=(*below.shape[:-1], 1)))
-    return jnp.maximum(below + depth, 0)
-
-
-@_sparsemax.defjvp
-@any_rank
-def _sparsemax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    weights = _sparsemax(*primals)
-    support = weights > 0
-    mean_change = _sum(tangents[0], support) / _nonzero(_sum(support.astype(weights.dtype)))
-    return weights, jnp.where(support, tangents[0] - mean_change, 0)
-
-
-@jax.custom_jvp
-def _entmax15_root(scores: Float[Array, "... S"]) -> Float[Array, "... S"]:
-    """Computes the square roots of the weights; unlike the weights they have a derivative that is linear in them."""
-    below = _below_largest(scores) / 2
-
-    def step(depth: Array) -> Array:
-        support = below > -depth
-        slope = 2 * _sum(below + depth, support)
-        return jnp.where(slope == 0, depth, (1 + _sum((depth - below) * (depth + below), support)) / _nonzero(slope))
-
-    depth = _descend(step, jnp.ones_like(below, shape=(*below.shape[:-1], 1)))
-    return jnp.maximum(below + depth, 0)
-
-
-@_entmax15_root.defjvp
-@any_rank
-def _entmax15_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    roots = _entmax15_root(*primals)
-    mean_change = _sum(roots * tangents[0]) / _nonzero(_sum(roots))
-    return roots, jnp.where(roots > 0, tangents[0] - mean_change, 0) / 2
-
-
-def _among_largest(scores: Float[Array, "... S"], k: int) -> Bool[Array, "... S"]:
-    """Says which scores are among the ``k`` largest; of equal ones the first are."""
-    scores = lax.stop_gradient(jnp.where(scores == 0, 0, scores))  # for top_k, -0 is less than 0
-    largest, indices = lax.top_k(scores, k)
-    smallest = largest[..., -1:]
-    last = jnp.max(jnp.where(largest == smallest, indices, -1), axis=-1, keepdims=True)
-    left_out = (scores < smallest) | ((scores == smallest) & (jnp.arange(scores.shape[-1]) > last))
-    return ~left_out  # what is NaN stays in, to be seen
-
-
 @rule(softmax)
 class Softmax(Normalizer):
     needs_whole_rows = False
     is_softmax = True
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
-        return _softmax(forbid(scores, allowed))
+        return row_weights.softmax(forbid(scores, allowed))
 
 
 @rule(softmax_plus_one)
 class SoftmaxPlusOne(Normalizer):
-    sink: Parameter
+    sink: Parameter | learned.Learned
     needs_whole_rows = False
     is_softmax = True
+
+    def __repr__(self) -> str:
+        return "learned_sink()" if isinstance(self.sink, learned.Learned) else super().__repr__()
 
     def sink_score(self, grid: Grid, dtype: Any) -> Array:
         return self.sink.part(grid, dtype)
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         sink = jnp.broadcast_to(self.sink_score(grid, scores.dtype), (*scores.shape[:-1], 1))
-        return _softmax_and_sink(forbid(scores, allowed), sink)[0]
+        return row_weights.softmax_and_sink(forbid(scores, allowed), sink)[0]
 
     def fit(self, shape: tuple[int, ...]) -> Self:
         return dataclasses.replace(self, sink=self.sink.fit_rows(shape))
@@ -356,7 +258,7 @@ class Sparsemax(Normalizer):
     needs_whole_rows = False
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
-        return _sparsemax(forbid(scores, allowed))
+        return row_weights.sparsemax(forbid(scores, allowed))
 
 
 @rule(entmax15)
@@ -364,7 +266,7 @@ class Entmax15(Normalizer):
     needs_whole_rows = False
 
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
-        return _entmax15_root(forbid(scores, allowed)) ** 2
+        return row_weights.entmax15_root(forbid(scores, allowed)) ** 2
 
 
 @rule(top_k)
@@ -375,8 +277,8 @@ class TopK(Normalizer):
     def evaluate(self, scores: Array, allowed: Array | None, grid: Grid) -> Array:
         scores = forbid(scores, allowed)
         if self.k < scores.shape[-1]:
-            scores = jnp.where(_among_largest(scores, self.k), scores, -jnp.inf)
-        return _softmax(scores)
+            scores = jnp.where(row_weights.among_largest(scores, self.k), scores, -jnp.inf)
+        return row_weights.softmax(scores)
 
 
 @rule()

@@ -7,7 +7,7 @@ whatever the inputs.
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jattn.rules.functions import as_floats, check_takes, count_indices
 from jattn.rules.grids import Grid, static
+from jattn.rules.learned import Learned, learned_additive, learned_bilinear
 from jattn.rules.meshes import varying_as
 from jattn.rules.parameters import HeadParameter, Parameter, as_head_parameter, as_parameter
 from jattn.rules.products import dot
@@ -117,11 +118,12 @@ def negative_squared_distance(scale: float | Float[Array, "..."] = 1.0) -> Score
     return NegativeSquaredDistance(as_parameter("negative_squared_distance: scale", scale))
 
 
-def bilinear(matrix: Float[Array, "*heads H H"]) -> Score:
+def bilinear(matrix: Float[Array, "*heads H H"] | None = None) -> Score:
     """Scores by a learned product: ``scoreᵢⱼ = qᵢᵀ M kⱼ``.
 
     Args:
-      matrix: ``[H, H]``, shared by all heads, or ``[N, H, H]``, one per head.
+      matrix: ``[H, H]``, shared by all heads, or ``[N, H, H]``, one per head. None leaves it to the attention layer:
+        the parameter ``bilinear_matrix`` ``[N, H, H]``, at first ``I/√H``, by which it is the scaled dot product.
 
     Example:
       >>> import jax.numpy as jnp
@@ -134,6 +136,8 @@ def bilinear(matrix: Float[Array, "*heads H H"]) -> Score:
     Source: Luong et al. 2015, "Effective approaches to attention-based neural machine translation", section 3.1
     ("general").
     """
+    if matrix is None:
+        return Bilinear(learned_bilinear())
     parameter = as_head_parameter("bilinear: matrix", matrix, "H", "H")
     if parameter.array.shape[-1] != parameter.array.shape[-2]:
         raise ValueError(f"bilinear: matrix: expected shape [H, H] or [N, H, H], got {parameter.array.shape}")
@@ -141,7 +145,11 @@ def bilinear(matrix: Float[Array, "*heads H H"]) -> Score:
 
 
 def additive(
-    query_kernel: Float[Array, "*heads H D"], key_kernel: Float[Array, "*heads H D"], vector: Float[Array, "*heads D"]
+    query_kernel: Float[Array, "*heads H D"] | None = None,
+    key_kernel: Float[Array, "*heads H D"] | None = None,
+    vector: Float[Array, "*heads D"] | None = None,
+    *,
+    units: int | None = None,
 ) -> Score:
     """Scores by a small network: ``scoreᵢⱼ = vᵀ tanh(W_qᵀ qᵢ + W_kᵀ kⱼ)``.
 
@@ -152,6 +160,8 @@ def additive(
       query_kernel: ``W_q``, ``[H, D]`` shared by all heads, or ``[N, H, D]``, one per head.
       key_kernel: ``W_k``, likewise.
       vector: ``v``, ``[D]`` or ``[N, D]``.
+      units: ``D``, where all three are None, which leaves them to the attention layer: parameters ``additive_*``, one
+        of each per head. The head dim by default.
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,6 +174,10 @@ def additive(
     Source: Bahdanau et al. 2015, "Neural machine translation by jointly learning to align and translate", section
     A.1.2.
     """
+    if query_kernel is None and key_kernel is None and vector is None:
+        return Additive(*learned_additive(units))
+    if units is not None:
+        raise ValueError(f"additive: units: expected None with arrays, which have their own, got {units}")
     parameters = (
         as_head_parameter("additive: query_kernel", query_kernel, "H", "D"),
         as_head_parameter("additive: key_kernel", key_kernel, "H", "D"),
@@ -245,7 +259,9 @@ def _times(scores: Float[Array, "... R S"], factor: Parameter, grid: Grid) -> Fl
     return jnp.where(fine, jnp.where(fine, scores, 0) * number, scores * lax.stop_gradient(number))
 
 
-def _project(x: Float[Array, "... L H"], kernel: HeadParameter, grid: Grid, precision: Any) -> Float[Array, "... L D"]:
+def _project(
+    x: Float[Array, "... L H"], kernel: HeadParameter | Learned, grid: Grid, precision: Any
+) -> Float[Array, "... L D"]:
     """Multiplies vectors with a matrix per head, ``x W``, accumulating in float32 or wider."""
     matrix = kernel.part(grid)
     if matrix.shape[-2] != x.shape[-1]:
@@ -297,7 +313,7 @@ class NegativeSquaredDistance(Score):
 
 @rule(bilinear)
 class Bilinear(Score):
-    matrix: HeadParameter
+    matrix: HeadParameter | Learned
     takes_groups = True
     is_bilinear = True
     shows_nonfinite = True
@@ -308,9 +324,13 @@ class Bilinear(Score):
 
 @rule(additive)
 class Additive(Score):
-    query_kernel: HeadParameter
-    key_kernel: HeadParameter
-    vector: HeadParameter
+    query_kernel: HeadParameter | Learned
+    key_kernel: HeadParameter | Learned
+    vector: HeadParameter | Learned
+
+    def arguments(self) -> Mapping[str, Any]:
+        units = self.vector.axes[0][1] if isinstance(self.vector, Learned) else None
+        return {**super().arguments(), "units": units}
 
     def evaluate(self, query: Array, key: Array, grid: Grid, precision: Any) -> Array:
         of_query = _project(query, self.query_kernel, grid, precision)

@@ -24,7 +24,8 @@ from jattn.drawing.ink import LINEAR, ROOTED
 from jattn.report.record import read_filters, steps_of_snapshots
 from jattn.report.snapshots import Kept, Pooled
 from jattn.training.config import Config
-from jattn.training.own.code import Code, line_that_raised
+from jattn.training.own.code import Code
+from jattn.training.own.parts import LOGGER_METHODS
 from jattn.training.reading import ConfigError
 from jattn.training.run_folder import RunFolderError
 from jattn.training.tables import LOGGERS
@@ -188,7 +189,8 @@ class Loggers:
     def _save(self) -> None:
         # A process may be killed here, so it is there at once; the disk may write it later, which takes longest.
         temporary = self._path.with_name(f".{STATE}.{os.getpid()}")
-        texts = {name: _as_json(name, state) for name, state in (self._others | self._states).items()}
+        states = self._others | self._states
+        texts = {name: _as_json(name, state, self._loggers.get(name)) for name, state in states.items()}
         temporary.write_text(f"{{{', '.join(f'{json.dumps(name)}: {text}' for name, text in texts.items())}}}", "utf-8")
         temporary.replace(self._path)
 
@@ -213,10 +215,14 @@ class _Own:
     """A logger of a person's own; what it raises names its line."""
 
     def __init__(self, code: Code, folder: Path, config: Config, state: dict[str, Any]) -> None:
-        self._code = code
+        self.code = code
         with self._naming():
             # A dict of its own, as the names in it are a person's.
             self._logger = code.made(folder, config, state.setdefault("own", {}))
+        if not all(hasattr(self._logger, name) for name in LOGGER_METHODS):
+            got = "None" if self._logger is None else type(self._logger).__name__
+            expected = "a logger, with log(step, numbers, pictures) and close()"
+            raise ConfigError(f"run.logger: {code.wrong(f'expected {expected}, got {got}')}")
 
     def log(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
         with self._naming():
@@ -231,15 +237,16 @@ class _Own:
         try:
             yield
         except Exception as error:
-            said = line_that_raised(error, self._code.path)
-            raise ConfigError(f"run.logger: {self._code.name}: {said}") from error
+            raise ConfigError(f"run.logger: {self.code.raised(error)}") from error
 
 
-def _as_json(name: str, state: dict[str, Any]) -> str:
+def _as_json(name: str, state: dict[str, Any], logger: Any) -> str:
     try:
         return json.dumps(state)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"run.logger: {name}: expected JSON values in state, got: {error}") from None
+        problem = f"expected JSON values in state, got: {error}"
+        said = logger.code.wrong(problem) if isinstance(logger, _Own) else f"{name}: {problem}"
+        raise ConfigError(f"run.logger: {said}") from None
 
 
 def _order(row: Mapping[str, Any]) -> tuple[int, int]:

@@ -109,6 +109,9 @@ OTHER_VALUES = {
     "sinusoidal": "absolute sine sin fixed",
     "learned": "embedding trainable",
     "scaled_dot": "dot dot_product scaled_dot_product sdpa",
+    "additive": "bahdanau mlp concat",
+    "bilinear": "luong general",
+    "learned_sink": "sinks attention_sink gpt_oss",
     "softmax_plus_one": "softmax1 off_by_one sink",
     "gru": "rnn recurrent",
     "encoder_decoder": "seq2seq encdec t5 enc_dec",
@@ -121,15 +124,6 @@ OTHER_VALUES = {
     "float32": "fp32 full single 32",
 }
 """The words that others use for a value."""
-
-NO_VALUES = {
-    "scaled_dot": {
-        "it has parameters, so it is a part of a model of your own: docs/extending.md, recipe 3": (
-            "additive bilinear bahdanau luong"
-        )
-    },
-}
-"""The words for what is no value, by a value of the same key, and what is to be said to them."""
 
 _MEANT = {word: said for table in (OTHER_WORDS, NO_KEYS) for said, words in table.items() for word in words.split()}
 
@@ -191,9 +185,6 @@ def value_hint(word: str, choices: Sequence[str]) -> str:
       >>> value_hint("RoPE", ["learned", "rotary"])
       "; did you mean 'rotary'?"
     """
-    for said, words in (entry for value in choices for entry in NO_VALUES.get(value, {}).items()):
-        if word.replace("-", "_").lower() in words.split():
-            return f"; {said}"
     meant = value_meant_by(word, choices)
     return f"; did you mean {meant!r}?" if meant else ""
 

@@ -59,7 +59,8 @@ class Restored(NamedTuple):
 
     def examples(self, number: int, seed: int = 0) -> Batch:
         """Makes examples as the run's own evaluation does: from held-out ones, where the task holds some out."""
-        return self.setup.judging_batch(jax.random.key(seed), jnp.arange(number))
+        # One program: what is computed outside of one is compiled operation by operation.
+        return jax.jit(lambda rng: self.setup.judging_batch(rng, jnp.arange(number)))(jax.random.key(seed))
 
     def batch(self, text: str) -> Batch:
         """Makes a batch of one from a source in words, with as many answers as the task has for sources as long.

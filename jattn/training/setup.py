@@ -240,12 +240,12 @@ def _check_own(setup: Setup, parts: Mapping[str, OwnPart]) -> None:
     batch = jax.eval_shape(lambda: setup.training_batch(setup.rng("training"), jnp.arange(1)))
     if part := parts.get("model.kind"):
         with _naming("model.kind"), naming_the_line(part.code):
-            check_call(part.code.name, setup.model, setup.layout.name)
+            check_call(part.code, setup.model, setup.layout.name)
             options: dict[str, Any] = {"deterministic": False, "rngs": {"dropout": setup.rng("dropout")}}
             logits = jax.eval_shape(lambda batch: setup.apply(setup.init(batch), batch, **options), batch)
-            _check_logits(f"{part.code.name}: expected", setup, batch, logits, OwnError)
-            _check_relates(f"{part.code.name}: expected", setup, batch, OwnError)
-            _check_keeps(f"{part.code.name}: expected", setup, OwnError)
+            _check_logits("expected", setup, batch, logits, part.code.wrong)
+            _check_relates("expected", setup, batch, part.code.wrong)
+            _check_keeps("expected", setup, part.code.wrong)
     if part := parts.get("training.optimizer"):
         with _naming("training.optimizer"):
             check_optimizer(part.code, setup.optimizer, jax.eval_shape(setup.init, batch))
@@ -259,7 +259,7 @@ def _check_model(setup: Setup) -> None:
     _check_keeps("model: expected", setup, ValueError)
 
 
-def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: type[ValueError]) -> None:
+def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: Callable[[str], ValueError]) -> None:
     expected = (*batch.targets.shape, len(setup.vocabulary()))
     if getattr(logits, "shape", None) != expected:
         raise error(
@@ -268,7 +268,7 @@ def _check_logits(begins: str, setup: Setup, batch: Batch, logits: Any, error: t
         )
 
 
-def _check_relates(begins: str, setup: Setup, batch: Batch, error: type[ValueError]) -> None:
+def _check_relates(begins: str, setup: Setup, batch: Batch, error: Callable[[str], ValueError]) -> None:
     """Refuses attention that does not say what it relates, where there are two sequences."""
     if len(set(setup.layout.oracle)) == 1:
         return
@@ -284,7 +284,7 @@ def _check_relates(begins: str, setup: Setup, batch: Batch, error: type[ValueErr
         )
 
 
-def _check_keeps(begins: str, setup: Setup, error: type[ValueError]) -> None:
+def _check_keeps(begins: str, setup: Setup, error: Callable[[str], ValueError]) -> None:
     """Refuses an NNX model of which a call changes more than parameters: it is made anew in each call."""
     if not hasattr(setup.model, "changed_by"):
         return

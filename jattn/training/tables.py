@@ -89,6 +89,13 @@ SCORES: dict[str, Entry] = {
         "jattn.rules.scores:negative_squared_distance",
         distance_scale=Option(1.0, "what multiplies squared distances", above=0, most=1e38, argument="scale"),
     ),
+    "bilinear": entry("jattn.rules.scores:bilinear"),
+    "additive": entry(
+        "jattn.rules.scores:additive",
+        additive_units=Option(
+            None, "hidden units of each head; the head dim by default", kind=int, least=1, most=8192, argument="units"
+        ),
+    ),
 }
 """How queries and keys are compared; the options are arguments of the function."""
 
@@ -98,6 +105,7 @@ NORMALIZERS: dict[str, Entry] = {
         "jattn.rules.normalizers:softmax_plus_one",
         sink=Option(0.0, "score of the sink, which takes weight and has no value", least=-1e38, most=1e38),
     ),
+    "learned_sink": entry("jattn.rules.normalizers:learned_sink"),
     "sigmoid": entry(
         "jattn.rules.normalizers:sigmoid",
         sigmoid_bias=Option(0.0, "what is added to scores before the sigmoid", least=-1e38, most=1e38, argument="bias"),

@@ -18,6 +18,7 @@ from jattn import (
     biases,
     capture_filters,
     masks,
+    normalizers,
     positions,
     scores,
 )
@@ -106,6 +107,57 @@ def test_arguments_of_attention_reach_attend():
     assert filters["attention"].block_size == 2
     query, key, _ = projected(parameters, X)
     close(filters["attention"].weights(), attention_filter(query, key, **rules, **call).weights())
+
+
+LEARNED = {
+    "bilinear": ("bilinear()", {"bilinear_matrix": (2, 4, 4)}),
+    "additive, capped, sink": (
+        "soft_cap(additive(units=3), 2.0)",
+        {"additive_query_kernel": (2, 4, 3), "additive_key_kernel": (2, 4, 3), "additive_vector": (2, 3), "sink": (2,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_arrays_that_a_score_or_normalizer_leaves_out_are_learned_by_the_layer(name):
+    code, shapes = LEARNED[name]
+    score = scores.bilinear() if name == "bilinear" else scores.soft_cap(scores.additive(units=3), 2.0)
+    assert repr(score) == code
+    normalizer = normalizers.learned_sink() if "sink" in shapes else normalizers.softmax()
+    layer = MultiHeadAttention(num_heads=2, score=score, normalizer=normalizer)
+    own = {path: value.shape for path, value in made(layer, X)["params"].items() if not isinstance(value, dict)}
+    assert own == shapes
+    variables = drawn_like(layer, X)
+    arrays = {path.removeprefix("additive_"): variables["params"][path] for path in shapes}
+    sink = arrays.pop("sink", None)
+    if sink is None:
+        given = {"score": scores.bilinear(*arrays.values())}
+    else:
+        given = {"score": scores.soft_cap(scores.additive(**arrays), 2.0)}
+        given["normalizer"] = normalizers.softmax_plus_one(sink[:, None, None])
+    assert_array_equal(layer.apply(variables, X), MultiHeadAttention(num_heads=2, **given).apply(variables, X))
+    slopes = jax.grad(lambda variables: jnp.sum(layer.apply(variables, X) ** 2))(variables)["params"]
+    assert all(jnp.any(slopes[path] != 0) for path in shapes)
+
+
+def test_a_bilinear_score_begins_as_the_scaled_dot_product():
+    variables = made(MultiHeadAttention(num_heads=2, score=scores.bilinear()), X)
+    params = {name: array for name, array in variables["params"].items() if name != "bilinear_matrix"}
+    out = MultiHeadAttention(num_heads=2, score=scores.bilinear()).apply(variables, X)
+    close(out, MultiHeadAttention(num_heads=2).apply({"params": params}, X))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"score": scores.bilinear()}, "bilinear: matrix: expected an array"),
+        ({"score": scores.soft_cap(scores.additive(), 2.0)}, "additive: query_kernel: expected an array"),
+        ({"normalizer": normalizers.learned_sink()}, "learned_sink: sink: expected an array"),
+    ],
+)
+def test_what_a_layer_learns_is_refused_where_there_is_no_layer(rules, message):
+    with pytest.raises(ValueError, match=rf"{message}, or a MultiHeadAttention that learns one, got none"):
+        attend(X[:, :, None], X[:, :, None], X[:, :, None], **rules)
 
 
 @pytest.mark.exhaustive

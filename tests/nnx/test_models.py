@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jattn
-from jattn import edits, scores
+from jattn import edits, normalizers, scores
 from tests.sampled import sampled
 from tests.variants import drawn_like
 
@@ -34,10 +34,17 @@ MODELS = {
         {"num_kv_heads": 1, "window": 2, "qk_norm": "rms", "positions": "rotary", "rotary_base": 50.0},
     ),
     "encoder, window": ("Encoder", {"window": 2, "qk_norm": "layer", "filter_dropout_rate": 0.5}),
-    "both, relative": ("EncoderDecoder", {"positions": "relative", "num_kv_heads": 1, "num_layers": 1}),
+    "both, relative": (
+        "EncoderDecoder",
+        {"positions": "relative", "num_kv_heads": 1, "num_layers": 1}
+        | {"score": scores.additive(units=3), "normalizer": normalizers.learned_sink()},
+    ),
     "both, learned, post": ("EncoderDecoder", {"positions": "learned", "max_length": 5, "norm": "post", "window": 2}),
     "pooled": ("PooledEncoder", {"qk_norm": "rms", "filter_dropout_rate": 0.5, "num_layers": 1}),
-    "pooled, learned": ("PooledEncoder", {"positions": "learned", "max_length": 5, "num_layers": 0, "num_kv_heads": 1}),
+    "pooled, learned": (
+        "PooledEncoder",
+        {"positions": "learned", "max_length": 5, "num_layers": 0, "num_kv_heads": 1, "score": scores.bilinear()},
+    ),
     "gru": ("RecurrentEncoderDecoder", {"num_layers": 1}),
     "lstm": ("RecurrentEncoderDecoder", {"cell": "lstm", "dtype": jnp.bfloat16}),
     "gru, no attention": ("RecurrentEncoderDecoder", {"attention": False}),

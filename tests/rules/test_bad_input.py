@@ -506,6 +506,17 @@ PARTS = {
         "additive: key_kernel: expected a float dtype, got bool",
     ),
     "additive, a number": (lambda: scores.additive(EYE, EYE, 1.0), TypeError, "additive: vector: .* array, got float"),
+    "additive, one array": (
+        lambda: scores.additive(EYE),
+        TypeError,
+        "additive: key_kernel: expected an array, got None",
+    ),
+    "additive, units of arrays": (
+        lambda: scores.additive(EYE, EYE, EYE[0], units=6),
+        ValueError,
+        "additive: units: expected None with arrays, which have their own, got 6",
+    ),
+    "additive, no units": (lambda: scores.additive(units=0), ValueError, "additive: units must be at least 1, got 0"),
     "additive, kernel of one axis": (
         lambda: scores.additive(EYE[0], EYE, EYE[0]),
         ValueError,

@@ -83,7 +83,7 @@ def test_most_kinds_of_rules_are_made_again():
         (masks.causal(jnp.zeros(2, jnp.int32)), "causal(offset=int32[2])"),
         (scores.soft_cap(scores.cosine(0.5), 5), "soft_cap(cosine(temperature=0.5), 5.0)"),
         (scores.cosine(0.1), "cosine()"),
-        (scores.bilinear(jnp.ones((2, 2))), "bilinear(float32[2, 2])"),
+        (scores.bilinear(jnp.ones((2, 2))), "bilinear(matrix=float32[2, 2])"),
         (biases.alibi(jnp.ones(4)), "alibi(slopes=float32[4])"),
         (biases.relative(jnp.ones((8, 4)), max_distance=5), "relative(float32[8, 4], max_distance=5)"),
         (biases.from_function(sloped), "from_function(sloped)"),

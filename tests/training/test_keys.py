@@ -45,6 +45,7 @@ OTHER_VALUES = {
     "rotary_base": [500.0],
     "rotary_scaling": [2.0],
     "distance_scale": [0.5],
+    "additive_units": [3],
     "sink": [-1.0],
     "sigmoid_bias": [-1.0],
     "top_k": [2],
@@ -59,6 +60,7 @@ BASES = [
     {"kind": "transformer", "layout": "encoder_decoder", "score": "cosine"},
     {"kind": "transformer", "layout": "encoder", "positions": "rotary"},
     {"kind": "transformer", "layout": "decoder", "score": "negative_squared_distance"},
+    {"kind": "transformer", "layout": "encoder", "score": "additive", "normalizer": "learned_sink"},
     {"kind": "gru", "layout": "encoder_decoder", "attention": False},
     {"kind": "pooled", "layout": "encoder_decoder", "score": "cosine", "positions": "learned"},
     *({"kind": "transformer", "layout": "causal", "normalizer": name} for name in tables.NORMALIZERS),
@@ -117,7 +119,11 @@ def test_every_key_of_a_model_is_used_or_refused(base):
     assert used | refused == set(ModelConfig.model_fields)
     assert {"width", "num_layers", "dropout_rate"} <= used
     written = check(values_of(base), "test").model_dump()["model"]
-    assert used - {"kind", *tables.CHOICES} <= set(written) <= used | {"kind", "positions", "queries", "score"}
+    assert (
+        used - {"kind", "additive_units", *tables.CHOICES}
+        <= set(written)
+        <= used | {"kind", "positions", "queries", "score"}
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)

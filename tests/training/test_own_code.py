@@ -9,6 +9,7 @@ import pytest
 
 import jattn
 from jattn.tasks import Task
+from jattn.training.loggers import Loggers
 from jattn.training.own.code import OwnError, Places, load
 from jattn.training.reading import ConfigError, check, class_of, merge
 from jattn.training.setup import make_setup
@@ -179,14 +180,77 @@ def branches(peak):
     return lambda step: peak if step < 10 else peak * 0.1
 
 def late(peak):
-    return lambda step: {}[step]
+    return lambda step: {}[int(step)]
+
+def silent(peak):
+    return lambda step: None
+
+def text(peak):
+    return lambda step: "high"
+
+def of_both(peak):
+    return lambda step, peak: peak
 """
+
+LOGGERS = """
+class Losses:
+    def __init__(self, folder, config, state):
+        self.state = state
+
+    def log(self, step, numbers, pictures):
+        pass
+
+    def close(self):
+        pass
+
+class Mute:
+    def __init__(self, folder, config, state):
+        pass
+
+    def close(self):
+        pass
+
+class Alone:
+    def log(self, step, numbers, pictures):
+        pass
+
+    def close(self):
+        pass
+
+number = 3
+
+class Unmade(Losses):
+    def __init__(self, folder, config, state):
+        raise OSError("full")
+
+class Failing(Losses):
+    def log(self, step, numbers, pictures):
+        1 / 0
+
+class Short(Losses):
+    def log(self, step):
+        pass
+
+class Unkept(Losses):
+    def log(self, step, numbers, pictures):
+        self.state["seen"] = {1}
+
+class Unclosed(Losses):
+    def close(self):
+        {}["file"]
+
+def nothing(folder, config, state):
+    return None
+"""
+
+
+TEXTS = {"zz_tasks": TASKS, "zz_models": MODELS, "zz_optims": OPTIMS, "zz_loggers": LOGGERS}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mine")
-    for name, text in (("zz_tasks", TASKS), ("zz_models", MODELS), ("zz_optims", OPTIMS)):
+    for name, text in TEXTS.items():
         (folder / f"{name}.py").write_text(HEAD + text)
     (folder / "zz_broken.py").write_text("x = 1\nx = x / 0\n")
     (folder / "zz_syntax.py").write_text("x = 1\ndef f(:\n")
@@ -208,8 +272,17 @@ def line_of(text, part):
     return (HEAD + text)[: (HEAD + text).index(part)].count("\n") + 1
 
 
-T, M, P = "zz_tasks.py:", "zz_models.py:", "zz_optims.py:"
+def defined(name):
+    """Says in which line of which file a name is defined, as messages do."""
+    file, _, name = name.partition(".py:")
+    here = next(part for part in (f"def {name}(", f"class {name}", f"{name} =") if part in TEXTS[file])
+    return f"; defined in {file}.py, line {line_of(TEXTS[file], here)}"
+
+
+T, M, P, L = "zz_tasks.py:", "zz_models.py:", "zz_optims.py:", "zz_loggers.py:"
 TYPES = "a type that a config can hold: bool, int, float, str, a Literal or a tuple of them"
+
+LOGGER = "a class made of (folder, config, state), with log(step, numbers, pictures) and close(), "
 
 WRONG = [
     ("task.name", "zz_task.py:zigzag", "zz_task.py: no such file; did you mean zz_tasks.py?"),
@@ -334,17 +407,60 @@ WRONG = [
         P + "wide",
         P + "wide: expected a finite learning rate at each step, got shape (3,) at step 0",
     ),
+    ("training.schedule", "zz_optim.py:lost", "zz_optim.py: no such file; did you mean zz_optims.py?"),
+    ("training.schedule", P + "lots", "zz_optims.py: has no 'lots'; did you mean 'lost'?"),
+    ("training.schedule", "zz_broken.py:rate", "zz_broken.py: line 2 raises ZeroDivisionError: division by zero"),
+    ("training.schedule", P + "late", P + f"late: line {line_of(OPTIMS, '{}[int')} raises KeyError: 0"),
+    ("training.schedule", P + "silent", P + "silent: expected a finite learning rate at each step, got None at step 0"),
+    ("training.schedule", P + "text", P + "text: expected a finite learning rate at each step, got 'high' at step 0"),
+    (
+        "training.schedule",
+        P + "of_both",
+        P + "of_both: raises TypeError: of_both.<locals>.<lambda>() missing 1 required positional argument: 'peak'",
+    ),
+    ("run.logger", "zz_logger.py:Losses", "zz_logger.py: no such file; did you mean zz_loggers.py?"),
+    ("run.logger", L + "Loses", "zz_loggers.py: has no 'Loses'; did you mean 'Losses'?"),
+    ("run.logger", "zz_broken.py:Losses", "zz_broken.py: line 2 raises ZeroDivisionError: division by zero"),
+    ("run.logger", "zz_syntax.py:Losses", "zz_syntax.py: line 2 raises SyntaxError: invalid syntax"),
+    ("run.logger", L + "number", L + "number: expected a class of loggers, got an int"),
+    ("run.logger", L + "Mute", L + "Mute: expected " + LOGGER + "got one without log"),
+    ("run.logger", L + "Alone", L + "Alone: expected " + LOGGER + "got ()"),
+    ("run.logger", L + "nothing", L + "nothing: expected a logger, with log(step, numbers, pictures) and close(), got None"),
+    ("run.logger", L + "Unmade", L + f"Unmade: line {line_of(LOGGERS, 'raise OSError')} raises OSError: full"),
+    ("run.logger", L + "Failing", L + f"Failing: line {line_of(LOGGERS, '1 / 0')} raises ZeroDivisionError: division by zero"),
+    (
+        "run.logger",
+        L + "Short",
+        L + "Short: raises TypeError: Short.log() takes 2 positional arguments but 4 were given",
+    ),
+    (
+        "run.logger",
+        L + "Unkept",
+        L + "Unkept: expected JSON values in state, got: Object of type set is not JSON serializable",
+    ),
+    ("run.logger", L + "Unclosed", L + f"Unclosed: line {line_of(LOGGERS, '{}[' + chr(34) + 'file')} raises KeyError: 'file'"),
 ]  # fmt: skip
 """The key, what it names, and the whole message."""
 
 
+def use(folder, table, key, name, run):
+    """Makes the parts of a run; a logger gets a row as well."""
+    if table != "run":
+        make_setup(checked(folder, {table: {key: name}}))
+        return
+    loggers = Loggers(checked(folder, {table: {key: [name]}}), run, [])
+    loggers.row({"kind": "train", "step": 0, "loss": 1.0})
+    loggers.close()
+
+
 @pytest.mark.parametrize(("path", "name", "message"), WRONG, ids=lambda value: value if ":" in value else None)
-def test_code_that_does_not_do_is_refused_in_one_line(folder, monkeypatch, path, name, message):
+def test_code_that_does_not_do_is_refused_in_one_line(folder, monkeypatch, tmp_path, path, name, message):
     monkeypatch.chdir(folder.parent)
     table, _, key = path.partition(".")
     with pytest.raises(ConfigError) as refused:
-        make_setup(checked(folder, {table: {key: name}}))
+        use(folder, table, key, name, tmp_path)
     text = str(refused.value).removeprefix("exp.toml: ")
+    message += defined(name) if message.startswith(f"{name}: ") and " line " not in message else ""
     assert text == f"{path}: {message.replace('{folder}', str(folder)).replace('{here}', str(folder.parent))}"
     assert not (folder.parent / "runs").exists()
 
@@ -464,7 +580,7 @@ def test_a_parameter_with_a_name_that_no_key_can_have_is_refused(folder, table, 
             checked(folder, {table: {key: "zz_names.py:part"}})
         assert str(refused.value) == (
             f"exp.toml: {table}.{key}: zz_names.py:part: its parameter {name!r} has a name that no key of a config can "
-            "have; rename it"
+            "have; rename it; defined in zz_names.py, line 1"
         )
     (folder / "zz_names.py").write_text("def part(*, model_dump_every: int = 1):\n    pass\n")
     assert class_of({table: {key: "zz_names.py:part"}}, "test", Places((folder,))).parts

@@ -330,6 +330,6 @@ class Cross(nn.Module):
     task = {"name": "copy", "layout": "encoder_decoder", "min_length": 4, "max_length": 4}
     values = {"task": task, "model": {"kind": f"{file}:Cross"}, "mesh": {"data": 1}}
     config = check(values, "test", places=places_beside(tmp_path / "exp.toml"))
-    message = r"Cross: expected each attention layer to say .* relates=\('tokens', 'source'\)\), got none from look$"
+    message = r"Cross: expected each attention layer .* relates=\('tokens', 'source'\)\), got none from look; defined "
     with pytest.raises(ConfigError, match=message) if silent else contextlib.nullcontext():
         make_setup(config)

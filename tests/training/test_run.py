@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jattn
 from jattn.command import main as command_line
 from jattn.command.options import config_from_arguments
+from jattn.study.seeing import see
 from jattn.training.checkpoints import Checkpoints
 from jattn.training.interrupts import Interrupts, interrupts
 from jattn.training.journal import snapshot_steps
@@ -196,6 +198,25 @@ def test_the_snapshots_hold_rows_of_weights(whole):
     assert probes["task"].startswith("Says the source backwards")
     for example, said in zip(probes["examples"], answers, strict=True):
         assert [bool(text) for text in said] == example["scored"] + [False] * (len(said) - len(example["scored"]))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("choices", ["score=bilinear", "score=additive additive_units=3", "normalizer=learned_sink"])
+def test_what_scores_and_normalizers_learn_is_trained_saved_restored_and_seen(choices, tmp_path):
+    options = [f"--model.{choice}" for choice in choices.split()]
+    status, printed = run(tmp_path / "run", *options, config=CONFIG.replace("steps = 60", "steps = 20"))
+    assert status == 0, printed
+    restored = jattn.restore(tmp_path / "run")
+    first, last = initial_state(restored.setup).params, restored.params
+    changed = jax.tree.map(lambda before, after: bool(jnp.any(before != after)), first, last)["block_0"]["attention"]
+    learned = {name for name, array in last["block_0"]["attention"].items() if not isinstance(array, dict)}
+    assert learned
+    assert all(changed[name] for name in learned)
+    inputs = jax.tree.map(lambda x: x[0], restored.examples(1).inputs)
+    _, filters = jattn.capture_filters(restored.setup.model, {"params": last}, **inputs)
+    page = see(filters, ["a", "b", "c", "d"], tmp_path / "see.html")
+    assert page.exists()
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.exhaustive

@@ -4,6 +4,7 @@ A file is executed once for each text that it has; a module is imported once, an
 since. Only a person's own config or command line names code.
 """
 
+import ast
 import dataclasses
 import difflib
 import hashlib
@@ -65,6 +66,17 @@ class Code:
         """The part of the name that says the file or the module."""
         return self.name.rpartition(":")[0]
 
+    def wrong(self, problem: str) -> OwnError:
+        """Says what is wrong with the thing, and where it is defined."""
+        line = line_that_defines(self.name.rpartition(":")[2], self.text)
+        where = f"; defined in {self.path.name}, line {line}" if line else ""
+        return OwnError(f"{self.name}: {problem}{where}")
+
+    def raised(self, error: BaseException) -> OwnError:
+        """Says which line of the file raised, and what; where none did, where the thing is defined."""
+        said = line_that_raised(error, self.path)
+        return OwnError(f"{self.name}: {said}") if said.startswith("line ") else self.wrong(said)
+
 
 _MODULES: dict[Path, tuple[bytes, ModuleType]] = {}
 _IMPORTED: dict[Path, bytes] = {}
@@ -115,6 +127,27 @@ def load(name: str, places: Places | None = None) -> Code:
     if (name, path, text) not in _CODE:
         _CODE[name, path, text] = Code(name, path, text, getattr(module, attribute))
     return _CODE[name, path, text]
+
+
+def line_that_defines(name: str, text: bytes) -> int | None:
+    """Returns the line in which a file defines a name, by ``def``, ``class`` or ``=``: the last.
+
+    Example:
+      >>> from jattn.training.own.code import line_that_defines
+      >>> line_that_defines("rate", b"import math\\n\\nrate = 0.5\\n")
+      3
+    """
+    found = None
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        else:
+            continue
+        found = max(found or 0, node.lineno) if name in names else found
+    return found
 
 
 def line_that_raised(error: BaseException, path: Path) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jattn.training.own.code import OwnError
 from jattn.training.own.parts import OwnPart
 from jattn.training.own.signatures import is_nnx
 
@@ -27,7 +26,7 @@ def make_functional(part: OwnPart, options: Mapping[str, Any]) -> Any:
         return part.make(nnx.Module, **options, rngs=rngs)
 
     if "rngs" not in part.parameters:
-        raise OwnError(f"{part.code.name}: expected it to take rngs, from which an NNX module draws its parameters")
+        raise part.code.wrong("expected it to take rngs, from which an NNX module draws its parameters")
     return Functional(make, type(nnx.eval_shape(lambda: make(nnx.Rngs(0)))))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from jattn.tasks.options import Option
-from jattn.training.own.code import Code, OwnError, line_that_raised
+from jattn.training.own.code import Code, OwnError
 from jattn.training.own.signatures import is_nnx, options_of, parameters_of
 from jattn.training.sections import Section
 from jattn.training.tables import LAYOUTS, Kind
@@ -68,7 +68,7 @@ def task_part(code: Code, section: type[Section]) -> OwnPart:
     options = _options(code, section)
     for key in options:
         if key in section.model_fields:
-            raise OwnError(f"{code.name}: its parameter {key!r} has the name of a key of every task; rename it")
+            raise code.wrong(f"its parameter {key!r} has the name of a key of every task; rename it")
     return OwnPart(options=options, code=code, parameters=tuple(options))
 
 
@@ -81,7 +81,7 @@ def model_part(code: Code, section: type[Section]) -> OwnPart:
     passed = ("vocabulary", "dtype", "layout", "score", "normalizer", "rngs")
     parameters = _parameters(code)
     if "kind" in parameters:
-        raise OwnError(f"{code.name}: its field 'kind' has the name of the key that names it; rename it")
+        raise code.wrong("its field 'kind' has the name of the key that names it; rename it")
     options = {}
     shared = section.model_fields
     for key, option in _options(code, section, given=(*passed, *shared)).items():
@@ -125,8 +125,8 @@ def logger_part(code: Code) -> OwnPart:
     lacks = [name for name in LOGGER_METHODS if inspect.isclass(code.made) and not hasattr(code.made, name)]
     if len(taken) != 3 or lacks:
         got = f"one without {' and '.join(lacks)}" if lacks else f"({', '.join(taken)})"
-        raise OwnError(
-            f"{code.name}: expected a class made of (folder, config, state), with log(step, numbers, pictures) and "
+        raise code.wrong(
+            f"expected a class made of (folder, config, state), with log(step, numbers, pictures) and "
             f"close(), got {got}"
         )
     return OwnPart(code=code, parameters=tuple(taken), of_run=False)
@@ -138,14 +138,14 @@ def _is_function(made: Any) -> bool:
 
 def _expect_function(code: Code, expected: str) -> None:
     if not _is_function(code.made):
-        raise OwnError(f"{code.name}: expected {expected}, got {_named(code.made)}")
+        raise code.wrong(f"expected {expected}, got {_named(code.made)}")
 
 
 def _parameters(code: Code) -> dict[str, inspect.Parameter]:
     try:
         return parameters_of(code.made)
     except (TypeError, ValueError) as error:
-        raise OwnError(f"{code.name}: expected a signature that can be read, got: {error}") from None
+        raise code.wrong(f"expected a signature that can be read, got: {error}") from None
 
 
 def _options(code: Code, section: type[Section], given: tuple[str, ...] = ()) -> dict[str, Option]:
@@ -153,11 +153,11 @@ def _options(code: Code, section: type[Section], given: tuple[str, ...] = ()) ->
     try:
         options = options_of(code.made, code.name, given)
     except ValueError as error:
-        raise OwnError(str(error)) from None
+        raise code.wrong(str(error).removeprefix(f"{code.name}: ")) from None
     for key in options:
         # A key of a config is an attribute of its section, which has others.
         if key.startswith("_") or hasattr(section, key):
-            raise OwnError(f"{code.name}: its parameter {key!r} has a name that no key of a config can have; rename it")
+            raise code.wrong(f"its parameter {key!r} has a name that no key of a config can have; rename it")
     return options
 
 
@@ -182,10 +182,10 @@ def _checked(code: Code, expected: Any, make: Callable[[], Any]) -> Any:
     try:
         made = make()
     except Exception as error:
-        raise OwnError(f"{code.name}: {line_that_raised(error, code.path)}") from error
+        raise code.raised(error) from error
     kinds = expected if isinstance(expected, tuple) else (expected,)
     if not isinstance(made, kinds):
-        raise OwnError(f"{code.name}: expected it to return {_article(kinds[0].__name__)}, got {_named(made)}")
+        raise code.wrong(f"expected it to return {_article(kinds[0].__name__)}, got {_named(made)}")
     return made
 
 
