@@ -111,6 +111,16 @@ def check_keys_in_reach_of_a_window():
     assert sent == 3 * (arrays[1].size + arrays[2].size) // 32, shapes
 
 
+def check_a_window_of_one_block_on_each_device():
+    """Where heads are not walked, that block holds all keys."""
+    (query, key, value), mesh = long_inputs(32), make_mesh()
+    call = {"mask": masks.sliding_window(2, 1), "block_size": 8}
+    split = {"mesh": mesh, "axis": "sequence", **call}
+    close(sharded.attend(query, key, value, strategy="gathered", **split), attend(query, key, value, **call))
+    found, expected = sharded.attention_filter(query, key, **split), attention_filter(query, key, **call)
+    close(found.summarize("entropy"), expected.summarize("entropy"))
+
+
 def check_nan_on_another_device():
     """Keys 4 to 8 lie on other devices than queries 0 to 3, which may not see them."""
     query, key, value = inputs(8, 8, dtype=np.float64)
