@@ -70,12 +70,13 @@ class Halo:
 def find_halo(plan: Plan, split: Split, program: RowProgram) -> Halo | None:
     """Returns the halo of a plan, or None if rows reach further than the neighbours of their device.
 
-    None as well where that is as much as all keys, where blocks hold all keys, and where the program has an array with
-    a number for each key.
+    None as well where that is as much as all keys, where blocks hold all keys, as the only one of a plan does, and
+    where the program has an array with a number for each key.
     """
     leaves = jax.tree.leaves(program, is_leaf=lambda leaf: isinstance(leaf, Overlay))
     by_key = any(isinstance(leaf, Overlay) and leaf.array.shape[-1] != 1 for leaf in leaves)
-    if program.mask is None or by_key or any(strip.num_keys == split.keys.length for strip in plan.strips):
+    all_keys = plan.whole or any(strip.num_keys == split.keys.length for strip in plan.strips)
+    if program.mask is None or by_key or all_keys:
         return None
     each = split.keys.rows_each
     reaches = [_reach(strip, split, program.mask) for strip in plan.strips]

@@ -63,7 +63,8 @@ def attend(
     Each device evaluates whole rows of its own queries, so the result is that of one device up to rounding, and the
     same weights are dropped. What differs is how its rows meet the keys and values of the others:
 
-    - ``"gathered"``: every device gets all keys and values once. Works for every call.
+    - ``"gathered"``: every device gets all keys and values once, or those in reach of a mask that lets no row reach
+      further than the neighbours of its device. Works for every call.
     - ``"ring"``: keys and values pass from device to device, and each row keeps a running log-sum-exp. No device holds
       more than its share of anything, forward and backward. For a softmax, with or without a sink, without edit and
       dropout; its derivatives are first and reverse-mode.

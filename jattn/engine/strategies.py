@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jattn.engine.compiling import closes_over_tracers
 from jattn.engine.dealing import Dealing, plan_on_devices, striped
 from jattn.engine.devices import Split
+from jattn.engine.halos import find_halo
 from jattn.engine.plans import DENSE_WEIGHTS, FEWEST_ROWS, Plan, check_block_size, dense_plan
 from jattn.engine.ring import plan_route
 from jattn.engine.rows import RowProgram
@@ -132,10 +133,12 @@ def describe_gathered(
 ) -> str:
     """Says what each device computes and receives where keys are gathered."""
     split = split_gathered(mesh, axis, shape, program, block_size)
-    work = plan_gathered(split, shape, program, block_size).num_weights
-    part = work * split.devices / max(1, math.prod(shape[-2:]))
-    received = size / max(1, shape[-1]) * (split.keys.padded - split.keys.rows_each)
-    return f"{_rows(split)}, computes {part / split.devices:.1%} of all scores and receives {_megabytes(received)}"
+    plan = plan_gathered(split, shape, program, block_size)
+    halo = find_halo(plan, split, program)
+    part = plan.num_weights / max(1, math.prod(shape[-2:]))
+    received = split.keys.padded - split.keys.rows_each if halo is None else halo.before + halo.after
+    sent = _megabytes(size / max(1, shape[-1]) * received)
+    return f"{_rows(split)}, computes {part:.1%} of all scores and receives {sent}"
 
 
 def describe_ring(

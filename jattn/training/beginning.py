@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jattn.training.debugging import make_debugged_chunk
 from jattn.training.flops import flops_per_step
 from jattn.training.journal import Journal
+from jattn.training.processes import together
 from jattn.training.progress import Reporter
 from jattn.training.setup import Setup
 from jattn.training.step import TrainChunk, TrainState, make_train_chunk
@@ -23,6 +24,7 @@ def begin(setup: Setup, state: TrainState, journal: Journal, report: Reporter) -
     here = jnp.int32(state.number)
     if not setup.config.run.debug:
         journal.flops = flops_per_step(setup, train_chunk, state, here)
+        train_chunk = together(train_chunk)
     # No step up to where it is: the first rate of steps has no compilation in it.
     state = train_chunk(state, here)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.config.training.replicates

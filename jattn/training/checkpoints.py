@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from jattn.drawing.files import named
 from jattn.training.digests import Damaged, Digests, History, check_files, digests_of, read_digests, write_digests
-from jattn.training.processes import from_first, is_first
+from jattn.training.processes import from_first, is_first, wait_for_all
 from jattn.training.step import TrainState
 
 SPECIAL = "[]*?\\:"
@@ -62,6 +62,8 @@ class Checkpoints:
         self._pending: tuple[int, float, History] | None = None
         if keep_latest is not None:
             from_first(lambda: self._folder.mkdir(parents=True, exist_ok=True))
+            # Orbax is the first to let all of them compute something together.
+            wait_for_all()
         options = ocp.CheckpointManagerOptions(
             create=False,
             cleanup_tmp_directories=keep_latest is not None,

@@ -23,6 +23,7 @@ from jattn.rules.mask import Mask
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import map_fold, on_oracle, pool_filters
+from jattn.training.processes import together
 from jattn.training.reading import ConfigError
 from jattn.training.setup import Setup
 from jattn.training.sharding import replicated
@@ -98,7 +99,7 @@ def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:
         return Measured(sums, batch, predictions, weights, pooled, related, visible)
 
     # On every device, so that each process can read it.
-    judge = jax.jit(setup.each(judge, (0, 0, None, None, None, None)), out_shardings=replicated(setup.mesh))
+    judge = together(jax.jit(setup.each(judge, (0, 0, None, None, None, None)), out_shardings=replicated(setup.mesh)))
 
     def measure(
         params: Any, rng: PRNGKeyArray, start: Any, shortest: Any = None, longest: Any = None, *, pools: bool = False

@@ -8,6 +8,7 @@ in a run of one process, too. Imports JAX late.
 import atexit
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import pickle
@@ -173,6 +174,35 @@ def from_first(function: Callable[[], Any]) -> Any:
 def wait_for_first() -> None:
     """Waits until the first process has come as far as this one, so that what it wrote is there."""
     from_first(lambda: None)
+
+
+def wait_for_all() -> None:
+    """Waits until every process has come as far as this one, for as long as all of them are alive."""
+    import jax
+
+    if jax.process_count() > 1:
+        _client().wait_at_barrier("jattn/together", FOREVER)
+
+
+def together(program: Any) -> Callable[..., Any]:
+    """Lets no process run a function under `jax.jit` for the first time before all of them have compiled it.
+
+    What runs first may connect them: Gloo fails where one comes to that more than 30 seconds later than another.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return program
+    calls = itertools.count()
+
+    @functools.wraps(program)
+    def call(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            program.lower(*arguments).compile()
+            wait_for_all()
+        return program(*arguments)
+
+    return call
 
 
 def agreed(signals: Interrupts) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jattn import attend, attention_filter, folds, masks, normalizers, sharded
+from jattn import attend, attention_filter, folds, masks, normalizers, scores, sharded
 from jattn.engine import dealing, plans
 from tests.engine import split_layers
 from tests.variants import VARIANTS, inputs
@@ -93,6 +93,32 @@ def check_windows_that_stay():
 
 def explained(arrays, mesh, strategy, **call):
     return str(sharded.explain_implementation(*arrays, mesh=mesh, axis="sequence", strategy=strategy, **call))
+
+
+def check_keys_in_reach_of_a_window():
+    """Each device gets the few keys and values of its neighbours that its rows may attend to, and returns gradients."""
+    mesh, arrays = make_mesh((8,), ("sequence",)), long_inputs(32)
+    call = {"mask": masks.sliding_window(2, 1), "block_size": 4}
+    query, key, value = (x[:, :30] for x in arrays)
+    broken = query, key.at[:, 5].set(jnp.nan), value.at[:, 20].set(jnp.inf)
+    compare(broken, mesh, ("gathered",), finite=False, score=scores.cosine(), **call)
+    split = functools.partial(sharded.attend, mesh=mesh, axis="sequence", strategy="gathered", **call)
+    lay = NamedSharding(mesh, PartitionSpec(None, "sequence"))
+    text = jax.jit(split).lower(*(jax.device_put(x, lay) for x in arrays)).compile().as_text()
+    assert set(re.findall(MOVES, text)) == {"collective-permute"}
+    shapes = re.findall(r"f64\[([\d,]+)\]\S* collective-permute\(", text)
+    sent = sum(np.prod(list(map(int, shape.split(",")))) for shape in shapes)
+    assert sent == 3 * (arrays[1].size + arrays[2].size) // 32, shapes
+
+
+def check_a_window_of_one_block_on_each_device():
+    """Where heads are not walked, that block holds all keys."""
+    (query, key, value), mesh = long_inputs(32), make_mesh()
+    call = {"mask": masks.sliding_window(2, 1), "block_size": 8}
+    split = {"mesh": mesh, "axis": "sequence", **call}
+    close(sharded.attend(query, key, value, strategy="gathered", **split), attend(query, key, value, **call))
+    found, expected = sharded.attention_filter(query, key, **split), attention_filter(query, key, **call)
+    close(found.summarize("entropy"), expected.summarize("entropy"))
 
 
 def check_nan_on_another_device():

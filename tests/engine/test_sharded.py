@@ -112,6 +112,9 @@ def test_it_is_explained():
     said = str(sharded.explain_implementation(TOKENS, TOKENS, TOKENS, mesh=MESH, axis="sequence", strategy="ring"))
     assert said.startswith("ring: each of 8 devices has 8192 of 65536 queries, computes at most 12.5% of all scores")
     assert "receives 16.8 MB of keys and values in each of 7 steps to the right and 0 to the left" in said
+    window = {"mask": masks.sliding_window(1000), "strategy": "gathered"}
+    said = str(sharded.explain_implementation(TOKENS, TOKENS, TOKENS, mesh=MESH, axis="sequence", **window))
+    assert "computes 0.2% of all scores and receives 2.0 MB of keys and values\n" in said
     long = jax.ShapeDtypeStruct((1, 2**20, 8, 64), jnp.bfloat16)
     chosen = functools.partial(sharded.explain_implementation, long, long, long, mesh=MESH, axis="sequence")
     assert chosen(mask=masks.causal()).chosen == "ring"

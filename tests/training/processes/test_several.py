@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.exhaustive
 SEVERAL = CONFIG.replace("[mesh]\ndata = 1\n", "").replace("batch_size = 4", "batch_size = 8")
 LIMIT = 600
 """Seconds in which everything ends on any machine."""
+LATE = 40
+"""Seconds by which a process is late; Gloo waits for 30."""
 
 
 class Several:
@@ -37,9 +40,10 @@ class Several:
       options: of the command, for all of them.
       wait: seconds for which they wait for one another.
       config: the text of the file.
+      late: by the number of a process, the functions whose first call takes it longer; see `delay`.
     """
 
-    def __init__(self, folder, processes, *options, missing=(), wait=LIMIT, config=SEVERAL):
+    def __init__(self, folder, processes, *options, missing=(), wait=LIMIT, config=SEVERAL, late=None):
         path = folder.with_suffix(".toml")
         path.write_text(config)
         self.folder, self.processes = folder, {}
@@ -49,7 +53,9 @@ class Several:
             several = () if processes == 1 else ("--run.distributed", where)
             arguments = [str(path), "--run.folder", str(folder), *several, *options]
             out = folder.with_name(f"{folder.name}_{index}")
-            self.processes[index] = context().Process(target=command, args=(arguments, out))
+            self.processes[index] = context().Process(
+                target=command, args=(arguments, out, (late or {}).get(index, ()))
+            )
             self.processes[index].start()
 
     def __enter__(self):
@@ -83,7 +89,7 @@ class Several:
             time.sleep(0.01)
 
 
-def command(arguments, out):
+def command(arguments, out, late=()):
     """Does the command in this process, without the report, which takes longer than all else."""
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         file = os.open(f"{out}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
@@ -91,7 +97,25 @@ def command(arguments, out):
         os.close(file)
         stream.reconfigure(line_buffering=True)
     loop.render = lambda folder, say: None
+    delay(late)
     sys.exit(main(arguments))
+
+
+def delay(names):
+    """Lets the first call of each of these functions take `LATE` seconds longer in this process."""
+
+    def later(function):
+        def called(*arguments, **options):
+            if function.__name__ in left:
+                left.remove(function.__name__)
+                time.sleep(LATE)
+            return function(*arguments, **options)
+
+        return called
+
+    left = [*names]
+    for module, name in ((loop, "make_setup"), (jax.stages.Lowered, "compile")):
+        setattr(module, name, later(getattr(module, name)))
 
 
 def free_port():
@@ -162,6 +186,12 @@ def test_processes_train_as_one_process_does(processes, devices, options, alone,
     again = trained(tmp_path / "run", processes, *options)
     assert "already done at step 12" in again[0]
     assert trained(tmp_path / "run", 1, "--mesh.data", "1")[0].count("already done at step 12") == 1
+
+
+def test_a_process_that_takes_longer_to_begin_is_waited_for(alone, tmp_path):
+    with Several(tmp_path / "run", 2, "--mesh.data", "2", late={1: ["make_setup", "compile"]}) as several:
+        assert several.finish() == [0, 0], [several.said(index) for index in (0, 1)]
+    assert close(rows(tmp_path / "run"), rows(alone(2)))
 
 
 PROGRAM = """
