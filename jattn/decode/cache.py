@@ -26,12 +26,13 @@ from jattn.rules.checks import check_float, check_integer
 from jattn.rules.grids import static
 from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.ranks import any_rank
+from jattn.rules.trees import as_pytree
 
 UNWRITTEN = -1
 """The position of a slot that holds no token yet."""
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class KVCache:
     """Holds the keys and values of the tokens seen so far; make one with `KVCache.empty`.

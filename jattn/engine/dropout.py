@@ -10,9 +10,10 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jattn.rules.grids import Grid, static
+from jattn.rules.trees import as_pytree
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Dropout:
     """Drops weights, each with the chance `rate`, and scales the others by ``1/(1 - rate)``.

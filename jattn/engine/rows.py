@@ -28,9 +28,10 @@ from jattn.rules.meshes import varying_as
 from jattn.rules.normalizers import Normalizer, NormalizerLike, as_normalizer
 from jattn.rules.ranks import any_rank
 from jattn.rules.scores import Score, ScoreLike, as_score
+from jattn.rules.trees import as_pytree
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class RowProgram:
     """Everything that decides a row of the filter, except the query and the keys."""

@@ -33,6 +33,7 @@ from jattn.rules.grids import Grid, fixed_sizes
 from jattn.rules.mask import MaskLike
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
+from jattn.rules.trees import as_pytree
 
 
 def attention_filter(
@@ -77,7 +78,7 @@ def attention_filter(
     return AttentionFilter(query, repeat_batch(query, key)[0], program, block_size)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class AttentionFilter(VirtualMatrix, folds.FoldMethods):
     """The weights of an `attend` call as a virtual matrix of shape ``[*batch, N, T, S]``.

@@ -15,9 +15,10 @@ from jattn.filters.blocks import FilterBlock, HeadFold, bins_of, put
 from jattn.rules.checks import check_integer
 from jattn.rules.functions import place_of
 from jattn.rules.grids import Grid, static
+from jattn.rules.trees import as_pytree
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Received(HeadFold[Float[Array, "*batch N S"]]):
     """Asks how much weight each key gets from all queries, ``Σᵢ wᵢⱼ``: ``[*batch, N, S]``."""
@@ -26,7 +27,7 @@ class Received(HeadFold[Float[Array, "*batch N S"]]):
         return block.received
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Pool(HeadFold[Float[Array, "*batch N q_bins k_bins"]]):
     """Asks for the filter at the size of a screen: a map ``[*batch, N, q_bins, k_bins]``.
@@ -79,7 +80,7 @@ def sum_bins(x: Float[Array, "... S"], bins: int) -> Float[Array, "... bins"]:
     return jnp.sum(jnp.where(inside, x[..., np.minimum(index, size - 1)], 0), axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Histogram(HeadFold[Float[Array, "*batch N bins"]]):
     """Asks how many weights lie in each of some ranges: float32 ``[*batch, N, bins]``.
@@ -116,7 +117,7 @@ def _as_edges(bins: Any) -> tuple[float, ...]:
     return tuple(edges.tolist())
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Combined(HeadFold[Any]):
     """Combines what a function of a block of weights returns; see `jattn.folds.from_function`."""

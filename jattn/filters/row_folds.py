@@ -18,6 +18,7 @@ from jattn.rules.checks import check_integer
 from jattn.rules.functions import place_of
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import MaskLike, as_keys, as_mask
+from jattn.rules.trees import as_pytree
 
 
 class TopK(NamedTuple):
@@ -32,7 +33,7 @@ class TopK(NamedTuple):
     keys: Int[Array, "*batch N T k"]
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class LogNormalizer(Fold[Float[Array, "*batch N T"]]):
     """Asks by what each row was divided: ``ln Σⱼ exp(sᵢⱼ)``, with the sink's score if there is one.
@@ -54,7 +55,7 @@ class LogNormalizer(Fold[Float[Array, "*batch N T"]]):
         return block.tainted(lse if sink is None else jnp.logaddexp(lse, sink))[..., 0]
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class MaxScore(Fold[Float[Array, "*batch N T"]]):
     """Asks for each row's largest score, bias added; minus infinity for a row without keys.
@@ -67,7 +68,7 @@ class MaxScore(Fold[Float[Array, "*batch N T"]]):
         return block.tainted(jnp.max(block.scores, axis=-1, keepdims=True, initial=-jnp.inf))[..., 0]
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Entropy(Fold[Float[Array, "*batch N T"]]):
     """Asks for each row's entropy, ``-Σⱼ wᵢⱼ ln wᵢⱼ``, in nats: 0 looks at one key, ``ln n`` at ``n`` keys alike.
@@ -90,7 +91,7 @@ class Entropy(Fold[Float[Array, "*batch N T"]]):
         return -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)), axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class EffectiveKeys(Fold[Float[Array, "*batch N T"]]):
     """Asks how many keys each query looks at, in effect: ``exp(entropy)``, and 0 where it may attend to nothing."""
@@ -99,7 +100,7 @@ class EffectiveKeys(Fold[Float[Array, "*batch N T"]]):
         return jnp.where(block.max == 0, 0, jnp.exp(Entropy().evaluate(block)))
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Max(Fold[Float[Array, "*batch N T"]]):
     """Asks for each row's largest weight; 0 where a query may attend to nothing."""
@@ -108,7 +109,7 @@ class Max(Fold[Float[Array, "*batch N T"]]):
         return block.max
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class ArgMax(Fold[Int[Array, "*batch N T"]]):
     """Asks which key each query attends to most; the first of equals, 0 where it may attend to nothing."""
@@ -120,7 +121,7 @@ class ArgMax(Fold[Int[Array, "*batch N T"]]):
         return jnp.maximum(found.keys[..., 0], 0)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class TopKOf(Fold[TopK]):
     """Asks for the `k` largest weights of each row and their keys, a `TopK`; of equals the first.
@@ -153,7 +154,7 @@ def _largest_of(block: FilterBlock, k: int) -> TopK:
     return TopK(weights, keys.astype(jnp.int32))
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class ExpectedDistance(Fold[Float[Array, "*batch N T"]]):
     """Asks how far each query looks on average, ``Σⱼ wᵢⱼ |i + offset - j| / Σⱼ wᵢⱼ``, in positions.
@@ -174,7 +175,7 @@ class ExpectedDistance(Fold[Float[Array, "*batch N T"]]):
         return jnp.sum(block.weights * distance, axis=-1) / jnp.where(total == 0, 1, total)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class Mass(Fold[Float[Array, "*batch N T"]]):
     """Asks how much of each row's weight lies on a set of keys, ``Σⱼ wᵢⱼ [j in the set]``.
@@ -200,7 +201,7 @@ class Mass(Fold[Float[Array, "*batch N T"]]):
         return jnp.sum(jnp.where(as_mask(self.keys).evaluate(block.grid), block.weights, 0), axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class SinkMass(Fold[Float[Array, "*batch N T"]]):
     """Asks how much of each row's weight lies on the first `num_keys` keys.
@@ -226,7 +227,7 @@ class SinkMass(Fold[Float[Array, "*batch N T"]]):
         return jnp.sum(jnp.where(block.grid.key < self.num_keys, block.weights, 0), axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class PerRow(Fold[Any]):
     """Asks what a function of a block of weights returns for each row; see `jattn.folds.from_function`."""

@@ -31,6 +31,7 @@ from jattn.rules.mask import MaskLike, as_mask
 from jattn.rules.meshes import gathered
 from jattn.rules.normalizers import NormalizerLike, softmax
 from jattn.rules.scores import ScoreLike, scaled_dot
+from jattn.rules.trees import as_pytree
 
 
 def attention_filter(
@@ -163,7 +164,7 @@ def _without_padding(program: RowProgram, split: Split, shape: tuple[int, ...], 
     )
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class ShardedFilter(AttentionFilter):
     """The weights of a `jattn.sharded.attend` call: an `AttentionFilter` of queries and keys that devices share.

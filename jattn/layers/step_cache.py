@@ -19,9 +19,10 @@ from jattn.rules.grids import Grid
 from jattn.rules.mask import Mask, MaskLike
 from jattn.rules.masks import causal
 from jattn.rules.rule import rule
+from jattn.rules.trees import as_pytree
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class DecodeCache:
     """The keys and values decoded so far, and how many they are.
@@ -93,7 +94,7 @@ class DecodeCache:
         return _BiasFrom(bias, self.index) if isinstance(bias, Bias) else bias
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class _LaterGrid(Grid):
     """A grid whose first query stands at position `start`; arrays are still cut by the rows of the call."""

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -20,6 +19,7 @@ from jattn.filters.names import in_order
 from jattn.nnx.multi_head import Filter, MultiHeadAttention
 from jattn.rules.edits import Edit, EditLike, in_turn
 from jattn.rules.mask import MaskLike
+from jattn.rules.trees import as_pytree
 from jattn.study import interventions
 from jattn.study.interventions import Judgement, KnockOut, Loss
 
@@ -158,7 +158,7 @@ class _Empty(NamedTuple):
     slots: int
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class _Edited:
     """The variables of a module, and edits of its filters by the names of the layers."""

@@ -13,12 +13,12 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
 from jattn.rules.overlay import Overlay
+from jattn.rules.trees import as_pytree
 
 
 def static(**kwargs: Any) -> Any:
@@ -26,7 +26,7 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """Says which rows, keys, heads and batch entries of a filter a block holds.
@@ -170,7 +170,7 @@ class Grid:
         return array
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Says where the queries and keys that one device has lie in a filter that several devices share.

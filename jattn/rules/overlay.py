@@ -2,12 +2,13 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
+from jattn.rules.trees import as_pytree
 
-@jax.tree_util.register_dataclass
+
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Overlay:
     """An array laid over a filter: ``[*batch, N, T, S]``, each axis of full size or 1.

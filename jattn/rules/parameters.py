@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Int
 from jattn.rules.checks import as_own, check_float, check_integer
 from jattn.rules.grids import Grid, static
 from jattn.rules.overlay import Overlay
+from jattn.rules.trees import as_pytree
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """A number, which is part of a pytree's structure, or an array, which is a leaf and may be learned.
@@ -55,7 +56,7 @@ class Parameter:
         return self.fit(shape)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class HeadParameter:
     """A learned array of some axes, shared by all heads or with one entry per head.
@@ -92,7 +93,7 @@ class HeadParameter:
         return dataclasses.replace(self, array=self.array.reshape(missing + self.array.shape))
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Integer:
     """An int, which is part of a pytree's structure, or an array of one per batch entry, which is a leaf.

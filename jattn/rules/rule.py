@@ -38,6 +38,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jattn.rules.grids import static
+from jattn.rules.trees import as_pytree
 
 Class = TypeVar("Class", bound=type)
 
@@ -96,7 +97,7 @@ def rule(factory: Callable[..., Any] | None = None) -> Callable[[Class], Class]:
         cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         if factory is not None:
             cls.factory = staticmethod(factory)
-        return jax.tree_util.register_dataclass(cls)
+        return as_pytree(cls)
 
     return decorate
 

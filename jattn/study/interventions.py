@@ -24,6 +24,7 @@ from jattn.rules.edits import Edit, EditLike, as_edit
 from jattn.rules.grids import Grid, static
 from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.rule import rule
+from jattn.rules.trees import as_pytree
 from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.tasks.layouts import Batch
 
@@ -69,7 +70,7 @@ Loss = Callable[[Any, Any], Float[Array, ""]]
 """Takes what a model returns for a batch, and the batch; returns one number, the less the better."""
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """How right a model's answers are.
@@ -128,7 +129,7 @@ def judge(
     return compiled(_judge)(_Question(module, loss), variables, batch, edits)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class KnockOut:
     """What a model loses with one head, or with all of them; printed, it is a table.
@@ -226,7 +227,7 @@ def knock_out(
     )
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class _Question:
     """Whom to judge, and by what; the same question is compiled once."""

@@ -2,19 +2,19 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jattn.filters.blocks import FilterBlock, HeadFold
 from jattn.filters.row_folds import EffectiveKeys
 from jattn.rules.mask import Mask
+from jattn.rules.trees import as_pytree
 
 EVENNESS = "evenness"
 """What the fold calls the measure that needs no set."""
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class PatternMeans(HeadFold):
     """Asks for the means over the judged queries of each head, and of all batch entries; `head_portraits` says which.

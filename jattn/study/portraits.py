@@ -21,6 +21,7 @@ from jattn.rules.grids import static
 from jattn.rules.mask import Mask, MaskLike, as_mask
 from jattn.rules.masks import padding
 from jattn.rules.patterns import PATTERNS, pattern_sets
+from jattn.rules.trees import as_pytree
 from jattn.study.pattern_folds import EVENNESS, PatternMeans
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def head_portraits(
     return HeadPortraits(each("mass"), each("chance"), each("queries"), evenness, (*PATTERNS, *named))
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True, repr=False)
 class HeadPortraits:
     """What `head_portraits` measures: by layer and by pattern, an array of one number per head.

@@ -6,10 +6,10 @@ Glossary of shapes: ``B`` examples, ``T`` queries that may be scored, ``S`` keys
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jattn.rules.trees import as_pytree
 from jattn.tasks.sequences import Sequence
 
 PAD = "<pad>"
@@ -19,7 +19,7 @@ VECTOR = "vector"
 """The side of a learned query, which comes from no input: it asks for the one vector of a source."""
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """What a model is trained and judged on; made from a `Sequence` by a `Layout`, with a batch axis by vmap.

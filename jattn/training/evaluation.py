@@ -20,6 +20,7 @@ from jattn.filters.filter import AttentionFilter, folds
 from jattn.filters.names import in_order
 from jattn.rules.grids import static, whole_grid
 from jattn.rules.mask import Mask
+from jattn.rules.trees import as_pytree
 from jattn.tasks import Batch, make_batch
 from jattn.tasks.layouts import PAD, VECTOR
 from jattn.training.pooling import map_fold, on_oracle, pool_filters
@@ -60,7 +61,7 @@ class Measured:
     visible: dict[str, Bool[Array, "P T S"]] = dataclasses.field(default_factory=dict)
 
 
-jax.tree_util.register_dataclass(Measured)
+as_pytree(Measured)
 
 
 def make_measure(setup: Setup, room: int, size: int) -> Callable[..., Measured]:

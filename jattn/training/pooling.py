@@ -6,7 +6,6 @@ All of it comes from one sweep over the filter, block by block; no array of size
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -14,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jattn.filters.blocks import FilterBlock, Fold, HeadFold
 from jattn.filters.filter import AttentionFilter, folds
 from jattn.rules.grids import static
+from jattn.rules.trees import as_pytree
 
 LARGEST = 8
 """How many of each query's largest weights are kept."""
@@ -71,7 +71,7 @@ def _mean(per_query: Float[Array, "B N T"], queries: Bool[Array, "B T"]) -> Floa
     return (total / jnp.sum(queries, axis=-1)[:, None]).astype(jnp.float32)
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class PoolReal(HeadFold):
     """Asks for a map of each filter over its own length, where filters of one batch have different ones.

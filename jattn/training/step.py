@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from jattn.rules.trees import as_pytree
 from jattn.tasks.answers import cross_entropy, is_correct
 from jattn.training.setup import Setup
 from jattn.training.sharding import shardings
@@ -38,7 +39,7 @@ class TrainingFailed(RuntimeError):
     """A run that cannot go on; its text says why, and what is kept."""
 
 
-@jax.tree_util.register_dataclass
+@as_pytree
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that changes while training; with replicates, every array has a first axis of them.

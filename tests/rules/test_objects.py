@@ -1,5 +1,6 @@
 """What a user composes prints as the code that makes it, compares by value and can be pickled."""
 
+import dataclasses
 import pickle
 import re
 import types
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jattn import attention_filter, biases, edits, masks, normalizers, scores
+from jattn import attention_filter, biases, edits, folds, masks, normalizers, scores
+from jattn.rules.grids import static
 from jattn.rules.rule import Rule
+from jattn.rules.trees import as_pytree
 from tests.variants import BIASES, KEYS, MASKS, NORMALIZERS, QUERIES, SCORES, SHAPE, inputs
 
 FACTORIES = {
@@ -180,3 +183,19 @@ def test_jax_never_looks_at_the_contents_of_a_rule(monkeypatch):
     for mask in (masks.padding(jnp.array([3, 4])), masks.padding(jnp.array([5, 6]))):
         attention_filter(query, key, mask=mask).entropy()
         jax.jit(lambda mask: jax.tree.map(jnp.sum, mask))(mask)
+
+
+def test_structures_of_two_classes_differ_though_their_fields_are_equal():
+    @as_pytree
+    @dataclasses.dataclass(frozen=True)
+    class One:
+        size: int = static(default=1)
+
+    @as_pytree
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        size: int = static(default=1)
+
+    assert jax.tree.structure(One()) == jax.tree.structure(One())
+    assert jax.tree.structure(One()) != jax.tree.structure(Other())
+    assert jax.tree.structure(folds.FOLDS["max_score"]()) != jax.tree.structure(folds.FOLDS["effective_keys"]())
