@@ -19,14 +19,14 @@ def as_pytree(cls: Class) -> Class:
     static_names = [field.name for field in fields if field.name not in names]
 
     def flatten(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(x, name) for name in names), (cls, *(getattr(x, name) for name in static_names))
+        return tuple(getattr(x, name) for name in names), tuple(getattr(x, name) for name in static_names)
 
     def flatten_with_keys(x: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         children, structure = flatten(x)
         return tuple(zip(map(jax.tree_util.GetAttrKey, names), children, strict=True)), structure
 
     def unflatten(structure: tuple[Any, ...], children: Any) -> Any:
-        return cls(**dict(zip(names, children, strict=True)), **dict(zip(static_names, structure[1:], strict=True)))
+        return cls(**dict(zip(names, children, strict=True)), **dict(zip(static_names, structure, strict=True)))
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
