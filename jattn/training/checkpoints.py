@@ -61,17 +61,22 @@ class Checkpoints:
         self._whole: dict[int, Digests | None] = {}
         self._pending: tuple[int, float, History] | None = None
         if keep_latest is not None:
-            from_first(lambda: self._folder.mkdir(parents=True, exist_ok=True))
+            from_first(self._make_folder)
             # Orbax is the first to let all of them compute something together.
             wait_for_all()
         options = ocp.CheckpointManagerOptions(
             create=False,
-            cleanup_tmp_directories=keep_latest is not None,
             # Where a folder cannot be made, threads would wait for it for 20 minutes, and the process for them.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         with _saying_nothing():
             self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # What a kill left half written or deleted: Orbax would do it in a thread, beside what is deleted here.
+        for left in self._folder.glob(f"*{TEMPORARY}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _plain_path(self) -> Path:
         """Returns a path of the folder in which no character is special, through a link where need be."""
@@ -239,7 +244,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _delete(self, step: int) -> None:
-        # What a kill leaves half deleted has no digests, and a name that Orbax gives to what it deletes at its start.
+        # What a kill leaves half deleted has no digests, and a name of what is deleted at the next start.
         self._digests_path(step).unlink(missing_ok=True)
         if (self._folder / str(step)).exists():
             aside = (self._folder / str(step)).rename(self._folder / f"{step}{TEMPORARY}")

@@ -153,6 +153,15 @@ def test_one_that_a_kill_left_without_digests_was_never_whole(tmp_path):
     assert again.any
 
 
+def test_what_a_kill_left_half_done_is_deleted_before_anything_else_is(tmp_path):
+    left = tmp_path / "10.orbax-checkpoint-tmp" / "default"
+    left.mkdir(parents=True)
+    Checkpoints(tmp_path, None)
+    assert left.is_dir()
+    Checkpoints(tmp_path, 2)
+    assert not left.parent.exists()
+
+
 def test_digests_without_a_checkpoint_are_told(copy):
     shutil.rmtree(copy / "30")
     said = []
